@@ -1,9 +1,19 @@
 """The nouns that travel between rooms. Time runs from 0 (noise) to 1 (data) everywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Facts(NamedTuple):
+    """What a run learnt of its data; kept beside the weights so that they can be used without it."""
+
+    channels: int  # of the pictures
+    height: int
+    width: int
+    names: tuple[str, ...] = ()  # class names, in label order
+    words: tuple[str, ...] = ()  # every word of the captions, in table order
 
 
 class Frame(NamedTuple):
@@ -13,7 +23,6 @@ class Frame(NamedTuple):
     height: int
     width: int
     classes: int = 0  # labels are 0 … classes − 1; `classes` itself is the null label
-    vocabulary: int = 0  # rows of a word table that is trained along
     text_width: int = 0  # of Cond.tokens as the backbone receives them
 
 
@@ -58,6 +67,34 @@ class Output(NamedTuple):
 
     value: Tensor  # [B C H W]
     hidden: Tensor | None = None  # [B L D] picture tokens after the last block
+
+
+class Codec(NamedTuple):
+    """Pixels to raw latents and back; the codec owns its statistics."""
+
+    encode: Callable[[Tensor], Tensor]  # uint8 [B C H W] -> raw
+    decode: Callable[[Tensor], Tensor]  # raw -> uint8 [B C H W]
+    mean: Tensor  # [C] of raw
+    std: Tensor  # [C] of raw
+    factor: int  # pixels a latent position stands for, along one side
+    channels: int  # of raw
+
+
+class Text(NamedTuple):
+    """Words or labels to Cond; `null` is the one condition that asks for nothing."""
+
+    encode: Callable[[Sequence[str | int | None]], Cond]  # None asks for nothing
+    null: Cond  # one row
+    width: int = 0  # of Cond.tokens as the backbone receives them
+    module: nn.Module | None = None  # Cond.words -> Cond.tokens, when trained along
+
+
+class Objective(NamedTuple):
+    """What is learnt, and how what was learnt is read as a velocity."""
+
+    loss: Callable[..., "tuple[Tensor, dict[str, Tensor]]"]  # (network, batch, rng, draw, criterion)
+    field: Callable[..., "Field"]  # (network, cond) -> Field
+    prediction: str  # what the network's own output is: "v" or "x1"
 
 
 Field = Callable[..., Tensor]  # (x [B C H W], t: float or [B]) -> velocity [B C H W]

@@ -1,0 +1,7 @@
+"""`python -m pathline` is `pathline`."""
+
+import sys
+
+from pathline.cli import main
+
+sys.exit(main())

@@ -1,0 +1,99 @@
+"""The front door: one line a command. Commands are named as strings and imported only when used."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from cyclopts import App, CycloptsError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="pathline",
+    help="Make your own image generator: train a flow on pictures, draw from it.",
+    help_epilogue="--debug, anywhere on the line, shows the traceback of an error. "
+    "`pathline COMMAND --help` explains a command.",
+    help_format="plaintext",
+    version_flags="--version",
+)
+config = App(
+    name="config", help="Show settings and their sources; list what there is.", sort_key=9
+)
+
+# name, where it is, help
+COMMANDS = (
+    ("quickstart", "quickstart:quickstart", "See it work: train on shapes and draw, in minutes."),
+    ("train", "train:train", "Train a flow: a preset or your own folder of pictures."),
+    ("generate", "generate:generate", "Draw pictures from a run."),
+    ("data", "inspect:data", "Look at data: counts, sizes, captions, a contact sheet."),
+    ("doctor", "doctor:doctor", "Look at this machine and say what to mend."),
+)
+CONFIG = (
+    ("show", "show:show", "Print the resolved settings as YAML, with the source of each value."),
+    ("list", "show:rows", "List the presets, or the rows and options of a table."),
+)
+for group, commands in ((app, COMMANDS), (config, CONFIG)):
+    for order, (name, place, text) in enumerate(commands):
+        group.command(f"pathline.recipes.{place}", name=name, help=text, sort_key=order)
+app.command(config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 1 fault, 2 usage, 3 NaN, 130 interrupted."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    try:
+        _refuse_unknown(tokens, [name for name, *_ in COMMANDS] + ["config"], "pathline")
+        if tokens[:1] == ["config"]:
+            _refuse_unknown(tokens[1:], [name for name, *_ in CONFIG], "pathline config")
+        return _run(tokens, debug)
+    except CycloptsError:
+        return USAGE  # already told
+    except KeyboardInterrupt:
+        return _complain("Interrupted.", INTERRUPTED, debug)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader went away; let exit be quiet
+        return DONE
+    except (ValueError, OSError, ImportError) as error:
+        return _complain(_words(error), USAGE, debug)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}:{place.lineno}"
+        told = f"{type(error).__name__}: {error} (at {where})"
+        return _complain(f"{told}\nThis is a fault in pathline; --debug shows more.", FAILED, debug)
+
+
+def _refuse_unknown(tokens: list[str], known: list[str], before: str) -> None:
+    """Name the nearest command; cyclopts would import every one of them to do so."""
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in known:
+        near = get_close_matches(tokens[0], known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"There is no command '{before} {tokens[0]}'.{hint} There are: {', '.join(known)}."
+        )
+
+
+def _run(tokens: list[str], debug: bool) -> int:
+    command, bound, _ = app.parse_args(tokens, exit_on_error=False)
+    if debug and "debug" in bound.signature.parameters:
+        bound.arguments["debug"] = True
+    code = command(*bound.args, **bound.kwargs)
+    return code if isinstance(code, int) else DONE
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}."
+    return str(error) or type(error).__name__
+
+
+def _complain(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    sys.stdout.flush()
+    print(f"pathline: {text}", file=sys.stderr)  # noqa: T201
+    return code

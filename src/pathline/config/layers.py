@@ -1,0 +1,164 @@
+"""Layers of settings: nest a dotted key, lay one tree over another, build records of the result."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple, get_type_hints
+
+from pathline.config.pick import Pick
+from pathline.config.values import convert
+
+Tree = Mapping[str, Any]
+
+
+class Problem(NamedTuple):
+    """What is wrong with one setting."""
+
+    key: str  # dotted
+    message: str
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """("a.b", 3) as {"a": {"b": 3}}."""
+    first, _, rest = key.partition(".")
+    return {first: nest(rest, value) if rest else value}
+
+
+def merge(low: Tree, high: Tree) -> dict[str, Any]:
+    """high laid over low, key by key; naming another row drops the old row's options.
+
+    A branch with a `name` is a Pick and may be written as the bare name; one with a `weight` is a
+    loss term and may be written as the bare number.
+    """
+    out = dict(low)
+    for key, value in high.items():
+        out[key] = _lay(out[key], value) if key in out else value
+    return out
+
+
+def _lay(low: Any, high: Any) -> Any:
+    if not isinstance(low, Mapping) and not isinstance(high, Mapping):
+        return high
+    short = _shorthand(low if isinstance(high, Mapping) else high)
+    if isinstance(low, Mapping) and isinstance(high, Mapping):
+        is_other_row = "name" in low and high.get("name", low["name"]) != low["name"]
+        return high if is_other_row else merge(low, high)
+    if isinstance(high, Mapping):
+        return _lay(short, high) if short else high
+    return _lay(low, short) if short and short.keys() <= low.keys() else high
+
+
+def _shorthand(value: Any) -> dict[str, Any]:
+    """The branch that a bare row name or weight stands for; else empty."""
+    if isinstance(value, str):
+        return {"name": value}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"weight": value} if is_number else {}
+
+
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, for every leaf; an empty branch is a leaf."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping) and value:
+            out |= flatten(value, dotted)
+        else:
+            out[dotted] = value
+    return out
+
+
+def build(cls: type, tree: Tree, problems: list[Problem] | None = None) -> Any:
+    """A tree as frozen dataclasses of type `cls`, every value converted to its field's type.
+
+    Finds all unknown keys and wrong values before it complains. Given a list `problems`, it puts
+    them there and builds the rest with defaults; else ValueError names them all.
+    """
+    found: list[Problem] = []
+    kinds = keys_of(cls)
+    picks = tuple(f"{key}." for key, kind in kinds.items() if kind is Pick)
+    known = [*kinds, *(key for key in flatten(tree) if key.startswith(picks))]
+    made = _record(cls, tree, "", found, lambda key: _suggest(key, known))
+    if problems is not None:
+        problems += found
+    elif found:
+        raise ValueError("\n".join(f"{key} {message}" for key, message in found))
+    return made
+
+
+def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key there is in `cls` with its type, sections included."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(cls).items():
+        found[f"{prefix}{name}"] = kind
+        if isinstance(kind, type) and is_dataclass(kind) and kind is not Pick:
+            found |= keys_of(kind, f"{prefix}{name}.")
+    return found
+
+
+def to_tree(record: Any) -> Any:
+    """The plain tree of a record: dicts, lists and scalars; `build` turns it back."""
+    if isinstance(record, Pick):
+        return {"name": record.name} | {k: to_tree(v) for k, v in record.options.items()}
+    if is_dataclass(record):
+        return {f.name: to_tree(getattr(record, f.name)) for f in fields(record)}
+    if isinstance(record, Mapping):
+        return {key: to_tree(value) for key, value in record.items()}
+    return list(record) if isinstance(record, tuple) else record
+
+
+def _suggest(key: str, known: Iterable[str]) -> str:
+    """A known key with the same last word, else the most alike, as " Did you mean …?"."""
+    others = [other for other in dict.fromkeys(known) if other != key]
+    last = key.rpartition(".")[2]
+    near = [other for other in others if other.rpartition(".")[2] == last]
+    near = near or get_close_matches(key, others, n=1, cutoff=0.7)
+    by_last = {other.rpartition(".")[2]: other for other in reversed(others)}
+    near = near or [by_last[word] for word in get_close_matches(last, by_last, n=1, cutoff=0.7)]
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _record(cls: type, tree: Any, at: str, found: list[Problem], hint: Callable) -> Any:
+    kinds = get_type_hints(cls)
+    if not isinstance(tree, Mapping):
+        came = "nothing" if tree is None else repr(tree)
+        wants = f"is a section and wants settings under it ({', '.join(kinds)}), got {came}."
+        found.append(Problem(at.rstrip("."), wants))
+        return cls()
+    for key in tree:
+        if key not in kinds:
+            found.append(Problem(f"{at}{key}", f"is not a setting.{hint(f'{at}{key}')}"))
+    values = {}
+    for f in fields(cls):
+        if f.name in tree:
+            values[f.name] = _value(f, kinds[f.name], tree[f.name], f"{at}{f.name}", found, hint)
+    return cls(**values)
+
+
+def _value(f: Field, kind: Any, value: Any, key: str, found: list[Problem], hint: Callable) -> Any:
+    if kind is Pick:
+        return _pick(f, value, key, found)
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        return _record(kind, value, f"{key}.", found, hint)
+    try:
+        return convert(value, kind)
+    except ValueError as error:
+        found.append(Problem(key, f"{error}."))
+        return _default(f)
+
+
+def _pick(f: Field, value: Any, key: str, found: list[Problem]) -> Any:
+    if isinstance(value, str):
+        return Pick(value)
+    if isinstance(value, Mapping) and "name" not in value:
+        value = to_tree(_default(f)) | dict(value)
+    if isinstance(value, Mapping) and isinstance(value["name"], str):
+        return Pick(value["name"], {k: v for k, v in value.items() if k != "name"})
+    came = "nothing" if value is None else repr(value)
+    found.append(Problem(key, f"wants a name (or a mapping with a `name`), got {came}."))
+    return _default(f)
+
+
+def _default(f: Field) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()

@@ -1,0 +1,102 @@
+"""A Pick names a row of a table and its options; `bind` makes it a function.
+
+A row's keyword-only parameters are its settings. Left out is what nobody can type (a function, a
+tensor, a record) and what begins with an underscore: such a parameter is wiring, handed over where
+parts are joined.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NamedTuple
+
+from pathline.config.values import convert, is_typeable
+
+Table = Mapping[str, Callable]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A row by name, and its options. As YAML: `name`, or {name: …, option: …, …}."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pick(name: str, /, **options: Any) -> Pick:
+    """Pick, with the options as keywords."""
+    return Pick(name, options)
+
+
+class Option(NamedTuple):
+    """One setting of a row."""
+
+    kind: Any  # its annotation
+    default: Any  # inspect.Parameter.empty: it must be given
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """" Did you mean 'x'?" with a leading space, or nothing."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def options_of(row: Callable) -> dict[str, Option]:
+    """The settings of a row: its keyword-only parameters that a person can type."""
+    parameters = inspect.signature(row, eval_str=True).parameters.values()
+    found = {
+        p.name: Option(p.annotation, p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_") and is_typeable(p.annotation)
+    }
+    assert "name" not in found, f"{row} has an option 'name', which names the row itself"
+    return found
+
+
+def choose(table: Table, name: str, what: str) -> Callable:
+    """The row called `name`; ValueError names the nearest and lists them all."""
+    if name not in table:
+        raise ValueError(
+            f"There is no {what} called {name!r}.{nearest(name, table)} There are: {listing(table)}."
+        )
+    return table[name]
+
+
+def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
+    """All that is wrong with a pick, as (option, message); the option "name" is the row itself."""
+    try:
+        options = options_of(choose(table, chosen.name, what))
+    except ValueError as error:
+        return [("name", str(error))]
+    title = f"The {what} {chosen.name!r}"
+    found = [
+        (key, f"{title} takes no option {key!r}.{nearest(key, options)} It takes: {listing(options)}.")
+        for key in chosen.options
+        if key not in options
+    ]
+    for key, option in options.items():
+        if key in chosen.options:
+            try:
+                convert(chosen.options[key], option.kind)
+            except ValueError as error:
+                found.append((key, f"{title}: {key} {error}."))
+        elif option.default is inspect.Parameter.empty:
+            found.append((key, f"{title} needs {key}, which is not given."))
+    return found
+
+
+def bind(table: Table, chosen: Pick, what: str) -> Callable:
+    """The picked row with its options, converted, as a function of the rest."""
+    found = problems(table, chosen, what)
+    if found:
+        raise ValueError("\n".join(message for _, message in found))
+    row = table[chosen.name]
+    options = options_of(row)
+    given = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}
+    return partial(row, **given)

@@ -1,0 +1,93 @@
+"""Which column of a table is the picture, which the caption, which the label."""
+
+from typing import Any, NamedTuple
+
+IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
+CAPTIONS = ("text", "caption", "txt", "prompt")
+LABELS = ("label", "labels", "cls", "class")
+
+
+class Columns(NamedTuple):
+    """Names of columns; None where the table has none."""
+
+    image: str
+    caption: str | None
+    label: str | None
+
+
+def choose(
+    kinds: dict[str, str],
+    *,
+    image: str | None = None,
+    caption: str | None = None,
+    label: str | None = None,
+    where: str,
+) -> Columns:
+    """The columns by what was asked for, else by kind and customary name.
+
+    kinds: column -> "image", "bytes", "text", "class", "int" or "other", in the table's order.
+    Raises ValueError, listing the columns, where one is missing, unfit or ambiguous.
+    """
+    pictures = _of(kinds, "image") or [c for c in _of(kinds, "bytes") if c.lower() in IMAGES]
+    captions = [c for c in _of(kinds, "text") if c.lower() in CAPTIONS]
+    labels = _of(kinds, "class") or [
+        c for c in _of(kinds, "int", "text") if c.lower() in LABELS and c not in captions
+    ]
+    found_image = _one(kinds, "image", image, pictures, ("image", "bytes"), where)
+    if found_image is None:
+        raise ValueError(
+            f"{where} has no column of pictures; {_listing(kinds)}. Name it by image=…"
+        )
+    return Columns(
+        found_image,
+        _one(kinds, "caption", caption, captions, ("text",), where),
+        _one(kinds, "label", label, labels, ("class", "int", "text"), where),
+    )
+
+
+def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[str, ...]]:
+    """Whole numbers or words as labels 0 … K − 1, and the names of the classes; None stays None.
+
+    Numbers keep their value and are named by their digits; words are numbered by the alphabet.
+    """
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, str) for value in known):
+        names = tuple(sorted(set(known)))
+        numbers = {name: index for index, name in enumerate(names)}
+        return [None if value is None else numbers[value] for value in values], names
+    wrong = [v for v in known if isinstance(v, bool) or not isinstance(v, int) or v < 0]
+    if wrong:
+        raise ValueError(
+            f"{where} has the label {wrong[0]!r}; wanted whole numbers from 0, or words throughout"
+        )
+    return values, tuple(str(number) for number in range(max(known, default=-1) + 1))
+
+
+def _of(kinds: dict[str, str], *wanted: str) -> list[str]:
+    return [column for column, kind in kinds.items() if kind in wanted]
+
+
+def _one(
+    kinds: dict[str, str],
+    role: str,
+    asked: str | None,
+    found: list[str],
+    fit: tuple[str, ...],
+    where: str,
+) -> str | None:
+    if asked is not None and kinds.get(asked) not in fit:
+        came = f"a column of kind {kinds[asked]!r}" if asked in kinds else "not there"
+        raise ValueError(
+            f"{where}: {role}={asked!r} is {came}; wanted one of kind {' or '.join(fit)}; "
+            f"{_listing(kinds)}"
+        )
+    if asked is None and len(found) > 1:
+        raise ValueError(
+            f"{where}: the {role} could be any of {', '.join(found)}; choose by {role}=…; "
+            f"{_listing(kinds)}"
+        )
+    return asked or (found[0] if found else None)
+
+
+def _listing(kinds: dict[str, str]) -> str:
+    return "its columns are " + ", ".join(f"{c} ({kind})" for c, kind in kinds.items())

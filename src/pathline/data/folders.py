@@ -1,0 +1,200 @@
+"""An own folder of pictures: metadata.jsonl, side-cars, class folders, split folders.
+
+Everything is read anew each time, so an edited caption or picture is never stale.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from pathline.data.columns import choose, class_rows
+from pathline.data.source import Source
+from pathline.data.transforms import decode
+from pathline.types import Example
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SPLITS = ("train", "training", "test", "val", "valid", "validation")
+METADATA = "metadata.jsonl"
+
+
+class Entry(NamedTuple):
+    """One picture of a folder."""
+
+    path: Path
+    key: str
+    caption: str | None
+    label: Any = None
+
+
+def folder(
+    *, path: Path, caption: str | None = None, label: str | None = None, split: str | None = None
+) -> Source:
+    """Pictures under a folder, sorted by path. caption, label: fields of metadata.jsonl.
+
+    Captions come from `metadata.jsonl` (in any folder; `file_name` and a text field), else from a
+    side-car `a.png.txt` or `a.txt`, whose lines are joined; pictures of one stem share `a.txt`. An
+    empty caption is none. Labels come from metadata, else from the sub-folders if every picture
+    lies exactly one deep in at least two. Sub-folders called train, test … are splits; the default
+    is train. Raises FileNotFoundError, or ValueError where there is no picture.
+    """
+    root = _split_root(existing_folder(path), split)
+    found = list(walk(root))
+    entries = _entries(root, found, caption, label)
+    if not entries:
+        raise ValueError(
+            f"{root} holds no picture: wanted files ending in {', '.join(sorted(PICTURES))}, "
+            f"there are {_others(root)}"
+        )
+    labels = [entry.label for entry in entries]
+    names: tuple[str, ...] = ()
+    if any(value is not None for value in labels):
+        labels, names = class_rows(labels, str(root))
+    elif _is_classes(root, [entry.path for entry in entries]):
+        labels, names = class_rows([entry.path.parent.name for entry in entries], str(root))
+
+    def read(row: int) -> Example:
+        entry = entries[row]
+        return Example(decode(entry.path), entry.caption, labels[row], entry.key)
+
+    return Source(len(entries), read, names, any(entry.caption for entry in entries))
+
+
+def existing_folder(path: Path) -> Path:
+    """The path, if it is a folder; the error names folders near it."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"{path} is a file; wanted a folder of pictures")
+    around = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    there = f"; beside it are {', '.join(around[:12])}" if around else ""
+    raise FileNotFoundError(f"there is no {path.absolute()}{there}")
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Every file below, sorted, hidden ones and hidden folders left out."""
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from walk(path)
+        else:
+            yield path
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES
+
+
+def tidy(text: Any) -> str | None:
+    """A caption on one line; None for an empty one."""
+    return (" ".join(str(text).split()) or None) if text is not None else None
+
+
+def _split_root(root: Path, split: str | None) -> Path:
+    """The folder of the wanted split, where the sub-folders are splits; else the root."""
+    inside = [path for path in root.iterdir() if not path.name.startswith(".")]
+    splits = {path.name.lower(): path for path in inside if path.is_dir()}
+    if split is None and (not splits or not set(splits) <= set(SPLITS)):
+        return root
+    if split is None and any(is_picture(path) for path in inside):
+        return root
+    wanted = split or next((name for name in ("train", "training") if name in splits), "train")
+    if wanted not in splits:
+        there = ", ".join(sorted(splits)) or "none"
+        raise ValueError(
+            f"{root} has no split {wanted!r}; its sub-folders are {there}. Use split=…"
+        )
+    return splits[wanted]
+
+
+def _entries(root: Path, found: list[Path], caption: str | None, label: str | None) -> list[Entry]:
+    """A row for each metadata line and for each picture that no line names, sorted by key."""
+    files = set(found)
+    lines = [line for file in found if file.name == METADATA for line in _lines(file)]
+    if not lines and (caption or label):
+        raise ValueError(f"caption= and label= name fields of {METADATA}, but {root} has none")
+    said, labelled = _fields(lines, caption, label, str(root))
+    entries, named = [], set()
+    for place, record in lines:
+        path = place.parent / PurePosixPath(record["file_name"])
+        text = record.get(said) if said else None
+        text = tidy(text) or _sidecar(path, files)
+        named.add(path)
+        entries.append(Entry(path, _key(root, path), text, record.get(labelled or "")))
+    rest = (path for path in found if is_picture(path) and path not in named)
+    entries += [Entry(path, _key(root, path), _sidecar(path, files)) for path in rest]
+    return _numbered(sorted(entries, key=lambda entry: entry.key))
+
+
+def _numbered(entries: list[Entry]) -> list[Entry]:
+    """Keys made unique where several lines name one picture (several captions): `a.png#2`."""
+    times: Counter[str] = Counter()
+    found = []
+    for entry in entries:
+        times[entry.key] += 1
+        again = times[entry.key]
+        found.append(entry if again == 1 else entry._replace(key=f"{entry.key}#{again}"))
+    return found
+
+
+def _key(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _sidecar(path: Path, files: set[Path]) -> str | None:
+    """The caption beside a picture: `a.png.txt` before `a.txt`."""
+    for beside in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")):
+        if beside in files:
+            try:
+                return tidy(beside.read_text("utf-8-sig"))
+            except UnicodeDecodeError as fault:
+                raise ValueError(f"{beside} is not UTF-8 text: {fault}") from fault
+    return None
+
+
+def _lines(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The records of a metadata file; ValueError names file and line of a wrong one."""
+    for number, line in enumerate(file.read_text("utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as fault:
+            raise ValueError(f"{file}, line {number} is no JSON: {fault}") from fault
+        name = record.get("file_name") if isinstance(record, dict) else None
+        if not isinstance(name, str) or not name:
+            raise ValueError(f'{file}, line {number} has no "file_name": {line[:80]}')
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"{file}, line {number} leads out of its folder: {name!r}")
+        yield file, record
+
+
+def _fields(
+    lines: list[tuple[Path, dict[str, Any]]], caption: str | None, label: str | None, where: str
+) -> tuple[str | None, str | None]:
+    """The metadata fields that hold caption and label."""
+    kinds = {"file_name": "image"}
+    for _, record in lines:
+        for key, value in record.items():
+            if key != "file_name" and value is not None:
+                kinds.setdefault(key, _kind(value))
+    return choose(kinds, caption=caption, label=label, where=f"{METADATA} of {where}")[1:]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return "other"
+    return "text" if isinstance(value, str) else "int"
+
+
+def _is_classes(root: Path, paths: list[Path]) -> bool:
+    folders = {path.parent for path in paths}
+    return len(folders) > 1 and all(folder.parent == root for folder in folders)
+
+
+def _others(root: Path) -> str:
+    """What a folder holds instead, in a few words."""
+    kinds = sorted({path.suffix.lower() or path.name for path in walk(root)})
+    return f"only files ending in {', '.join(kinds[:8])}" if kinds else "no files at all"

@@ -1,0 +1,15 @@
+"""What every data source gives."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pathline.types import Example
+
+
+class Source(NamedTuple):
+    """Pictures by number; reading one decodes it and may raise ValueError or OSError."""
+
+    count: int
+    read: Callable[[int], Example]  # row -> uint8 picture of its own size
+    names: tuple[str, ...]  # of the classes; empty without labels
+    captioned: bool  # whether any picture may have a caption

@@ -1,0 +1,135 @@
+"""From an encoded picture to uint8 pixels, and from any size to a square."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+MOST_PIXELS = 89_478_485  # where Pillow begins to suspect a decompression bomb: 256 MB of RGB
+SRGB = ImageCms.createProfile("sRGB")
+
+
+def decode(
+    picture: bytes | Path | str | Image.Image, *, channels: int = 3, name: str | None = None
+) -> UInt8[Tensor, "c h w"]:
+    """Pixels as they are meant to be seen: upright, over white, in sRGB; 1 or 3 channels.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no
+    picture, is cut short, or has so many pixels that it looks like a decompression bomb.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels cannot be decoded; choose 1 (grey) or 3 (colour)")
+    name = name or (str(picture) if isinstance(picture, str | Path) else "a picture")
+    try:
+        image = upright(_open(picture))
+        mode = "L" if channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
+    except FileNotFoundError:
+        raise
+    except Exception as fault:  # broken files make Pillow's readers raise almost anything
+        raise ValueError(f"{name} cannot be read as a picture: {fault}") from fault
+    return from_image(image)
+
+
+def _open(picture: bytes | Path | str | Image.Image) -> Image.Image:
+    """The picture, loaded whole, so that a cut file fails here."""
+    if isinstance(picture, Image.Image):
+        return picture.copy()
+    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(
+                f"{image.width}x{image.height} is more than {MOST_PIXELS} pixels; scale it down"
+            )
+        image.load()
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """EXIF orientation applied (in place), 8 bits, sRGB, over white; mode "RGB" or "L"."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(image)
+    profile = image.info.get("icc_profile")
+    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("RGB", "RGBA", "L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    image = _to_srgb(image, profile)
+    if image.mode == "RGBA":
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image)
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or more bits or of floats: white is 65535, or for floats 1 or 255."""
+    values = np.asarray(image, np.float64)
+    low, high = values.min(), values.max()
+    white = 65535.0 if image.mode.startswith("I") else 1.0 if high <= 1 else 255.0
+    if not (low >= 0 and high <= white):
+        raise ValueError(f"its values lie in [{low}, {high}], wanted [0, {white:g}]")
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Through the embedded colour profile; one that is broken or of other pixels is passed by."""
+    if not profile:
+        return image
+    target = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space != {"RGBA": "RGB", "L": "GRAY"}.get(image.mode, image.mode):
+            return image
+        seen = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
+    except (ImageCms.PyCMSError, OSError):
+        return image  # as every viewer does
+    return image if seen is None else seen
+
+
+def fit(image: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c size size"]:
+    """Cover a square and crop its middle, as ADM does (openai/guided-diffusion:image_datasets.py).
+
+    Halved by box filter while the short side is at least twice `size`, then bicubic.
+    """
+    if image.shape[1] == image.shape[2] == size:
+        return image
+    picture = to_image(image)
+    while min(picture.size) >= 2 * size:
+        half = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(half, Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    covered = (round(picture.width * scale), round(picture.height * scale))
+    if covered != picture.size:
+        picture = picture.resize(covered, Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return from_image(picture.crop((left, top, left + size, top + size)))
+
+
+def recolour(image: UInt8[Tensor, "c h w"], channels: int) -> UInt8[Tensor, "k h w"]:
+    """The picture with 1 channel (ITU-R 601 luma) or 3 (grey repeated)."""
+    if len(image) == channels:
+        return image
+    if len(image) == 1 and channels == 3:
+        return image.expand(3, -1, -1)
+    if len(image) == 3 and channels == 1:
+        return from_image(to_image(image).convert("L"))
+    raise ValueError(f"a picture of {len(image)} channels cannot become one of {channels}")
+
+
+def to_image(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """A PIL picture of 1 or 3 channels."""
+    array = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    return Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
+
+
+def from_image(picture: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """The pixels of a PIL picture of mode "L" or "RGB"."""
+    array = np.array(picture)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)

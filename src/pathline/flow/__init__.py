@@ -1,0 +1,1 @@
+"""The mathematics of flows: paths, times, couplings, solvers, guidance; no network in sight."""

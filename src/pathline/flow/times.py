@@ -1,0 +1,140 @@
+"""Times: drawn for training (DRAWS), laid out for sampling (GRIDS), pushed to noise (`shifted`)."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Data = Float[Tensor, "b *shape"]
+Times = Float[Tensor, " b"]
+Grid = tuple[float, ...]
+
+
+def shifted(t: Any, shift: float) -> Any:
+    """t / (t + (1 − t)·shift): above 1 pushes to noise (SD3 arXiv 2403.03206, in our time)."""
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift is {shift}; it is a finite number above 0 (1 changes nothing)")
+    return t / (t + (1 - t) * shift) if shift != 1 else t
+
+
+def resolution_shift(channels: int, height: int, width: int) -> float:
+    """The shift for data of this size, sqrt(C·H·W / 4096), never below 1 (RAE, arXiv 2510.11690).
+
+    Use the same one for DRAWS and GRIDS.
+    """
+    return max(1.0, math.sqrt(channels * height * width / 4096))
+
+
+def uniform_draw(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
+    """All times alike."""
+    return shifted(_rand(x1, rng), shift)
+
+
+def logit_normal(
+    x1: Data, rng: torch.Generator, *, mean: float = 0.0, std: float = 1.0, shift: float = 1.0
+) -> Times:
+    """sigmoid(N(mean, std²)): a mean below 0 leans to noise (JiT: −0.8, 0.8), SD3: 0, 1."""
+    return shifted(torch.sigmoid(mean + _above_0("std", std) * _randn(x1, rng)), shift)
+
+
+def mode(x1: Data, rng: torch.Generator, *, scale: float = 1.29, shift: float = 1.0) -> Times:
+    """SD3's draw with a mode in the middle; scale −1 … 1.75, 0 is uniform (arXiv 2403.03206)."""
+    if not -1 <= scale <= 2 / (math.pi - 2):
+        raise ValueError(f"scale is {scale}; mode takes -1 to 1.75, where its times stay in order")
+    u = _rand(x1, rng)
+    t = u + scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+    return shifted(t.clamp(0, 1), shift)
+
+
+def skewed(
+    x1: Data, rng: torch.Generator, *, mean: float = -1.2, std: float = 1.2, shift: float = 1.0
+) -> Times:
+    """1 / (1 + s), log s ~ N(mean, std²): EDM's noise levels, leaning to data.
+
+    facebookresearch/flow_matching:examples/image, the CIFAR-10 setting.
+    """
+    s = torch.exp(mean + _above_0("std", std) * _randn(x1, rng))
+    return shifted((1 / (1 + s)).clamp(min=1e-4), shift)
+
+
+def stratified(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
+    """One time in each B-th of [0, 1], all at one random offset, in random order."""
+    rows = torch.randperm(len(x1), generator=rng, device=x1.device)
+    offset = torch.rand(1, generator=rng, device=x1.device)
+    return shifted(((rows + offset) / len(x1)).clamp(max=1), shift)
+
+
+def uniform_grid(steps: int, *, shift: float = 1.0) -> Grid:
+    """Steps of equal length, then shifted."""
+    return _checked(shifted(i / _count(steps), shift) for i in range(steps + 1))
+
+
+def explicit(_steps: int, *, times: Grid = (0.0, 1.0), shift: float = 1.0) -> Grid:
+    """These times, 0 and 1 included; they settle the number of steps, not the argument."""
+    return _checked(shifted(float(t), shift) for t in times)
+
+
+def edm(
+    steps: int,
+    *,
+    rho: float = 7.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    shift: float = 1.0,
+) -> Grid:
+    """EDM's noise levels s as t = 1 / (1 + s), fine towards data (arXiv 2206.00364).
+
+    The first time is 0 instead of 1 / (1 + sigma_max): we start from noise alone.
+    """
+    low, high = (_above_0("sigma", s) ** (1 / _above_0("rho", rho)) for s in (sigma_min, sigma_max))
+    levels = ((high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(1, _count(steps)))
+    return _checked((0.0, *(shifted(1 / (1 + s), shift) for s in levels), 1.0))
+
+
+def _count(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; a grid has at least 1 step")
+    return steps
+
+
+def _checked(times: Any) -> Grid:
+    grid = tuple(times)
+    if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1:
+        raise ValueError(
+            f"the times are {_short(grid)}; they begin with 0 (noise), end with 1 (data)"
+        )
+    for i, (t, t_next) in enumerate(pairwise(grid)):
+        if not t < t_next:
+            raise ValueError(f"times must increase, but number {i} is {t}, the next {t_next}")
+    return grid
+
+
+def _short(grid: Grid) -> str:
+    return f"{grid[:4]} … {grid[-1]}" if len(grid) > 6 else str(grid)
+
+
+def _above_0(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}; it must be above 0")
+    return value
+
+
+def _rand(x1: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.rand(len(x1), generator=rng, device=x1.device)
+
+
+def _randn(x1: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.randn(len(x1), generator=rng, device=x1.device)
+
+
+DRAWS = {
+    "uniform": uniform_draw,
+    "logit_normal": logit_normal,
+    "mode": mode,
+    "skewed": skewed,
+    "stratified": stratified,
+}
+GRIDS = {"uniform": uniform_grid, "explicit": explicit, "edm": edm}

@@ -1,0 +1,1 @@
+"""Scores of pictures: each metric is a function of features, states or pictures."""

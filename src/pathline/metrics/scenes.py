@@ -1,0 +1,166 @@
+"""Does a picture show what its prompt asked for? An exact detector of captioned scenes.
+
+A pixel belongs to the colour on whose line from the ground it lies, if it is at least half way
+there; what hangs together and has a core that survives an opening is a thing; its extent, fill and profile tell
+size and shape. Score the detector on real scenes too: that is the ceiling of any model.
+"""
+
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+from scipy import ndimage
+from torch import Tensor
+
+from pathline.grammar import GROUND, PALETTE, PLACES, RELATIONS, SIZES, Scene, Thing, parse
+
+HALF = 0.5  # share of the way from ground to colour from which a pixel counts
+STRAY = 0.4  # most distance from a colour's line, as a share of the way to that colour
+LEAST = 12  # pixels of the smallest core
+MOST = 8  # things matched with a prompt, the largest ones
+BOUND = (SIZES["small"][1] + SIZES["large"][0]) / 2  # extent between small and large
+CENTRE = 3.0  # pixels from the middle line within which a thing stands in the middle
+APART = 4.0  # least pixels between centres for a relation to hold
+
+
+class Adherence(NamedTuple):
+    """How well n pictures show what was asked. An atom is one stated fact of one prompt."""
+
+    mean: float  # of the pictures' shares of right atoms (AM)
+    geometric: float  # mean over the kinds of atom (GM)
+    exact: float  # share of pictures with every atom right
+    n: int
+    kinds: dict[str, float]  # kind of atom -> share right over all pictures that state it
+    pictures: tuple[dict[str, bool], ...]  # per picture: "count", "1 colour", …, "relation"
+
+
+def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherence:
+    """Score pictures against their prompts.
+
+    Raises ValueError for a prompt outside the grammar or for unequal numbers.
+    """
+    if len(captions) != len(pixels) or not captions:
+        raise ValueError(f"{len(pixels)} pictures came with {len(captions)} prompts; give one each")
+    wanted = [parse(text) for text in captions]
+    pictures = tuple(map(atoms, wanted, read(pixels)))
+    kinds: dict[str, list[bool]] = {}
+    for picture in pictures:
+        for name, right in picture.items():
+            kinds.setdefault(name.lstrip("12 "), []).append(right)
+    shares = {kind: float(np.mean(kinds[kind])) for kind in kinds}
+    return Adherence(
+        mean=float(np.mean([np.mean(list(picture.values())) for picture in pictures])),
+        geometric=float(np.prod(list(shares.values())) ** (1 / len(shares))),
+        exact=float(np.mean([all(picture.values()) for picture in pictures])),
+        n=len(pictures),
+        kinds=shares,
+        pictures=pictures,
+    )
+
+
+def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
+    """The things seen in each picture; a shape that is none of ours is None."""
+    found: list[list[Thing]] = [[] for _ in range(len(pixels))]
+    if not len(pixels):
+        return found
+    colours = tuple(PALETTE)
+    masks = _colours(pixels.cpu().numpy())
+    core = ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool))
+    flat = np.zeros((3, 3, 3, 3), int)
+    flat[1, 1, :, :] = 1  # neighbours lie in the same picture and colour
+    labels, _ = ndimage.label(masks, flat)
+    for i, where in enumerate(ndimage.find_objects(labels), start=1):
+        mask = labels[where][0, 0] == i
+        if (mask & core[where][0, 0]).sum() >= LEAST:
+            top, left = where[2].start, where[3].start
+            thing = _thing(mask, colours[where[1].start], left, top, pixels.shape[-1])
+            found[where[0].start].append(thing)
+    return found
+
+
+def atoms(wanted: Scene, found: list[Thing]) -> dict[str, bool]:
+    """Every stated fact of a scene and whether the things found bear it out.
+
+    Things are matched with the wanted ones in the most favourable way; a missing one is all wrong.
+    """
+    missing = Thing(None, None)
+    largest = sorted(found, key=lambda thing: _area(thing.box), reverse=True)[:MOST]
+    pool = largest + [missing] * (len(wanted.things) - len(found))
+    chances = (_facts(wanted, seen) for seen in permutations(pool, len(wanted.things)))
+    best = max(chances, key=lambda facts: sum(facts.values()))
+    return {"count": len(found) == len(wanted.things)} | best
+
+
+def _facts(wanted: Scene, seen: tuple[Thing, ...]) -> dict[str, bool]:
+    facts = {}
+    for i, (thing, other) in enumerate(zip(wanted.things, seen, strict=True), start=1):
+        for kind in ("colour", "shape", "size", "place"):
+            if getattr(thing, kind) is not None:
+                facts[f"{i} {kind}"] = getattr(thing, kind) == getattr(other, kind)
+    if wanted.relation is not None:
+        facts["relation"] = _stands(seen[0], seen[1], wanted.relation)
+    return facts
+
+
+def _stands(first: Thing, second: Thing, relation: str) -> bool:
+    """Whether the first thing stands so to the second: far enough, and more so than sideways."""
+    if first.box is None or second.box is None:
+        return False
+    (ax, ay), (bx, by) = _centre(first.box), _centre(second.box)
+    right, down = RELATIONS[relation]
+    along = (ax - bx) * right + (ay - by) * down
+    across = abs((ax - bx) * down) + abs((ay - by) * right)
+    return along >= APART and along > across
+
+
+def _area(box: tuple[int, int, int, int] | None) -> int:
+    return 0 if box is None else box[2] * box[3]
+
+
+def _centre(box: tuple[int, int, int, int]) -> tuple[float, float]:
+    left, top, width, height = box
+    return left + width / 2, top + height / 2
+
+
+def _colours(pixels: Shaped[np.ndarray, "n 3 h w"]) -> Bool[np.ndarray, "n k h w"]:
+    """Which pixels show which colour of the palette; mixtures with the ground go to the colour."""
+    ground = np.asarray(GROUND, np.float32)
+    ways = np.asarray(list(PALETTE.values()), np.float32) - ground  # [k 3]
+    length = (ways**2).sum(1)
+    off = pixels.astype(np.float32) - ground[:, None, None]
+    share = np.einsum("kc,nchw->nkhw", ways / length[:, None], off)
+    stray = (off**2).sum(1, keepdims=True) - share**2 * length[:, None, None]
+    nearest = stray == stray.min(1, keepdims=True)
+    close = stray <= STRAY**2 * length[:, None, None]
+    return nearest & close & (share >= HALF)
+
+
+def _thing(mask: Bool[np.ndarray, "h w"], colour: str, left: int, top: int, side: int) -> Thing:
+    """What a connected patch of one colour is."""
+    height, width = mask.shape
+    box = (left, top, width, height)
+    size = "small" if (width + height) / 2 < BOUND else "large"
+    sides = tuple(
+        0 if abs(at - side / 2) < CENTRE else int(np.sign(at - side / 2)) for at in _centre(box)
+    )
+    place = next((phrase for phrase, where in PLACES.items() if where == sides), None)
+    return Thing(colour, _shape(mask), size, place, box)
+
+
+def _shape(mask: Bool[np.ndarray, "h w"]) -> str | None:
+    """A shape by the share of its box that it fills and by its rows from top to bottom."""
+    height, width = mask.shape
+    if not 0.7 <= width / height <= 1.43:
+        return None
+    rows = mask.sum(1) / width
+    third = max(1, height // 3)
+    slope = rows[-third:].mean() - rows[:third].mean()
+    fill = rows.mean()
+    if slope > 0.35:
+        return "triangle" if fill < 0.72 else None
+    if abs(slope) > 0.2:
+        return None
+    if fill >= 0.91:
+        return "square"
+    return "circle" if fill >= 0.62 else None

@@ -1,0 +1,1 @@
+"""Pieces that backbones are made of; no backbone stands here."""

@@ -1,0 +1,50 @@
+"""Self-attention over picture and text tokens, with optional qk-norm and rotary positions."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pathline.nn.blocks import EPS
+from pathline.nn.positions import rotate
+
+
+class Attention(nn.Module):
+    """Fused q, k, v; heads side by side in the width."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        # flat, so that weight decay takes it for the gain it is: q's, then k's
+        self.gain = nn.Parameter(torch.ones(2 * width // heads)) if qk_norm else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        turn: Float[Tensor, "2 l k"] | None = None,
+        mask: Bool[Tensor, "b 1 1 l"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        b, length, width = x.shape
+        qkv = self.qkv(x).view(b, length, 3, self.heads, width // self.heads)
+        q, k, v = self._placed(qkv, turn)  # b l heads k
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
+        )
+        return self.out(y.transpose(1, 2).reshape(b, length, width))
+
+    def _placed(self, qkv: Tensor, turn: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v with q and k normed and turned together, in float32."""
+        if self.gain is None and turn is None:
+            q, k, v = qkv.unbind(2)
+            return q, k, v
+        qk, v = qkv.split([2, 1], dim=2)
+        with torch.autocast(qkv.device.type, enabled=False):
+            qk = qk.float()
+            if self.gain is not None:
+                qk = F.rms_norm(qk, qk.shape[-1:], eps=EPS) * self.gain.view(2, 1, -1).float()
+            if turn is not None:
+                qk = rotate(qk, turn)
+        q, k = qk.to(v.dtype).unbind(2)
+        return q, k, v.squeeze(2)

@@ -1,0 +1,125 @@
+"""Patches, norms, feed-forward layers and what carries time and labels into a network."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pathline.nn.positions import time_sinusoid
+
+EPS = 1e-6
+
+
+def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b l d"]:
+    """Tokens row by row, each patch as (row, column, channel): the layout of DiT's output.
+
+    Raises ValueError if patch does not divide height and width.
+    """
+    b, c, height, width = x.shape
+    if height % patch or width % patch:
+        raise ValueError(misfit(height, width, patch))
+    rows, columns = height // patch, width // patch
+    x = x.view(b, c, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    return x.reshape(b, rows * columns, patch * patch * c)
+
+
+def unpatchify(
+    tokens: Float[Tensor, "b l d"], patch: int, rows: int, columns: int
+) -> Float[Tensor, "b c h w"]:
+    """The inverse of `patchify`."""
+    b, _, width = tokens.shape
+    c = width // patch**2
+    x = tokens.view(b, rows, columns, patch, patch, c).permute(0, 5, 1, 3, 2, 4)
+    return x.reshape(b, c, rows * patch, columns * patch)
+
+
+def misfit(height: int, width: int, patch: int) -> str:
+    """What to say when patches don't tile a picture."""
+    sides = {}
+    for name, side in (("height", height), ("width", width)):
+        if side % patch:
+            below = side // patch * patch
+            sides[f"{name} {side}"] = f"{below} or {below + patch}" if below else f"{patch}"
+    wrong, near = " and ".join(sides), "; ".join(sides.values())
+    return (
+        f"A picture of {height}x{width} can't be cut into patches of {patch}: "
+        f"{wrong} is no multiple of {patch}. Nearest: {near}."
+    )
+
+
+def modulate(
+    x: Float[Tensor, "b l d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
+) -> Float[Tensor, "b l d"]:
+    """x·(1 + scale) + shift in one pass."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def norm(kind: Literal["layer", "rms"], width: int) -> nn.Module:
+    """What stands before a modulation: LayerNorm without weights (DiT) or RMSNorm with (JiT)."""
+    if kind == "rms":
+        return nn.RMSNorm(width, eps=EPS)
+    return nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
+
+
+class Gelu(nn.Module):
+    """Feed-forward of DiT: tanh-approximated GELU between two linear layers."""
+
+    def __init__(self, width: int, hidden: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward (arXiv 2002.05202); gate and value come from one matrix product."""
+
+    def __init__(self, width: int, hidden: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+def feed_forward(kind: Literal["gelu", "swiglu"], width: int, *, bias: bool = True) -> nn.Module:
+    """gelu: four times the width; swiglu: 8/3 of it, rounded up to 64, as many weights."""
+    if kind == "swiglu":
+        return SwiGLU(width, -(-8 * width // (3 * 64)) * 64, bias=bias)
+    return Gelu(width, 4 * width, bias=bias)
+
+
+class TimeEmbedding(nn.Module):
+    """Time in [0, 1] -> a vector; float32 whatever autocast says, for bf16 can't tell times apart."""
+
+    def __init__(self, width: int, *, scale: float = 1000.0, frequencies: int = 256) -> None:
+        super().__init__()
+        self.scale = scale
+        self.frequencies = frequencies
+        self.up = nn.Linear(frequencies, width)
+        self.down = nn.Linear(width, width)
+
+    def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        with torch.autocast(t.device.type, enabled=False):
+            waves = time_sinusoid(t.float() * self.scale, self.frequencies)
+            return self.down(F.silu(self.up(waves.to(self.up.weight.dtype))))
+
+
+class TextIn(nn.Module):
+    """Text states -> tokens of the network; the norm tames encoders with outlying channels."""
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(text_width, eps=EPS)
+        self.linear = nn.Linear(text_width, width)
+
+    def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l d"]:
+        with torch.autocast(tokens.device.type, enabled=False):
+            normed = self.norm(tokens.to(self.norm.weight.dtype))
+        return self.linear(normed)

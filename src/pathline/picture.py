@@ -1,0 +1,78 @@
+"""Finished pictures: PNG files that say how they were made, labelled sheets, strips, GIFs."""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+EDGE, GAP, LINE = 96, 6, 13  # least pixels of a tile's side, between tiles, of a line of text
+
+
+def image(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """One picture, grey or colour."""
+    array = pixels.numpy()
+    return Image.fromarray(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1))
+
+
+def save_png(picture: Image.Image, file: Path, about: Mapping[str, Any]) -> None:
+    """A PNG with `about` twice: as the `parameters` text other tools read, and as JSON in `pathline`.
+
+    about: prompt, negative, steps, solver, guidance, seed, model, …; absent ones are left out.
+    """
+    info = PngInfo()
+    info.add_text("parameters", parameters(about, picture.size))
+    info.add_text("pathline", json.dumps(about))
+    picture.save(file, pnginfo=info)
+
+
+def parameters(about: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """The A1111 text: prompt, negative prompt, then `Steps: 20, Sampler: euler, …`."""
+    names = {"steps": "Steps", "solver": "Sampler", "guidance": "CFG scale", "seed": "Seed"}
+    facts = [f"{title}: {about[key]}" for key, title in names.items() if about.get(key) is not None]
+    facts += [f"Size: {size[0]}x{size[1]}"]
+    facts += [
+        f"{t}: {about[k]}"
+        for k, t in {"model": "Model", "hash": "Model hash"}.items()
+        if k in about
+    ]
+    lines = [str(about.get("prompt") or "")]
+    if about.get("negative"):
+        lines.append(f"Negative prompt: {about['negative']}")
+    return "\n".join([*lines, ", ".join(facts)])
+
+
+def sheet(
+    pixels: UInt8[Tensor, "n c h w"], titles: Sequence[str] = (), *, columns: int | None = None
+) -> Image.Image:
+    """Pictures in rows, each enlarged by whole steps to about 96 pixels, its title below it."""
+    count, _, height, width = pixels.shape
+    columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.5))))
+    factor = max(1, round(EDGE / max(height, width)))
+    tile = (width * factor, height * factor)
+    lines = [textwrap.wrap(title, max(4, tile[0] // 6))[:3] for title in titles]
+    foot = max((len(rows) for rows in lines), default=0) * LINE
+    rows = math.ceil(count / columns)
+    step = (tile[0] + GAP, tile[1] + GAP + foot)
+    page = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(10)
+    for index in range(count):
+        left, top = GAP + index % columns * step[0], GAP + index // columns * step[1]
+        page.paste(image(pixels[index]).resize(tile, Image.Resampling.NEAREST), (left, top))
+        for number, text in enumerate(lines[index] if lines else ()):
+            pen.text((left, top + tile[1] + 1 + number * LINE), text, fill="black", font=font)
+    return page
+
+
+def gif(frames: Sequence[Image.Image], file: Path, *, seconds: float = 3.0) -> None:
+    """Frames in turn, the last held for a second."""
+    each = max(20, int(1000 * seconds / len(frames)))
+    times = [*[each] * (len(frames) - 1), 1000]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0)

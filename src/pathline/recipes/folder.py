@@ -1,0 +1,169 @@
+"""A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples/, checkpoints/, latest."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from pathline.assemble import Parts, assemble
+from pathline.config.layers import build, to_tree
+from pathline.config.run import Run
+from pathline.training import checkpoint
+from pathline.types import Facts
+
+RUNS = Path("runs")
+SETTINGS, FACTS, ORIGIN, LATEST = "run.yaml", "facts.json", "origin.json", "latest"
+PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
+
+
+class Opened(NamedTuple):
+    """A run as it lies on disk."""
+
+    folder: Path
+    run: Run
+    facts: Facts
+    checkpoint: Path  # the one asked for
+
+
+def fresh(name: str, out: Path | None) -> Path:
+    """The folder of a new run, made empty. A folder that holds a run is refused, never overwritten."""
+    if out is None:
+        taken = {path.name for path in RUNS.glob(f"{name}-*")}
+        number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
+        out = RUNS / f"{name}-{number}"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} is there already and not empty. Go on with it by --resume {out}, or choose "
+            "another --out; nothing was overwritten."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
+    """Write what a run is before its first update; returns the texts each checkpoint repeats."""
+    texts = {
+        SETTINGS: yaml.safe_dump(to_tree(run), sort_keys=False),
+        FACTS: json.dumps(facts._asdict()),
+    }
+    origin = json.dumps(_origin(), indent=1)
+    for file, text in {**texts, ORIGIN: origin}.items():
+        _replace(folder / file, text)
+    return texts
+
+
+def save(
+    folder: Path, update: int, tensors: Any, state: Any, texts: dict[str, str], run: Run
+) -> Path:
+    """A checkpoint, `latest` beside it, and the old ones pruned."""
+    root = folder / "checkpoints"
+    saved = checkpoint.save(root, update, tensors, state, texts)
+    _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
+    checkpoint.prune(root, recent=run.train.keep_recent, every=run.train.keep_every)
+    return saved
+
+
+def newest_run(name: str | None) -> Path:
+    """The run folder under runs/ that was written to last; with a name, of that preset."""
+    found = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{SETTINGS}")]
+    if not found:
+        raise ValueError(
+            f"There is no {name or ''} run under {RUNS.resolve()} to take as latest; "
+            "name its folder, or train one first."
+        )
+    return max(found, key=lambda path: (path / SETTINGS).stat().st_mtime_ns)
+
+
+def open_run(where: Path, warn: Callable[[str], None]) -> Opened:
+    """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
+    if where.name == LATEST and not where.exists():
+        where = newest_run(None)
+    if not where.is_dir():
+        raise ValueError(f"{where} is no run folder: it does not exist. Runs lie under {RUNS}/.")
+    if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
+        return _read(where.parent.parent, where)
+    if not (where / SETTINGS).is_file():
+        raise ValueError(
+            f"{where} is no run folder: it has no {SETTINGS}. pathline train makes one."
+        )
+    found = checkpoint.newest(where / "checkpoints", warn)
+    if found is None:
+        raise ValueError(f"{where} has no whole checkpoint yet; train it further first.")
+    return _read(where, found)
+
+
+def _read(folder: Path, found: Path) -> Opened:
+    if fault := checkpoint.fault_of(found):
+        raise ValueError(
+            f"{found} is no whole checkpoint: {fault}. Name the run to take its newest."
+        )
+    run = build(Run, yaml.safe_load((found / SETTINGS).read_text()))
+    facts = json.loads((found / FACTS).read_text())
+    lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
+    return Opened(folder, run, Facts(**{**facts, **lists}), found)
+
+
+def parts_of(opened: Opened, *, ema: float | None, device: torch.device) -> tuple[Parts, str]:
+    """The run's parts with trained weights, and which weights they are.
+
+    ema: one of the run's decays; None its first; 0 the weights themselves.
+    """
+    parts = assemble(opened.run, opened.facts)
+    kept = opened.run.train.ema
+    decay = (kept[0] if kept else 0) if ema is None else ema
+    if decay and decay not in kept:
+        raise ValueError(
+            f"This run keeps no EMA {decay}; there are {kept or 'none'}, or 0 for no EMA."
+        )
+    files = ("network", f"network-ema-{decay}") if decay else ("network",)
+    tensors = checkpoint.load(opened.checkpoint, only=files).tensors
+    weights = {key: value for file in files for key, value in tensors[file].items()}
+    parts.network.load_state_dict(weights)
+    parts.network.to(device)
+    return parts, f"EMA {decay}" if decay else "weights"
+
+
+def _origin() -> dict[str, Any]:
+    """The command, the versions and the state of the tree, for whoever repeats the run."""
+    return {
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "versions": {package: _version(package) for package in ("pathline", *PACKAGES)},
+        "git": _git(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and whether the tree was changed; None outside a checkout or without git."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here)]
+        commit = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(text)
+    os.replace(fresh, path)

@@ -1,0 +1,53 @@
+"""Class labels as conditions; the row after the last class is the null label."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+
+from pathline.types import Cond, Facts, Text
+
+
+def none(_: Facts) -> Text:
+    """No condition: every picture is drawn from the whole of the data."""
+
+    def encode(items: Sequence[str | int | None]) -> Cond:
+        asked = [item for item in items if item not in (None, "")]
+        if asked:
+            raise ValueError(
+                f"{asked[0]!r} was asked for, but this run was trained without captions or labels; "
+                "draw without a prompt, or train with text=words or text=labels."
+            )
+        return Cond()
+
+    return Text(encode, Cond())
+
+
+def labels(facts: Facts) -> Text:
+    """A class by its number or its name."""
+    names = {name.lower(): index for index, name in enumerate(facts.names)}
+    count = len(facts.names)
+    if not count:
+        raise ValueError(
+            "text=labels needs classes, but the data has no labels; use text=none or words."
+        )
+
+    def index(item: str | int | None) -> int:
+        if item is None or item == "":
+            return count
+        if isinstance(item, str) and not item.lstrip("-").isdigit():
+            if item.lower() in names:
+                return names[item.lower()]
+            near = get_close_matches(item.lower(), names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"There is no class {item!r}.{hint} There are: {', '.join(facts.names)}."
+            )
+        if not 0 <= int(item) < count:
+            raise ValueError(f"Label {item} is out of range: the classes are 0 … {count - 1}.")
+        return int(item)
+
+    def encode(items: Sequence[str | int | None]) -> Cond:
+        return Cond(labels=torch.tensor([index(item) for item in items]))
+
+    return Text(encode, encode([None]))

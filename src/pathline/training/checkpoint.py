@@ -1,0 +1,154 @@
+"""Checkpoints that are whole or not there: temporary name, manifest last, rename.
+
+A checkpoint is a folder `step-00001000` of safetensors files, `state.json` and whatever texts the
+caller adds, all listed with size and digest in `manifest.json`. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST, STATE = "manifest.json", "state.json"
+Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
+
+
+class Checkpoint(NamedTuple):
+    folder: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def name(update: int) -> str:
+    """The folder's name; sorts as the updates do."""
+    return f"step-{update:08d}"
+
+
+def save(
+    root: Path, update: int, tensors: Groups, state: Mapping[str, Any], texts: Mapping[str, str]
+) -> Path:
+    """Write the checkpoint of `update` under root, whole or not at all; returns its folder.
+
+    Raises OSError if the disk is too full, before anything is written where that can be told.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    _refuse_full_disk(root, tensors)
+    final, work = root / name(update), root / f".tmp-{name(update)}-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir()
+        for stem, group in tensors.items():
+            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
+            save_file(whole, work / f"{stem}.safetensors")
+        for file, text in {**texts, STATE: json.dumps(state, indent=1)}.items():
+            (work / file).write_text(text)
+        files = {path.name: _stamp(path) for path in sorted(work.iterdir())}
+        _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
+        aside = work.with_name(f"{work.name}-old")
+        if final.exists():
+            os.replace(final, aside)
+        os.replace(work, final)
+        _sync(root)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
+    """The tensors (of the files `only`, by stem; all if empty) and the state of a whole checkpoint.
+
+    Raises ValueError naming what is wrong.
+    """
+    if fault := fault_of(folder):
+        raise ValueError(
+            f"{folder} is no whole checkpoint: {fault}. Choose another, or --resume latest."
+        )
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not only or path.stem in only]
+    tensors = {path.stem: load_file(path) for path in files}
+    return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text()))
+
+
+def fault_of(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, in words; empty if every file is as it was written."""
+    if not (folder / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return f"{MANIFEST} can't be read"
+    there = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if missing := sorted(set(files) - there):
+        return f"{missing[0]} is missing"
+    if foreign := sorted(there - set(files)):
+        return f"{foreign[0]} does not belong there"
+    for file, stamp in files.items():
+        size = (folder / file).stat().st_size
+        if size != stamp["bytes"]:
+            return f"{file} has {size} bytes instead of {stamp['bytes']}"
+        if _digest(folder / file) != stamp["sha256"]:
+            return f"{file} is not the file that was written (its digest differs)"
+    return ""
+
+
+def newest(root: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint under root; each damaged one on the way is named to `warn`."""
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        fault = fault_of(folder)
+        if not fault:
+            return folder
+        warn(f"{folder} is passed over: {fault}.")
+    return None
+
+
+def prune(root: Path, *, recent: int, every: int) -> list[Path]:
+    """Delete all but the `recent` newest and the multiples of `every`; returns what was deleted.
+
+    A folder without a manifest is not counted as one of the recent, so the last good one stays.
+    """
+    whole = [folder for folder in sorted(root.glob("step-*")) if (folder / MANIFEST).is_file()]
+    old = [f for f in whole[: -max(recent, 1)] if not (every and int(f.name[5:]) % every == 0)]
+    for folder in old:
+        shutil.rmtree(folder)
+    for folder in root.glob(".tmp-step-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return old
+
+
+def _refuse_full_disk(root: Path, tensors: Groups) -> None:
+    need = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    free = shutil.disk_usage(root).free
+    if free < need * 1.05 + (1 << 20):
+        raise OSError(
+            f"The checkpoint needs {need / 1e6:.1f} MB, but {root} has {free / 1e6:.1f} MB free. "
+            "Free some space, or choose another --out."
+        )
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    _sync(path)
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    path.write_text(text)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

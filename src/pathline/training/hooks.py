@@ -1,0 +1,106 @@
+"""What happens beside the updates: every so often, log, validate, and whatever a recipe hands in."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from pathline.training.ema import Ema
+from pathline.training.loop import Hook, Progress, Reports
+from pathline.training.players import Player
+from pathline.training.trackers import Track
+from pathline.types import Batch
+
+Show = Callable[[Progress, Mapping[str, float]], None]
+
+
+def every(n: int, hook: Hook, *, last: int = 0) -> Hook:
+    """The hook at every n-th update and at update `last`; n = 0: never."""
+
+    def sometimes(progress: Progress, reports: Reports) -> None:
+        if n and (progress.update % n == 0 or progress.update == last):
+            hook(progress, reports)
+
+    return sometimes
+
+
+def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last: int) -> Hook:
+    """Means over the last n updates, read from the device together, to the tracker and the screen."""
+    window: list[Reports] = []
+    mark = [time.perf_counter(), None]
+
+    def log(progress: Progress, _: Reports) -> None:
+        now = time.perf_counter()
+        values = _means(window)
+        values["lr"] = players[0].optimizer.param_groups[0]["lr"]
+        if mark[1] is not None:
+            values["images_per_second"] = (progress.images - mark[1]) / (now - mark[0])
+        mark[:] = [now, progress.images]
+        window.clear()
+        track(progress.update, progress.images, values)
+        show(progress, values)
+
+    sometimes = every(n, log, last=last)
+
+    def collect(progress: Progress, reports: Reports) -> None:
+        window.append(reports)
+        sometimes(progress, reports)
+
+    return collect
+
+
+def _means(window: Sequence[Reports]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name in {name for reports in window for name in reports}:
+        mine = [reports[name] for reports in window if name in reports]
+        taken = [update for update in mine if update.taken]
+        prefix = "" if name == "network" else f"{name}/"
+        if taken:
+            columns = {"loss": [u.loss for u in taken], "gradient_norm": [u.norm for u in taken]}
+            columns |= {f"term/{key}": [u.terms[key] for u in taken] for key in taken[0].terms}
+            read = torch.stack([torch.stack(column).mean() for column in columns.values()]).tolist()
+            values |= {f"{prefix}{key}": value for key, value in zip(columns, read, strict=True)}
+        if len(taken) < len(mine):
+            values[f"{prefix}skipped"] = float(len(mine) - len(taken))
+    return values
+
+
+def validator(
+    player: Player,
+    loss_at: Mapping[float, Callable],
+    batches: Sequence[Batch],
+    track: Track,
+    show: Show,
+    *,
+    ema: Ema | None,
+    seed: int = 0,
+) -> Hook:
+    """Held-out loss at fixed times with fixed noise, per time and their mean.
+
+    loss_at: time -> (forward, batch, rng) -> (loss, terms). The mean weighs batches by their size.
+    """
+
+    @torch.no_grad()
+    def validate(progress: Progress, _: Reports) -> None:
+        player.network.eval()
+        columns = [_held_out(player, loss, batches, seed) for loss in loss_at.values()]
+        player.network.train()
+        read = torch.stack(columns).tolist()
+        values = {f"val/t={t:.2f}": v for t, v in zip(loss_at, read, strict=True)}
+        values["val/loss"] = sum(read) / len(read)
+        track(progress.update, progress.images, values)
+        show(progress, {"val/loss": values["val/loss"]})
+
+    def lent(progress: Progress, reports: Reports) -> None:
+        if ema is None:
+            return validate(progress, reports)
+        with ema.lent_to(player.network):
+            return validate(progress, reports)
+
+    return lent
+
+
+def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: int) -> torch.Tensor:
+    rng = torch.Generator(batches[0].x1.device).manual_seed(seed)
+    total = sum(loss(player.forward, batch, rng)[0] * len(batch.x1) for batch in batches)
+    return torch.as_tensor(total) / sum(len(batch.x1) for batch in batches)

@@ -1,0 +1,61 @@
+"""The one loop: batches to players to hooks. It knows no method, file, device or screen."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from pathline.training.players import Lane, Player, Update, update
+
+
+class Progress(NamedTuple):
+    """Where a run stands. `images` is the data cursor: pictures seen since the very start."""
+
+    update: int = 0
+    images: int = 0
+
+
+Reports = dict[str, Update]  # by player, those that moved
+Hook = Callable[[Progress, Reports], None]
+
+
+class Outcome(NamedTuple):
+    progress: Progress
+    reason: Literal["done", "interrupted", "diverged"]
+
+
+def train(
+    players: Sequence[Player],
+    feed: Callable[[Progress], Sequence[Lane]],
+    start: Progress,
+    *,
+    updates: int,
+    batch: int,
+    hooks: Sequence[Hook] = (),
+    stopped: Callable[[], bool] = lambda: False,
+    complain: Callable[[Progress, str, Sequence[Lane]], None],
+    patience: int = 3,
+) -> Outcome:
+    """Train from `start` to `updates`. batch: pictures an update, over all ranks and lanes.
+
+    An update whose loss or gradient is not finite is not taken; `patience` of them in a row end the
+    run with the weights as they were before the first.
+    """
+    progress, bad = start, 0
+    while progress.update < updates:
+        if stopped():
+            return Outcome(progress, "interrupted")
+        lanes = feed(progress)
+        reports = {
+            player.name: update(player, lanes, progress.update)
+            for player in players
+            if progress.update % player.every == 0
+        }
+        faults = [f"{name}: {report.fault}" for name, report in reports.items() if report.fault]
+        bad = bad + 1 if faults else 0
+        if faults:
+            complain(progress, "; ".join(faults), lanes)
+        progress = Progress(progress.update + 1, progress.images + batch)
+        if bad == patience:
+            return Outcome(progress, "diverged")
+        for hook in hooks:
+            hook(progress, reports)
+    return Outcome(progress, "done")

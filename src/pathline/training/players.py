@@ -1,0 +1,152 @@
+"""A player is a network that learns: with its optimizer, loss, averages and how often it moves."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pathline.training.ema import Ema
+from pathline.training.parallel import Precision
+from pathline.types import Batch
+
+Lane = tuple[Batch, torch.Generator]
+Loss = Callable[[Any, Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass
+class Player:
+    """State that is saved: the weights, the optimizer's moments, the averages, the scaler."""
+
+    name: str
+    network: nn.Module  # has the weights
+    forward: Callable[..., Any]  # the network as it is called: compiled or wrapped
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    rate: Callable[[int], float]  # share of the learning rate at an update
+    precision: Precision
+    clip: float = 0.0  # greatest gradient norm; 0: none
+    emas: Sequence[Ema] = ()
+    every: int = 1
+    base_rates: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class Update(NamedTuple):
+    """What one update did; tensors stay on the device until somebody reads them."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norm: Tensor  # of the whole gradient, before clipping
+    taken: bool  # the optimizer stepped
+    fault: str  # why it did not, in words; empty when only the loss scale was too high
+
+
+def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
+    """One optimizer step on the mean loss of the lanes, unless loss or gradient is not finite.
+
+    n: the update's number from 0. The finiteness test is the update's one read from the device.
+    """
+    for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
+        group["lr"] = rate * player.rate(n)
+    total, terms = _accumulate(player, lanes)
+    scaler = player.precision.scaler
+    if scaler:
+        scaler.unscale_(player.optimizer)
+    gradients = [p.grad for p in player.network.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    finite_loss, finite = torch.stack([total.isfinite(), (total + norm).isfinite()]).tolist()
+    if finite and player.clip:
+        torch.nn.utils.clip_grads_with_norm_(player.network.parameters(), player.clip, norm)
+    overflow = scaler is not None and finite_loss and not finite and scaler.get_scale() > 1
+    fault = "" if finite or overflow else _fault(player, finite_loss, terms)
+    _step(player, finite, n)
+    return Update(total, terms, norm, finite, fault)
+
+
+def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str, Tensor]]:
+    player.optimizer.zero_grad(set_to_none=True)
+    totals, terms = [], []
+    for batch, rng in lanes:
+        with player.precision.autocast():
+            value, parts = player.loss(player.forward, batch, rng)
+        share = value / len(lanes)
+        (player.precision.scaler.scale(share) if player.precision.scaler else share).backward()
+        totals.append(share.detach())
+        terms.append(parts)
+    means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}
+    return torch.stack(totals).sum(), means
+
+
+def _step(player: Player, finite: bool, n: int) -> None:
+    if player.precision.scaler:
+        player.precision.scaler.step(player.optimizer)
+        player.precision.scaler.update()
+    elif finite:
+        player.optimizer.step()
+    if finite:
+        for ema in player.emas:
+            ema.update(player.network, n)
+
+
+def _fault(player: Player, finite_loss: bool, terms: dict[str, Tensor]) -> str:
+    if not finite_loss:
+        bad = [name for name, value in terms.items() if not value.isfinite()]
+        return f"the loss is not finite (terms: {', '.join(bad) or 'none alone'})"
+    bad = [
+        name
+        for name, p in player.network.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    return f"the gradient is not finite (first in {bad[0] if bad else 'its norm'})"
+
+
+def tensors_of(player: Player) -> dict[str, dict[str, Tensor]]:
+    """Everything of a player that a checkpoint keeps, by file: weights, averages, moments."""
+    names = {p: name for name, p in player.network.named_parameters()}
+    moments = {
+        f"{names[p]}/{key}": value
+        for p, state in player.optimizer.state.items()
+        for key, value in state.items()
+    }
+    averages = {f"{player.name}-ema-{ema.decay}": ema.state() for ema in player.emas}
+    weights = dict(player.network.state_dict())
+    return {player.name: weights, **averages, f"{player.name}-optimizer": moments}
+
+
+def state_of(player: Player) -> dict[str, Any]:
+    """The numbers of a player that are no tensors."""
+    return {"scaler": player.precision.scaler.state_dict() if player.precision.scaler else None}
+
+
+def restore(player: Player, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Put back what `tensors_of` and `state_of` gave. Raises ValueError naming what is missing."""
+    with _named(f"the weights of {player.name}"):
+        player.network.load_state_dict(tensors[player.name])
+    for ema in player.emas:
+        with _named(f"the EMA {ema.decay} of {player.name}"):
+            ema.restore(tensors[f"{player.name}-ema-{ema.decay}"])
+    live = dict(player.network.named_parameters())
+    player.optimizer.state.clear()
+    for key, value in tensors[f"{player.name}-optimizer"].items():
+        name, kind = key.rsplit("/", 1)
+        with _named(f"the optimizer state of {name}"):
+            place = "cpu" if kind == "step" and not live[name].is_cuda else live[name].device
+            player.optimizer.state[live[name]][kind] = value.to(place)
+    if player.precision.scaler and state.get("scaler"):
+        player.precision.scaler.load_state_dict(state["scaler"])
+
+
+@contextlib.contextmanager
+def _named(what: str):
+    try:
+        yield
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"The checkpoint does not fit this run: {what}: {error}. Were settings of the network, "
+            "the optimizer or train.ema changed? They can't be, on resume."
+        ) from None
