@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also time torch.compile")
     parser.add_argument("--set", action="append", default=[], help="a dit setting, as norm=rms")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", help="file to write the numbers to")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError
 
+FLAGS = ("--help", "-h", "--version", "--debug")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
@@ -18,9 +19,7 @@ app = App(
     help_format="plaintext",
     version_flags="--version",
 )
-config = App(
-    name="config", help="Show settings and their sources; list what there is.", sort_key=9
-)
+config = App(name="config", help="Show settings and their sources; list what there is.", sort_key=9)
 
 # name, where it is, help
 COMMANDS = (
@@ -41,7 +40,7 @@ app.command(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 1 fault, 2 usage, 3 NaN, 130 interrupted."""
+    """Run a command line. Returns 0 done, 1 fault, 2 usage, 3 stopped on NaN, 130 interrupted."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("Interrupted.", INTERRUPTED, debug)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader went away; let exit be quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
         return DONE
     except (ValueError, OSError, ImportError) as error:
         return _complain(_words(error), USAGE, debug)
@@ -68,12 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse_unknown(tokens: list[str], known: list[str], before: str) -> None:
     """Name the nearest command; cyclopts would import every one of them to do so."""
-    if tokens and not tokens[0].startswith("-") and tokens[0] not in known:
-        near = get_close_matches(tokens[0], known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"There is no command '{before} {tokens[0]}'.{hint} There are: {', '.join(known)}."
-        )
+    if not tokens or tokens[0] in (*known, *FLAGS):
+        return
+    is_option = tokens[0].startswith("-")
+    near = get_close_matches(tokens[0], FLAGS if is_option else known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    what = "option" if is_option else "command"
+    raise ValueError(
+        f"There is no {what} '{before} {tokens[0]}'.{hint} There are: "
+        f"{', '.join(FLAGS if is_option else known)}."
+    )
 
 
 def _run(tokens: list[str], debug: bool) -> int:
@@ -81,6 +84,7 @@ def _run(tokens: list[str], debug: bool) -> int:
     if debug and "debug" in bound.signature.parameters:
         bound.arguments["debug"] = True
     code = command(*bound.args, **bound.kwargs)
+    sys.stdout.flush()
     return code if isinstance(code, int) else DONE
 
 
@@ -88,6 +92,8 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror}."
+    if isinstance(error, ImportError) and error.__cause__:  # cyclopts hides what is missing
+        return f"{error.__cause__}. `pathline doctor` looks at what is installed."
     return str(error) or type(error).__name__
 
 

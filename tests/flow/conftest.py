@@ -37,7 +37,7 @@ def gaussian():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mixture():
     """The velocity of a mixture of three Gaussians in the plane, straight path; not linear."""
     means = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)

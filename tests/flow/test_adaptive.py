@@ -59,6 +59,13 @@ def test_states_rise_and_arrive(gaussian, x):
         assert torch.allclose(state, flow(x, 0.0, t), atol=1e-4)
 
 
+def test_no_time_beyond_the_end_is_asked(mixture, x):
+    times = []
+    for start in (0.0, 0.1, 0.3, 0.7):
+        last(dopri5(lambda x, t: times.append(t) or mixture(x, t), x, start))
+    assert max(times) == 1.0
+
+
 def test_part_of_the_way_and_back_in_float32(gaussian, x):
     field, flow = gaussian(1.0, 0.5)
     found = last(dopri5(field, x.float(), 0.25, 0.75, rtol=1e-5, atol=1e-5))

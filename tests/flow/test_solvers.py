@@ -30,6 +30,9 @@ def inner(n):
     return [0.05 + 0.9 * i / n for i in range(n + 1)]
 
 
+GRIDS = (inner, uniform_grid)
+
+
 def drawn(rng, *shape):
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
@@ -38,13 +41,20 @@ def test_every_step_is_tested():
     assert set(STEPS) == {*ORDERS, *NOISY, "jump"}
 
 
+@pytest.fixture(scope="module")
+def walked_finely(mixture):
+    """Walkers, and where they end on the inner and on the whole interval."""
+    x = drawn(torch.Generator().manual_seed(1), 16, 2)
+    return x, [last(integrate(mixture, x, grid(300), STEPS["rk4"])) for grid in GRIDS]
+
+
 @ORDERLY
 @pytest.mark.parametrize("whole", [False, True], ids=["inner", "whole"])
-def test_order(name, whole, mixture, rng, slope):
-    x, grid = drawn(rng, 32, 2), uniform_grid if whole else inner
-    exact = last(integrate(mixture, x, grid(300), STEPS["rk4"]))
+def test_order(name, whole, mixture, walked_finely, slope):
+    x, exact = walked_finely
     errors = [
-        (last(integrate(mixture, x, grid(n), STEPS[name])) - exact).norm().item() for n in (48, 96)
+        (last(integrate(mixture, x, GRIDS[whole](n), STEPS[name])) - exact[whole]).norm().item()
+        for n in (48, 96)
     ]
     assert slope(errors)[0] == pytest.approx(ORDERS[name][whole], abs=0.15)
 
@@ -52,7 +62,7 @@ def test_order(name, whole, mixture, rng, slope):
 @ORDERLY
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_order_on_every_path(name, path, gaussian, rng, slope):
-    x = drawn(rng, 32, 2)
+    x = drawn(rng, 8, 2)
     field, flow = gaussian(*torch.tensor([[1.0, -2.0], [0.5, 1.5]]).double(), path)
     exact = flow(x, 0.05, 0.95)
     errors = [
@@ -60,7 +70,7 @@ def test_order_on_every_path(name, path, gaussian, rng, slope):
         for n in (64, 128)
     ]
     order = 3 if name == "midpoint" and path is STRAIGHT else ORDERS[name][0]  # known to be lucky
-    assert slope(errors)[0] == pytest.approx(order, abs=0.2)
+    assert slope(errors)[0] == pytest.approx(order, abs=0.25)
 
 
 @ORDERLY
@@ -173,8 +183,8 @@ def test_jump_takes_the_average_velocity(gaussian, rng):
 
 
 def moments(step, field, noise, rng, steps, path=STRAIGHT):
-    """Mean and std of 20,000 walkers half way and at the end."""
-    x = torch.randn(20_000, 1, generator=rng, dtype=torch.float64)
+    """Mean and std of 10,000 walkers half way and at the end."""
+    x = torch.randn(10_000, 1, generator=rng, dtype=torch.float64)
     states = list(integrate(field, x, uniform_grid(steps), step, noise, path))
     return [(x.mean().item(), x.std().item()) for _, x in (states[steps // 2], states[-1])]
 
@@ -191,21 +201,21 @@ def keeps(found, path, mean, std, within):
 @pytest.mark.parametrize("diffusion", DIFFUSIONS)
 def test_sde_keeps_the_marginals(diffusion, gaussian, noise, rng):
     step = functools.partial(STEPS["sde"], diffusion=diffusion)
-    found = moments(step, gaussian(1.0, 0.5).field, noise, rng, 250)
+    found = moments(step, gaussian(1.0, 0.5).field, noise, rng, 200)
     assert keeps(found, STRAIGHT, 1.0, 0.5, 0.025), found
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("name", NOISY)
 def test_marginals_are_kept_on_every_path(name, path, gaussian, noise, rng):
-    found = moments(STEPS[name], gaussian(1.0, 0.5, path).field, noise, rng, 250, path)
+    found = moments(STEPS[name], gaussian(1.0, 0.5, path).field, noise, rng, 400, path)
     assert keeps(found, path, 1.0, 0.5, 0.03), found
 
 
 def test_a_score_of_the_wrong_sign_is_found_out(gaussian, noise, rng, monkeypatch):
     right = solvers.score_from_velocity
     monkeypatch.setattr(solvers, "score_from_velocity", lambda *a: -right(*a))
-    found = moments(STEPS["sde"], gaussian(1.0, 0.5).field, noise, rng, 250)
+    found = moments(STEPS["sde"], gaussian(1.0, 0.5).field, noise, rng, 200)
     assert not keeps(found, STRAIGHT, 1.0, 0.5, 0.3)
 
 

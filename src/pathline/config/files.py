@@ -112,12 +112,13 @@ def _lines(tree: Mapping[str, Any], prefix: str, depth: int):
             yield f"{'  ' * depth}{key}:", dotted
             yield from _lines(value, dotted, depth + 1)
         else:
-            yield f"{'  ' * depth}{key}: {_scalar(value)}", dotted
+            yield f"{'  ' * depth}{key}: {scalar(value)}", dotted
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
+    """A value as YAML writes it on one line."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_scalar(part) for part in value)}]"
+        return f"[{', '.join(scalar(part) for part in value)}]"
     if isinstance(value, Path):
         value = str(value)
     text = yaml.safe_dump(value, width=float("inf"), allow_unicode=True, default_flow_style=True)

@@ -108,14 +108,17 @@ def to_tree(record: Any) -> Any:
 
 
 def _suggest(key: str, known: Iterable[str]) -> str:
-    """A known key with the same last word, else the most alike, as " Did you mean …?"."""
+    """A known key with the same last word, else the most alike, beside it first, as a hint."""
+    home, _, last = key.rpartition(".")
     others = [other for other in dict.fromkeys(known) if other != key]
-    last = key.rpartition(".")[2]
-    near = [other for other in others if other.rpartition(".")[2] == last]
-    near = near or get_close_matches(key, others, n=1, cutoff=0.7)
-    by_last = {other.rpartition(".")[2]: other for other in reversed(others)}
-    near = near or [by_last[word] for word in get_close_matches(last, by_last, n=1, cutoff=0.7)]
-    return f" Did you mean {near[0]}?" if near else ""
+    same = [other for other in others if other.rpartition(".")[2] == last]
+    if same:
+        return f" Did you mean {same[0]}?"
+    for candidates in ([o for o in others if o.rpartition(".")[0] == home], others):
+        by_last = {other.rpartition(".")[2]: other for other in reversed(candidates)}
+        if near := get_close_matches(last, by_last, n=1, cutoff=0.7):
+            return f" Did you mean {by_last[near[0]]}?"
+    return ""
 
 
 def _record(cls: type, tree: Any, at: str, found: list[Problem], hint: Callable) -> Any:

@@ -38,7 +38,7 @@ class Option(NamedTuple):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" Did you mean 'x'?" with a leading space, or nothing."""
+    """ " Did you mean 'x'?" with a leading space, or nothing."""
     near = get_close_matches(word, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -63,7 +63,8 @@ def choose(table: Table, name: str, what: str) -> Callable:
     """The row called `name`; ValueError names the nearest and lists them all."""
     if name not in table:
         raise ValueError(
-            f"There is no {what} called {name!r}.{nearest(name, table)} There are: {listing(table)}."
+            f"There is no {what} called {name!r}.{nearest(name, table)} "
+            f"There are: {listing(table)}."
         )
     return table[name]
 
@@ -75,8 +76,9 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
     except ValueError as error:
         return [("name", str(error))]
     title = f"The {what} {chosen.name!r}"
+    takes = f"It takes: {listing(options)}."
     found = [
-        (key, f"{title} takes no option {key!r}.{nearest(key, options)} It takes: {listing(options)}.")
+        (key, f"{title} takes no option {key!r}.{nearest(key, options)} {takes}")
         for key in chosen.options
         if key not in options
     ]

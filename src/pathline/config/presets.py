@@ -26,13 +26,12 @@ def small(**options) -> Pick:
     return Pick(SMALL.name, {**SMALL.options, **options})
 
 
-def short(lr: float) -> dict[str, Pick]:
-    """Optimizer and schedule of a training of minutes."""
-    return {
-        "optimizer": pick("adamw", lr=lr, beta1=0.9, beta2=0.95),
-        "schedule": pick("cosine", warmup=50, floor=0.05),
-    }
+def adamw(lr: float) -> Pick:
+    """AdamW for a training of minutes."""
+    return pick("adamw", lr=lr, beta1=0.9, beta2=0.95)
 
+
+FALL = pick("cosine", warmup=50, floor=0.05)
 
 DIGITS = Run(
     name="digits",
@@ -57,7 +56,8 @@ DIGITS = Run(
         save_every=400,
     ),
     sample=Sample(steps=25, batch=500, count=40),
-    **short(lr=3e-3),
+    optimizer=adamw(lr=3e-3),
+    schedule=FALL,
 )
 
 QUICKSTART = Run(
@@ -84,7 +84,8 @@ QUICKSTART = Run(
         save_every=500,
     ),
     sample=Sample(steps=20, batch=100),
-    **short(lr=1.5e-3),
+    optimizer=adamw(lr=1.5e-3),
+    schedule=FALL,
 )
 
 CIFAR10 = Run(
@@ -140,14 +141,17 @@ FASHION = replace(
         device="two CPU cores",
     ),
     data=Data(
-        source=pick("hub", repo="zalando-datasets/fashion_mnist", split="train"), size=28, channels=1
+        source=pick("hub", repo="zalando-datasets/fashion_mnist", split="train"),
+        size=28,
+        channels=1,
     ),
     backbone=small(depth=6, patch=4),
     train=replace(
         DIGITS.train, updates=1500, batch=64, ema=(0.995,), validate_every=0, sample_every=500
     ),
     sample=replace(DIGITS.sample, batch=100),
-    **short(lr=1.5e-3),
+    optimizer=adamw(lr=1.5e-3),
+    schedule=FALL,
 )
 
 CIFAR10_CPU = replace(
@@ -171,7 +175,8 @@ CIFAR10_CPU = replace(
         keep_every=0,
     ),
     sample=replace(CIFAR10.sample, guidance=pick("cfg", scale=2.0), steps=25),
-    **short(lr=1e-3),
+    optimizer=adamw(lr=1e-3),
+    schedule=FALL,
 )
 
 DEBUG = replace(
@@ -212,7 +217,8 @@ OVERFIT = replace(
     objective=pick("flow", prediction="x1", dropout=0.0, floor=0.05),
     train=replace(DIGITS.train, updates=500, batch=64, validate_every=0, sample_every=250),
     sample=QUICKSTART.sample,
-    **short(lr=1.5e-3),
+    optimizer=adamw(lr=1.5e-3),
+    schedule=FALL,
 )
 
 OWN = Run(
@@ -225,7 +231,7 @@ OWN = Run(
     backbone=small(width=384, depth=8, heads=6, patch=8, bottleneck=128),
     objective=pick("flow", prediction="x1", dropout=0.1, floor=0.05),
     times=pick("logit_normal", mean=-0.8, std=0.8),
-    optimizer=pick("adamw", lr=3e-4, beta1=0.9, beta2=0.95),
+    optimizer=adamw(lr=3e-4),
     schedule=pick("cosine", warmup=200, floor=0.05),
     train=Train(updates=20_000, batch=64, ema=(0.999,)),
     sample=Sample(guidance=pick("cfg", scale=2.0), steps=30),

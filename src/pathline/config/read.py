@@ -84,7 +84,7 @@ def fill(run: Run, tables: Mapping[str, Table]) -> Run:
         known = options_of(row) if row else {}
         given = {k: o.default for k, o in known.items() if o.default is not Parameter.empty}
         given |= {k: convert(v, known[k].kind) for k, v in chosen.options.items() if k in known}
-        tree = merge(tree, nest(place, to_tree(given)))
+        tree = merge(tree, nest(place, to_tree(given))) if given else tree
     return build(Run, tree)
 
 
@@ -179,8 +179,10 @@ def _report(found: Sequence[Problem], origins: Mapping[str, str]) -> str:
     """One line a problem: origin, key, what is wrong."""
     lines = []
     for key, message in dict.fromkeys(found):
-        colon = ":" if message[:1].isupper() else ""  # a whole sentence, or one that begins with key
-        lines.append(f"{_origin(key, origins)}{key}{colon} {message}")
+        origin = _origin(key, origins)
+        is_sentence = message[:1].isupper()  # otherwise it begins with the key
+        shown = f"{key.removesuffix('.name')}:" if is_sentence else key
+        lines.append(f"{origin}{shown} {message}")
     if any(message.startswith("is not a setting") for _, message in found):
         lines.append("`pathline config show PRESET` prints every setting there is.")
     if len(found) == 1:

@@ -103,12 +103,10 @@ class Run:
 
 def terms_of(run: Run) -> dict[str, tuple[float, Pick]]:
     """Every loss term of non-zero weight: name -> (weight, row with its options)."""
-    weighted = {
-        name: (float(value.get("weight", 1.0) if isinstance(value, dict) else value), value)
-        for name, value in run.terms.items()
-    }
     return {
-        name: (weight, _term(name, value)) for name, (weight, value) in weighted.items() if weight
+        name: (float(_weight(value)), _term(name, value))
+        for name, value in run.terms.items()
+        if _weight(value)
     }
 
 
@@ -123,6 +121,10 @@ def problems(run: Run) -> list[Problem]:
     """Every number that cannot be, with what it would have to be."""
     found = [Problem(key, message) for key, message in _ranges(run)]
     return found + [Problem(key, message) for key, message in _relations(run)]
+
+
+def _weight(value: float | dict) -> Any:
+    return value.get("weight", 1.0) if isinstance(value, dict) else value
 
 
 def _term(name: str, value: float | dict) -> Pick:
@@ -141,7 +143,13 @@ POSITIVE = (
     *("train.log_every", "train.save_every", "train.keep_recent"),
     *("sample.steps", "sample.batch", "sample.count"),
 )
-NOT_NEGATIVE = ("seed", "train.clip", "train.validate_every", "train.sample_every", "train.keep_every")
+NOT_NEGATIVE = (
+    "seed",
+    "train.clip",
+    "train.validate_every",
+    "train.sample_every",
+    "train.keep_every",
+)
 SHARES = ("data.max_bad",)
 
 
@@ -174,13 +182,18 @@ def _relations(run: Run) -> Iterator[tuple[str, str]]:
         )
     if sample.ema is not None and sample.ema not in train.ema:
         kept = list(train.ema)
-        yield "sample.ema", f"{sample.ema} is not kept: train.ema is {kept}. Take one of these or null."
+        yield (
+            "sample.ema",
+            f"{sample.ema} is not kept: train.ema is {kept}. Take one of these or null.",
+        )
     if len(set(train.ema)) != len(train.ema):
         yield "train.ema", f"names a decay twice: {list(train.ema)}."
     for key, value in run.terms.items():
-        weight = value.get("weight", 1.0) if isinstance(value, dict) else value
+        weight = _weight(value)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             yield f"terms.{key}.weight", f"wants a number, got {weight!r}."
+    if not any(_weight(value) for value in run.terms.values()):
+        yield "terms", "wants at least one loss term of non-zero weight."
     for place, allowed in AUTO.items():
         chosen = _at(run, place)
         for key in chosen.options if chosen.name == "auto" else ():

@@ -9,9 +9,15 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+}
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def read_scalar(text: str) -> Any:
@@ -85,15 +91,19 @@ def _refusal(value: Any, kind: Any) -> ValueError:
     return ValueError(f"wants {wanted(kind)}, got {came}")
 
 
-def _number(value: Any, kind: Any = float) -> float:
+def _finite(value: Any, kind: type) -> int | float:
     number = read_scalar(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise _refusal(value, kind)
-    return number if kind is int else float(number)
+    return number
+
+
+def _number(value: Any) -> float:
+    return float(_finite(value, float))
 
 
 def _integer(value: Any) -> int:
-    number = _number(value, int)
+    number = _finite(value, int)
     if number != int(number):
         raise _refusal(value, int)
     return int(number)

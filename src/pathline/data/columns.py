@@ -33,13 +33,13 @@ def choose(
     labels = _of(kinds, "class") or [
         c for c in _of(kinds, "int", "text") if c.lower() in LABELS and c not in captions
     ]
-    found_image = _one(kinds, "image", image, pictures, ("image", "bytes"), where)
-    if found_image is None:
+    picture = _one(kinds, "image", image, pictures, ("image", "bytes"), where)
+    if picture is None:
         raise ValueError(
             f"{where} has no column of pictures; {_listing(kinds)}. Name it by image=…"
         )
     return Columns(
-        found_image,
+        picture,
         _one(kinds, "caption", caption, captions, ("text",), where),
         _one(kinds, "label", label, labels, ("class", "int", "text"), where),
     )

@@ -58,7 +58,8 @@ def folder(
         entry = entries[row]
         return Example(decode(entry.path), entry.caption, labels[row], entry.key)
 
-    return Source(len(entries), read, names, any(entry.caption for entry in entries))
+    captioned = any(entry.caption for entry in entries)
+    return Source(len(entries), read, names, captioned, lambda row: entries[row].path)
 
 
 def existing_folder(path: Path) -> Path:

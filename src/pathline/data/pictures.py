@@ -1,4 +1,4 @@
-"""All readable pictures of a source, decoded once, at one size, in memory or in a temporary file."""
+"""All readable pictures of a source at one size, decoded once, in memory or a temporary file."""
 
 import json
 import os
@@ -102,9 +102,9 @@ def _room(shape: tuple[int, ...], memory_gb: float) -> Tensor:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise ValueError(
-            f"{need / 1e9:.1f} GB of decoded pictures fit neither into data.memory_gb={memory_gb:g} "
-            f"nor into {folder} ({free / 1e9:.1f} GB free); raise the one or point TMPDIR to a "
-            "larger disk, or take a smaller data.size"
+            f"{need / 1e9:.1f} GB of decoded pictures fit neither into data.memory_gb="
+            f"{memory_gb:g} nor into {folder} ({free / 1e9:.1f} GB free); raise the one, point "
+            "TMPDIR to a larger disk, or take a smaller data.size"
         )
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))

@@ -24,7 +24,7 @@ from pathline.grammar import (
     parse,
 )
 
-__all__ = ["HELD_OUT", "SEEN", "caption", "draw", "parse", "prompts", "scene"]
+__all__ = ["HELD_OUT", "SEEN", "caption", "draw", "parse", "prompts", "scene", "scored"]
 
 Split = Literal["seen", "held_out"]
 Box = tuple[int, int, int, int]
@@ -49,9 +49,14 @@ def scene(seed: int, index: int, *, split: Split = "seen", objects: int | None =
     return _single(rng, pairs[0]) if count == 1 else _double(rng, pairs)
 
 
+def scored(split: Split, count: int, seed: int = 0) -> list[Scene]:
+    """Scenes to score a model with, of one and two things in turn; no training scene among them."""
+    return [scene(seed + 2**31, i, split=split, objects=1 + i % 2) for i in range(count)]
+
+
 def prompts(split: Split, count: int, seed: int = 0) -> list[str]:
-    """Captions to score a model with: one and two objects in turn, drawn like the split's own."""
-    return [caption(scene(seed + 2**31, i, split=split, objects=1 + i % 2)) for i in range(count)]
+    """The captions of `scored`."""
+    return [caption(scene) for scene in scored(split, count, seed)]
 
 
 def draw(scene: Scene) -> UInt8[np.ndarray, "3 32 32"]:

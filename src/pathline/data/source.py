@@ -1,6 +1,7 @@
 """What every data source gives."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from pathline.types import Example
@@ -9,7 +10,8 @@ from pathline.types import Example
 class Source(NamedTuple):
     """Pictures by number; reading one decodes it and may raise ValueError or OSError."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count
     read: Callable[[int], Example]  # row -> uint8 picture of its own size
     names: tuple[str, ...]  # of the classes; empty without labels
     captioned: bool  # whether any picture may have a caption
+    encoded: Callable[[int], bytes | Path] | None = None  # row -> file or its bytes, undecoded

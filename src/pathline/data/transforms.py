@@ -82,11 +82,11 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if not profile:
         return image
     target = "RGBA" if image.mode == "RGBA" else "RGB"
+    space = profile[16:20].decode("ascii", "replace").strip()  # of the header: RGB, GRAY, CMYK …
+    if space != {"RGBA": "RGB", "L": "GRAY"}.get(image.mode, image.mode):
+        return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        if space != {"RGBA": "RGB", "L": "GRAY"}.get(image.mode, image.mode):
-            return image
         seen = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
     except (ImageCms.PyCMSError, OSError):
         return image  # as every viewer does

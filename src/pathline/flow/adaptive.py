@@ -42,7 +42,7 @@ def dopri5(
     while t < stop:
         arrives = dt >= stop - t
         t_next = stop if arrives else t + dt
-        x_next, v_next, error = _attempt(field, x, v, t, t_next - t)
+        x_next, v_next, error = _attempt(field, x, v, t, t_next)
         ratio = _worst(error, x, x_next, rtol, atol)
         _check(ratio, t, calls(), limit)
         dt = (t_next - t) * _growth(ratio, calm)
@@ -52,13 +52,13 @@ def dopri5(
 
 
 def _attempt(
-    field: Field, x: Tensor, v: Tensor, t: float, dt: float
+    field: Field, x: Tensor, v: Tensor, t: float, t_next: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fifth-order step, the velocity at its end (the next step's first), its error."""
-    x_next, slopes = x, [v]
+    x_next, slopes, dt = x, [v], t_next - t
     for node, row in NODES:
         x_next = _along(x, dt, row, slopes)
-        slopes.append(field(x_next, t + node * dt))
+        slopes.append(field(x_next, min(t + node * dt, t_next)))  # not past the end by rounding
     return x_next, slopes[-1], _along(x.new_zeros(()), dt, ERROR, slopes)
 
 

@@ -50,8 +50,8 @@ def integrate(
 def last(states: Iterable[tuple[float, Tensor]]) -> Tensor:
     """The state at the end of a walk."""
     x = None
-    for _, x in states:  # noqa: B007
-        pass
+    for _, state in states:
+        x = state
     if x is None:
         raise ValueError("the walk had no state; give `last` what `integrate` returned, unread")
     return x

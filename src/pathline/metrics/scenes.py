@@ -1,8 +1,8 @@
 """Does a picture show what its prompt asked for? An exact detector of captioned scenes.
 
 A pixel belongs to the colour on whose line from the ground it lies, if it is at least half way
-there; what hangs together and has a core that survives an opening is a thing; its extent, fill and profile tell
-size and shape. Score the detector on real scenes too: that is the ceiling of any model.
+there. What hangs together and has a core that survives an opening is a thing; its extent, fill and
+profile tell size and shape. Score it on real scenes too: that is the ceiling of any model.
 """
 
 from itertools import permutations
@@ -69,7 +69,8 @@ def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
     core = ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool))
     flat = np.zeros((3, 3, 3, 3), int)
     flat[1, 1, :, :] = 1  # neighbours lie in the same picture and colour
-    labels, _ = ndimage.label(masks, flat)
+    labels = np.empty(masks.shape, np.int32)
+    ndimage.label(masks, flat, output=labels)
     for i, where in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels[where][0, 0] == i
         if (mask & core[where][0, 0]).sum() >= LEAST:

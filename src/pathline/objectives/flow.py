@@ -25,10 +25,17 @@ def drop(cond: Cond, null: Cond, share: float, rng: torch.Generator) -> Cond:
 def _replace_rows(value: Tensor | None, blank: Tensor | None, rows: Tensor) -> Tensor | None:
     if value is None or blank is None:
         return value
-    if value.dim() > 1 and blank.shape[1] < value.shape[1]:  # the null is as long as it needs to be
-        padding = value.new_zeros(1, value.shape[1] - blank.shape[1], *value.shape[2:])
-        blank = torch.cat([blank.to(value), padding], dim=1)
-    return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), blank.to(value), value)
+    blank = blank.to(value)
+    if value.dim() > 1:  # padded to the longer of the two; the mask says what counts
+        longest = max(value.shape[1], blank.shape[1])
+        value, blank = _padded(value, longest), _padded(blank, longest)
+    return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), blank, value)
+
+
+def _padded(value: Tensor, length: int) -> Tensor:
+    missing = length - value.shape[1]
+    gap = value.new_zeros(len(value), missing, *value.shape[2:])
+    return torch.cat([value, gap], dim=1) if missing else value
 
 
 def _read(value: Tensor, xt: Tensor, t: Tensor | float, path: Path, prediction: str, floor: float):

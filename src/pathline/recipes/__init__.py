@@ -1,1 +1,1 @@
-"""The programs, one a file, each readable top to bottom. Nothing here is imported by the rooms below."""
+"""The programs, one a file, each readable top to bottom. No room below imports them."""

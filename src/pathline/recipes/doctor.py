@@ -22,7 +22,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class Finding(NamedTuple):
-    """One line of the report. `note` stands for nothing to mend, "warn" for a limit, "bad" for a fault."""
+    """One line of the report; "note": nothing to mend, "warn": a limit, "bad": to be mended."""
 
     state: Literal["ok", "note", "warn", "bad"]
     what: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def doctor() -> int:
-    """Look at Python, torch, devices, speed, disk and packages; exit 1 if something must be mended."""
+    """Look at Python, torch, devices, speed, disk and packages; 1 if something must be mended."""
     bad = 0
     for finding in _findings():
         bad += finding.state == "bad"
@@ -40,7 +40,7 @@ def doctor() -> int:
 
 
 def _findings() -> Iterator[Finding]:
-    yield _python()
+    yield Finding("ok", "python", sys.version.split()[0])
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     yield from _vision()
     yield from _devices()
@@ -50,13 +50,6 @@ def _findings() -> Iterator[Finding]:
     yield _disk(Path.cwd())
     yield from _packages()
     yield from _environment()
-
-
-def _python() -> Finding:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("bad", "python", f"{found}; pathline wants 3.11 or newer")
-    return Finding("ok", "python", found)
 
 
 def _vision() -> Iterator[Finding]:
@@ -125,7 +118,11 @@ def _memory() -> Finding:
     except (ValueError, OSError, AttributeError):  # a system that cannot say
         return Finding("note", "memory", "unknown on this system")
     told = f"{size:.0f} GiB"
-    return Finding("ok", "memory", told) if size >= 4 else Finding("warn", "memory", f"{told}; 4 wanted")
+    return (
+        Finding("ok", "memory", told)
+        if size >= 4
+        else Finding("warn", "memory", f"{told}; 4 wanted")
+    )
 
 
 def _disk(folder: Path) -> Finding:
@@ -147,7 +144,9 @@ def _packages() -> Iterator[Finding]:
 
 
 def _environment() -> Iterator[Finding]:
-    offline = [name for name in OFFLINE if os.environ.get(name, "0").lower() in ("1", "true", "yes", "on")]
+    offline = [
+        name for name in OFFLINE if os.environ.get(name, "0").lower() in ("1", "true", "yes", "on")
+    ]
     told = f"{', '.join(offline)} set: hub names work only from the cache" if offline else "allowed"
     yield Finding("note" if offline else "ok", "downloads", told)
     ours = sorted(name for name in os.environ if name.startswith("PATHLINE_"))

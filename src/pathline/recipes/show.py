@@ -3,13 +3,15 @@
 from inspect import Parameter
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from pathline.assemble import TABLES, problems_of
-from pathline.config.files import write
+from pathline.config.files import scalar, write
 from pathline.config.layers import flatten, to_tree
-from pathline.config.pick import Table, listing, nearest, options_of
+from pathline.config.pick import listing, nearest, options_of
 from pathline.config.presets import PRESETS
 from pathline.config.read import fill, read
 from pathline.config.run import PLACES
@@ -43,15 +45,21 @@ def rows(table: str | None = None, /) -> int:
     table
         Where the row is named in the settings: backbone, objective, terms, sample.solver, …
     """
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(_presets() if table is None else _rows(_place(table)))
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
     if table is None:
-        console.print(f"`pathline config list TABLE` lists rows; tables: {', '.join(PLACES)}.")
+        console.print(_presets())
+        console.print(f"`pathline config list TABLE` lists its rows. Tables: {', '.join(PLACES)}.")
+    else:
+        console.print(_rows(_place(table)))
     return 0
 
 
+def _grid(*columns: str) -> Grid:
+    return Grid(*columns, box=SIMPLE_HEAD, pad_edge=False)
+
+
 def _presets() -> Grid:
-    grid = Grid("preset", "for", "expect", "time", "device", show_lines=True)
+    grid = _grid("preset", "for", "expect", "time", "device")
     for name, run in PRESETS.items():
         about = run.about
         grid.add_row(name, about.purpose, about.expect, about.time, about.device)
@@ -64,20 +72,19 @@ def _place(asked: str) -> str:
     if not found:
         words = [*PLACES, *(place.rpartition(".")[2] for place in PLACES)]
         raise ValueError(
-            f"There is no table called {asked!r}.{nearest(asked, words)} There are: {listing(PLACES)}."
+            f"There is no table called {asked!r}.{nearest(asked, words)} "
+            f"There are: {listing(PLACES)}."
         )
     return found[0]
 
 
 def _rows(place: str) -> Grid:
-    table: Table = TABLES[place]
-    grid = Grid(PLACES[place], "option", "wants", "default", "what it is", title=place)
-    for name, row in table.items():
+    grid = _grid(PLACES[place], "option", "wants", "default", "what it is")
+    for name, row in TABLES[place].items():
         told = (row.__doc__ or "").strip().partition("\n")[0]
-        options = options_of(row)
-        grid.add_row(name, "", "", "", told)
-        for key, option in options.items():
-            default = "must be given" if option.default is Parameter.empty else str(option.default)
-            grid.add_row("", key, wanted(option.kind), default, "")
-        grid.add_section()
+        grid.add_row(name, "", "", "", Text(told))  # Text: brackets are shapes, not markup
+        for key, option in options_of(row).items():
+            needed = option.default is Parameter.empty
+            default = "must be given" if needed else scalar(option.default)
+            grid.add_row("", key, Text(wanted(option.kind)), Text(default), "")
     return grid

@@ -1,7 +1,7 @@
 """Train a flow: settings, data, parts, player, hooks, loop, top to bottom."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -73,6 +73,8 @@ def train(
     """
     del debug  # read by the door
     console = Console()
+    if what and resume and "=" in what:  # `--resume RUN train.updates=5`: no preset was named
+        what, overrides = None, (what, *overrides)
     opened = _resumed(resume, what, out, console)
     flags = {"seed": seed, "device": device}
     base = opened.folder / runs.SETTINGS if opened else None
@@ -110,11 +112,12 @@ def run_training(
             logger([player], track, show, run.train.log_every, last=run.train.updates),
             *_validation(run, parts, data, player, track, show, device),
             *sample_hook(run, parts, data, player, where / "samples", precision.autocast),
-            every(run.train.save_every, lambda progress, _: save(progress)),
+            every(run.train.save_every, lambda progress, _: _attempt(save, progress, console)),
         ]
         outcome = _looped(run, parts, data, player, start, hooks, device, console)
-    saved = save(outcome.progress)
-    console.print(f"{outcome.reason} at update {outcome.progress.update}: {saved}", soft_wrap=True)
+    if outcome.progress.update:
+        saved = save(outcome.progress)
+        console.print(f"{outcome.reason} at update {outcome.progress.update}: {saved}", soft_wrap=True)
     return Trained(where, parts, player, outcome)
 
 
@@ -181,6 +184,14 @@ def _validation(run, parts, data, player, track, show, device) -> Iterator[Hook]
 def _save(where: Path, run: Run, texts: dict[str, str], player: Player, progress: Progress) -> Path:
     state = {"progress": progress._asdict(), "players": {player.name: state_of(player)}}
     return runs.save(where, progress.update, tensors_of(player), state, texts, run)
+
+
+def _attempt(save: Callable[[Progress], Path], progress: Progress, console: Console) -> None:
+    """Save; a disk that is full now may not be at the next save, so training goes on."""
+    try:
+        save(progress)
+    except OSError as error:
+        console.print(f"[red]update {progress.update} was not saved:[/red] {error}", soft_wrap=True)
 
 
 def _resumed(resume: str | None, what: str | None, out: Path | None, console: Console):

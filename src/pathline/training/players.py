@@ -146,7 +146,8 @@ def _named(what: str):
     try:
         yield
     except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"The checkpoint does not fit this run: {what}: {error}. Were settings of the network, "
+            f"The checkpoint does not fit this run: {what}: {reason} Were settings of the network, "
             "the optimizer or train.ema changed? They can't be, on resume."
         ) from None

@@ -26,6 +26,6 @@ def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
 
 def _update_of(line: str) -> float:
     try:
-        return json.loads(line)["update"]
+        return float(json.loads(line)["update"])
     except (json.JSONDecodeError, KeyError):  # a line cut by a kill
         return float("inf")

@@ -1,0 +1,238 @@
+"""A training as a person runs it: resumed, interrupted, killed, diverged, and given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pathline.cli import main
+from pathline.training import checkpoint
+
+TINY = [
+    *("backbone.width=16", "backbone.depth=1", "backbone.heads=2", "train.precision=fp32"),
+    *("train.batch=512", "train.sample_every=0", "train.validate_every=0", "train.log_every=1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+def tensors(run, update):
+    folder = Path(run) / "checkpoints" / checkpoint.name(update)
+    return {
+        f"{file.stem}/{key}": value
+        for file in folder.glob("*.safetensors")
+        for key, value in load_file(file).items()
+    }
+
+
+def assert_equal(one, two):
+    assert one.keys() == two.keys()
+    assert len(one) > 50
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("stops", "more"),
+    [
+        ([5], []),
+        ([2, 5], []),  # a second resume
+        ([3], ["train.batch=479"]),  # 1437 or 1438 pictures: the epoch ends within an update
+        ([4], ["train.accumulate=4"]),
+    ],
+)
+def test_n_updates_are_k_and_resume_and_the_rest_bit_for_bit(stops, more):
+    """The schedule must not know of the stop, so the stop is a signal, not a smaller train.updates."""
+    settings = [*TINY, "train.save_every=100", *more]
+    assert train("digits", *settings, "train.updates=7", "--out", "straight") == 0
+    assert train("digits", *settings, "train.updates=7", "--out", "parts", *stop_at(stops[0])) == 130
+    for stop in stops[1:]:
+        assert train("--resume", "parts", *stop_at(stop)) == 130
+    assert train("--resume", "parts") == 0
+    assert_equal(tensors("straight", 7), tensors("parts", 7))
+    lines = [Path(run, "metrics.jsonl").read_text().splitlines() for run in ("straight", "parts")]
+    losses = [[(entry["update"], entry["loss"]) for entry in map(json.loads, run)] for run in lines]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 7
+
+
+_stop = []
+
+
+def stop_at(update):
+    _stop[:] = [update]
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _interrupter(monkeypatch):
+    """Ctrl-C arrives while update number _stop[0] is computed."""
+    from pathline.training import loop
+
+    real = loop.update
+    _stop[:] = []
+
+    def update(player, lanes, n):
+        if _stop and n + 1 == _stop[0]:
+            _stop.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(player, lanes, n)
+
+    monkeypatch.setattr(loop, "update", update)
+
+
+def test_a_different_seed_gives_different_weights():
+    """The control of the test above: it can fail."""
+    for seed in (0, 1):
+        train("digits", *TINY, "train.updates=2", "--out", f"seed{seed}", "--seed", seed)
+    one, two = tensors("seed0", 2), tensors("seed1", 2)
+    assert [key for key in one if not torch.equal(one[key], two[key])]
+
+
+def test_accumulation_is_another_noise_of_the_same_pictures():
+    train("digits", *TINY, "train.updates=1", "--out", "one")
+    train("digits", *TINY, "train.updates=1", "train.accumulate=2", "--out", "two")
+    one, two = (json.loads(Path(run, "metrics.jsonl").read_text())["loss"] for run in ("one", "two"))
+    assert one != two
+    assert one == pytest.approx(two, rel=0.05)
+
+
+KILLED_WHILE_SAVING = """
+import os, signal
+from pathline.training import checkpoint
+real = checkpoint._write_synced
+def die(path, text):
+    if "step-00000004" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, text)
+checkpoint._write_synced = die
+from pathline.cli import main
+main({arguments})
+"""
+
+
+def test_a_kill_in_the_middle_of_a_save_loses_only_what_came_after_the_last_one(capfd):
+    settings = [*TINY, "train.updates=6", "train.save_every=2"]
+    code = KILLED_WHILE_SAVING.format(arguments=["train", "digits", *settings, "--out", "killed"])
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    left = sorted(path.name for path in Path("killed/checkpoints").iterdir())
+    assert left[-1] == "step-00000002"
+    assert left[0].startswith(".tmp-step-00000004")
+    assert train("--resume", "killed") == 0
+    assert "resumed at update 2 of 6" in capfd.readouterr().out
+    assert train("digits", *settings, "--out", "straight") == 0
+    assert_equal(tensors("killed", 6), tensors("straight", 6))
+    assert not list(Path("killed/checkpoints").glob(".tmp*"))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(capfd):
+    train("digits", *TINY, "train.updates=4", "train.save_every=2", "--out", "run")
+    file = Path("run/checkpoints/step-00000004/network.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert train("--resume", "run") == 0
+    told = capfd.readouterr().out
+    assert "step-00000004 is passed over: network.safetensors has" in told
+    assert "resumed at update 2 of 4" in told
+
+
+def test_what_a_run_is_stands_in_its_folder_before_the_first_update(monkeypatch):
+    from pathline.recipes import train as recipe
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "loop", stop)
+    assert train("digits", *TINY, "--out", "run") == 130
+    assert "width: 16" in Path("run/run.yaml").read_text()
+    assert json.loads(Path("run/facts.json").read_text())["names"] == list("0123456789")
+    origin = json.loads(Path("run/origin.json").read_text())
+    assert origin["versions"]["torch"] == torch.__version__.partition("+")[0] or origin["versions"]
+
+
+def test_a_finished_run_says_that_nothing_is_left(capfd):
+    train("digits", *TINY, "train.updates=2", "--out", "run")
+    before = tensors("run", 2)
+    assert train("--resume", "run") == 0
+    assert "nothing is left to do" in capfd.readouterr().out
+    assert_equal(before, tensors("run", 2))
+    assert train("--resume", "run", "train.updates=3") == 0
+    assert Path("run/checkpoints/step-00000003").is_dir()
+
+
+def test_a_diverging_run_exits_3_with_a_good_checkpoint(capfd):
+    code = train("digits", *TINY, "optimizer.lr=1e30", "train.updates=20", "--out", "run")
+    told = capfd.readouterr().out
+    assert code == 3
+    assert "not taken: network: the" in told
+    assert "digit-" in told
+    assert all(value.isfinite().all() for value in tensors("run", last("run")).values())
+
+
+def last(run):
+    return int(sorted(Path(run, "checkpoints").iterdir())[-1].name[5:])
+
+
+def test_a_full_disk_while_training_is_told_and_the_run_goes_on(monkeypatch, capfd):
+    real, calls = checkpoint.save, []
+
+    def full_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", full_once)
+    assert train("digits", *TINY, "train.updates=4", "train.save_every=2", "--out", "run") == 0
+    assert "No space left" in capfd.readouterr().out
+    assert last("run") == 4
+
+
+BAD = {
+    "a folder that holds a run": (["digits", "--out", "taken"], "not empty"),
+    "a missing run": (["--resume", "nowhere"], "does not exist"),
+    "a folder that is no run": (["--resume", "plain"], "no run.yaml"),
+    "latest without runs": (["--resume", "latest"], "no  ?run under"),
+    "an unknown preset": (["digit"], "Did you mean 'digits'"),
+    "an unknown key": (["digits", "train.udpates=3"], "train.updates"),
+    "an unknown row": (["digits", "sample.solver=huen"], "Did you mean 'heun'"),
+    "a wrong type": (["digits", "train.batch=many"], "whole number"),
+    "a patch that does not divide": (["digits", "backbone.patch=3"], "patch"),
+    "a patch too wide for velocities": (
+        ["shapes", "backbone.patch=8", "objective.prediction=v", "data.source.count=20"],
+        "192 numbers .* objective.prediction=x1",
+    ),
+    "words without captions": (["digits", "text=words"], "needs captions"),
+    "a device that is not there": (["digits", "--device", "cuda:9"], "can't be used"),
+    "all held out": (["digits", "data.holdout=0.9999"], "leaves none"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_exit_2(case, capfd):
+    Path("taken").mkdir()
+    Path("taken/keep.txt").write_text("mine")
+    Path("plain").mkdir()
+    arguments, words = BAD[case]
+    assert train(*arguments) == 2
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    pytest.importorskip("re").search(words, " ".join(told.split())) or pytest.fail(told)
+    assert [path.name for path in Path("taken").iterdir()] == ["keep.txt"]
+
+
+def test_an_older_checkpoint_is_not_mixed_with_newer_ones(capfd):
+    train("digits", *TINY, "train.updates=4", "train.save_every=2", "--out", "run")
+    assert train("--resume", "run/checkpoints/step-00000002") == 2
+    assert "newer checkpoint" in capfd.readouterr().err

@@ -1,0 +1,81 @@
+"""Labels and learned words as conditions."""
+
+import pytest
+import torch
+
+from pathline.text import TEXTS
+from pathline.text.learned import split, vocabulary
+from pathline.types import Facts
+
+CAPTIONS = ["a red circle", "a blue square left of a red circle", None]
+WORDS = Facts(3, 8, 8, words=vocabulary(CAPTIONS))
+CLASSES = Facts(1, 8, 8, names=("cat", "dog", "frog"))
+
+
+def test_the_mask_is_as_long_as_the_caption():
+    cond = TEXTS["words"](WORDS).encode(CAPTIONS)
+    assert cond.mask.sum(1).tolist() == [3, 8, 1]
+    assert cond.words.shape == (3, 8)
+
+
+def test_nothing_asked_is_the_null_in_training_and_in_sampling():
+    for text in (TEXTS["words"](WORDS), TEXTS["labels"](CLASSES)):
+        for nothing in (None, ""):
+            for mine, null in zip(text.encode([nothing]), text.null, strict=True):
+                assert (mine is None and null is None) or torch.equal(mine, null)
+
+
+def test_padding_changes_no_word():
+    text = TEXTS["words"](WORDS)
+    alone, beside = text.encode(CAPTIONS[:1]).words, text.encode(CAPTIONS).words
+    assert torch.equal(alone[0], beside[0, :3])
+
+
+def test_words_are_found_whatever_their_case():
+    assert split("A red, Circle") == ["a", "red", ",", "circle"]
+    text = TEXTS["words"](WORDS)
+    assert torch.equal(text.encode(["A Red CIRCLE"]).words, text.encode(["a red circle"]).words)
+
+
+def test_an_unknown_word_is_named_with_its_neighbours():
+    with pytest.raises(ValueError, match=r"'circel' of 'a red circel'.*circle"):
+        TEXTS["words"](WORDS).encode(["a red circel"])
+
+
+def test_a_long_caption_is_refused_with_the_setting_to_raise():
+    with pytest.raises(ValueError, match=r"8 words.*text.length=8"):
+        TEXTS["words"](WORDS, length=4).encode(CAPTIONS)
+
+
+def test_the_learned_encoder_gives_states_of_its_width():
+    text = TEXTS["words"](WORDS, width=24)
+    assert text.module(text.encode(CAPTIONS).words).shape == (3, 8, 24)
+
+
+def test_labels_by_number_and_by_name():
+    text = TEXTS["labels"](CLASSES)
+    assert text.encode([0, "dog", "2", None]).labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("item", [3, -1, "7", "-1"])
+def test_a_label_out_of_range_names_the_range(item):
+    with pytest.raises(ValueError, match="0 … 2"):
+        TEXTS["labels"](CLASSES).encode([item])
+
+
+def test_an_unknown_class_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'frog'"):
+        TEXTS["labels"](CLASSES).encode(["froq"])
+
+
+@pytest.mark.parametrize("row", ["words", "labels"])
+def test_data_without_words_or_classes_is_refused(row):
+    with pytest.raises(ValueError, match=f"text={row} needs"):
+        TEXTS[row](Facts(3, 8, 8))
+
+
+def test_an_unconditional_run_takes_no_prompt():
+    text = TEXTS["none"](Facts(3, 8, 8))
+    assert text.encode([None, ""]) == text.null
+    with pytest.raises(ValueError, match="trained without captions"):
+        text.encode(["a cat"])
