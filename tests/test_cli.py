@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from time import perf_counter
 
 import pytest
 from cyclopts import App
@@ -41,12 +40,19 @@ def test_settings_import_no_torch():
 
 
 def test_help_is_quick():
+    """In processor seconds, so that a busy machine does not fail it."""
+    resource = pytest.importorskip("resource")
+
+    def spent():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     def once():
-        start = perf_counter()
+        before = spent()
         subprocess.run(
             [sys.executable, "-m", "pathline", "--help"], capture_output=True, check=True
         )
-        return perf_counter() - start
+        return spent() - before
 
     assert min(once() for _ in range(5)) <= 0.5
 
@@ -146,7 +152,8 @@ def test_usage_errors(typed, said, capsys):
 )
 def test_errors_of_a_command(error, code, said, monkeypatch, capsys):
     def command(*, debug: bool = False) -> int:
-        raise error if debug in (True, False) else AssertionError
+        del debug
+        raise error
 
     _replace_app(monkeypatch, command)
     assert cli.main(["train"]) == code

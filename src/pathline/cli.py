@@ -18,6 +18,7 @@ app = App(
     "`pathline COMMAND --help` explains a command.",
     help_format="plaintext",
     version_flags="--version",
+    error_formatter=lambda error: f"pathline: {error}",
 )
 config = App(name="config", help="Show settings and their sources; list what there is.", sort_key=9)
 

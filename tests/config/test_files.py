@@ -50,6 +50,7 @@ def test_origin_names_the_file(tmp_path):
         ("train: {batch: 1}\ntrain.batch: 2\n", r"mine.yaml:2: train.batch is set twice"),
         ("? [a, b]\n: 1\n", "a key must be a word"),
         ("a: &x\n  b: *x\n", "nested too deep"),
+        ("a: &x [*x]\n", "nested too deep"),
         (b"name: \xff\xfe\n", "no text file in UTF-8"),
         ("a: \x00\n", "no valid YAML"),
         ("a: 1\n---\nb: 2\n", r"mine.yaml:2: this is no valid YAML"),

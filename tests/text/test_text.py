@@ -49,7 +49,15 @@ def test_a_long_caption_is_refused_with_the_setting_to_raise():
 
 def test_the_learned_encoder_gives_states_of_its_width():
     text = TEXTS["words"](WORDS, width=24)
-    assert text.module(text.encode(CAPTIONS).words).shape == (3, 8, 24)
+    cond = text.encode(CAPTIONS)
+    assert text.module(cond.words, cond.mask).shape == (3, 8, 24)
+
+
+def test_padding_changes_no_state():
+    text = TEXTS["words"](WORDS)
+    alone, beside = text.encode(CAPTIONS[:1]), text.encode(CAPTIONS)
+    short, padded = (text.module(cond.words, cond.mask) for cond in (alone, beside))
+    torch.testing.assert_close(short[0], padded[0, :3])
 
 
 def test_labels_by_number_and_by_name():

@@ -1,6 +1,5 @@
 """Settings as YAML: read with the line of every key, written with a note behind every value."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,11 +94,13 @@ def _refuse_repeats(entries: list[Entry]) -> None:
         raise ValueError("\n".join(repeats))
 
 
-def _plain(node: yaml.Node | None) -> Any:
+def _plain(node: yaml.Node | None, depth: int = 0) -> Any:
+    if node and depth > DEPTH:
+        raise ValueError(f"line {node.start_mark.line + 1}: this is nested too deep for settings.")
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(part) for part in node.value]
+        return [_plain(part, depth + 1) for part in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _plain(value) for key, value in node.value}
+        return {str(key.value): _plain(value, depth + 1) for key, value in node.value}
     if isinstance(node, yaml.ScalarNode):
         return read_scalar(node.value) if node.style is None else node.value
     return None
@@ -121,9 +122,11 @@ def scalar(value: Any) -> str:
         return f"[{', '.join(scalar(part) for part in value)}]"
     if isinstance(value, Path):
         value = str(value)
-    text = yaml.safe_dump(value, width=float("inf"), allow_unicode=True, default_flow_style=True)
-    text = text.removesuffix("\n").removesuffix("\n...")
-    is_text = isinstance(value, str)
-    if is_text and ("\n" in text or (text[:1] not in "'\"" and read_scalar(text) != value)):
-        return json.dumps(value, ensure_ascii=False)
-    return text
+    style = {"width": float("inf"), "default_flow_style": True, "allow_unicode": True}
+    text = yaml.safe_dump(value, **style).removesuffix("\n").removesuffix("\n...")
+    if not isinstance(value, str):
+        return text
+    if value.isprintable() and (text[:1] in "'\"" or read_scalar(text) == value):
+        return text
+    style["allow_unicode"] = value.isprintable()
+    return yaml.safe_dump(value, default_style='"', **style).removesuffix("\n")

@@ -37,15 +37,14 @@ def merge(low: Tree, high: Tree) -> dict[str, Any]:
 
 
 def _lay(low: Any, high: Any) -> Any:
-    if not isinstance(low, Mapping) and not isinstance(high, Mapping):
-        return high
-    short = _shorthand(low if isinstance(high, Mapping) else high)
-    if isinstance(low, Mapping) and isinstance(high, Mapping):
-        is_other_row = "name" in low and high.get("name", low["name"]) != low["name"]
-        return high if is_other_row else merge(low, high)
     if isinstance(high, Mapping):
-        return _lay(short, high) if short else high
-    return _lay(low, short) if short and short.keys() <= low.keys() else high
+        low = low if isinstance(low, Mapping) else _shorthand(low)
+    elif isinstance(low, Mapping) and _shorthand(high).keys() & low.keys():
+        high = _shorthand(high)
+    if not isinstance(high, Mapping):
+        return high
+    is_other_row = "name" in low and high.get("name", low["name"]) != low["name"]
+    return high if is_other_row else merge(low, high)
 
 
 def _shorthand(value: Any) -> dict[str, Any]:

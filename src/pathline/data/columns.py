@@ -28,11 +28,9 @@ def choose(
     kinds: column -> "image", "bytes", "text", "class", "int" or "other", in the table's order.
     Raises ValueError, listing the columns, where one is missing, unfit or ambiguous.
     """
-    pictures = _of(kinds, "image") or [c for c in _of(kinds, "bytes") if c.lower() in IMAGES]
-    captions = [c for c in _of(kinds, "text") if c.lower() in CAPTIONS]
-    labels = _of(kinds, "class") or [
-        c for c in _of(kinds, "int", "text") if c.lower() in LABELS and c not in captions
-    ]
+    pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
+    captions = _called(_of(kinds, "text"), CAPTIONS)
+    labels = _of(kinds, "class") or _called(_of(kinds, "int", "text"), LABELS)
     picture = _one(kinds, "image", image, pictures, ("image", "bytes"), where)
     if picture is None:
         raise ValueError(
@@ -65,6 +63,11 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
 
 def _of(kinds: dict[str, str], *wanted: str) -> list[str]:
     return [column for column, kind in kinds.items() if kind in wanted]
+
+
+def _called(columns: list[str], names: tuple[str, ...]) -> list[str]:
+    """Those of a customary name; of a nested column (`json.prompt`) the last part counts."""
+    return [column for column in columns if column.lower().rpartition(".")[2] in names]
 
 
 def _one(

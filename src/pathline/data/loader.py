@@ -16,8 +16,6 @@ ORDER, COIN = 1, 2  # uses of the hash, so that one never tells of the other
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " n"]:
     """The rows 0 … count − 1 as they come in this epoch. Read-only."""
-    if count < 1:
-        raise ValueError(f"an epoch of {count} pictures has no order; the data needs at least one")
     keys = _hash(seed, ORDER, np.uint64(epoch), np.arange(count, dtype=np.uint64))
     found = np.argsort(keys, kind="stable").astype(np.int64)
     found.setflags(write=False)
@@ -37,6 +35,8 @@ def rows(
             f"a global batch of {batch} on rank {rank} of {world}: wanted a multiple of {world} "
             f"and a rank in 0 … {world - 1}"
         )
+    if count < 1:
+        raise ValueError(f"an epoch of {count} pictures has no rows; the data needs at least one")
     share = batch // world
     start = cursor + rank * share
     epochs, places = np.divmod(np.arange(start, start + share), count)

@@ -5,7 +5,6 @@ the split "seen", in no role, so prompts with them ask for a composition that wa
 """
 
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,7 +25,6 @@ from pathline.grammar import (
 
 __all__ = ["HELD_OUT", "SEEN", "caption", "draw", "parse", "prompts", "scene", "scored"]
 
-Split = Literal["seen", "held_out"]
 Box = tuple[int, int, int, int]
 
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("yellow", "square"))
@@ -39,7 +37,7 @@ CORNER = 5  # least pixels from the middle line for a stated corner
 MIDDLE = 1  # most pixels from the middle for "in the middle"
 
 
-def scene(seed: int, index: int, *, split: Split = "seen", objects: int | None = None) -> Scene:
+def scene(seed: int, index: int, *, split: str = "seen", objects: int | None = None) -> Scene:
     """Scene `index` of `seed`, with boxes; `objects` 1 or 2, or None for two in three with 2."""
     if split not in ("seen", "held_out"):
         raise ValueError(f"split {split!r} is none; choose 'seen' or 'held_out'")
@@ -49,12 +47,12 @@ def scene(seed: int, index: int, *, split: Split = "seen", objects: int | None =
     return _single(rng, pairs[0]) if count == 1 else _double(rng, pairs)
 
 
-def scored(split: Split, count: int, seed: int = 0) -> list[Scene]:
+def scored(split: str, count: int, seed: int = 0) -> list[Scene]:
     """Scenes to score a model with, of one and two things in turn; no training scene among them."""
     return [scene(seed + 2**31, i, split=split, objects=1 + i % 2) for i in range(count)]
 
 
-def prompts(split: Split, count: int, seed: int = 0) -> list[str]:
+def prompts(split: str, count: int, seed: int = 0) -> list[str]:
     """The captions of `scored`."""
     return [caption(scene) for scene in scored(split, count, seed)]
 
@@ -72,7 +70,7 @@ def draw(scene: Scene) -> UInt8[np.ndarray, "3 32 32"]:
     return picture
 
 
-def _pairs(rng: np.random.Generator, count: int, split: Split) -> list[tuple[str, str]]:
+def _pairs(rng: np.random.Generator, count: int, split: str) -> list[tuple[str, str]]:
     """A (colour, shape) for each thing; in "held_out" at least one pair was never shown."""
     if split == "seen":
         return [SEEN[i] for i in rng.integers(len(SEEN), size=count)]

@@ -51,7 +51,7 @@ class Stats(NamedTuple):
 
 
 def measure(
-    source: Source, *, examples: int = 48, side: int = 96, progress: Progress = iter
+    source: Source, *, examples: int = 54, side: int = 96, progress: Progress = iter
 ) -> Stats:
     """Read every picture once, one at a time, and count; keep `examples` of them, cut square."""
     stats = Stats(source.count, [], Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), [])
@@ -59,8 +59,8 @@ def measure(
     alpha = missing = 0
     for row in progress(range(source.count)):
         try:
-            mode, clear = stored(source, row)
             example = source.read(row)
+            mode, clear = stored(source, row)
         except (ValueError, OSError) as fault:
             stats.bad.append((row, str(fault)))
             continue

@@ -6,7 +6,7 @@ of the files, so that a changed file is read anew; the pictures are decoded by u
 
 import hashlib
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,15 @@ def _table(
     found: Any, image: str | None, caption: str | None, label: str | None, part: str, where: str
 ) -> Source:
     """A data set of the library as a source."""
-    kinds = {name: _kind(feature) for name, feature in found.features.items()}
+    cells = dict(_cells(found))
+    kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
-    pictures = found.data.column(columns.image)
-    captions = found.data.column(columns.caption) if columns.caption else None
-    labels, names = _labels(found, columns.label, where)
-    keys = found.data.column("__key__") if "__key__" in kinds else None
+    pictures = cells[columns.image][1]
+    captions = cells[columns.caption][1] if columns.caption else None
+    keys = cells["__key__"][1] if "__key__" in cells else None
+    labels, names = ([None] * len(found), ())
+    if columns.label:
+        labels, names = _labels(*cells[columns.label], where)
 
     def key(row: int) -> str:
         return keys[row].as_py() if keys is not None else f"{part}-{row:06d}"
@@ -144,6 +147,17 @@ def _table(
         return Example(image, text, labels[row], key(row))
 
     return Source(len(found), read, names, captions is not None, encoded)
+
+
+def _cells(found: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """name -> (feature, values) of each column; those of a json member as `json.prompt` …"""
+    for name, feature in found.features.items():
+        column = found.data.column(name)
+        if isinstance(feature, dict) and "bytes" not in feature:
+            inner = zip(feature.items(), column.flatten(), strict=True)
+            yield from ((f"{name}.{key}", (kind, values)) for (key, kind), values in inner)
+        else:
+            yield name, (feature, column)
 
 
 def _encoded(cell: Any, key: str) -> bytes | Path:
@@ -170,12 +184,10 @@ def _kind(feature: Any) -> str:
     return "int" if dtype.startswith(("int", "uint")) else "other"
 
 
-def _labels(found: Any, column: str | None, where: str) -> tuple[list[int | None], tuple[str, ...]]:
+def _labels(feature: Any, column: Any, where: str) -> tuple[list[int | None], tuple[str, ...]]:
     """Labels and class names of a column; −1 of a ClassLabel means none."""
-    if column is None:
-        return [None] * len(found), ()
-    values = found.data.column(column).to_pylist()
-    names = getattr(found.features[column], "names", None)
+    values = column.to_pylist()
+    names = getattr(feature, "names", None)
     if names is None:
         return class_rows(values, where)
     wrong = [value for value in values if value is not None and not -1 <= value < len(names)]
@@ -189,6 +201,12 @@ def _suffixes(file: Path) -> list[str]:
     try:
         with tarfile.open(file, "r:") as members:
             names = [member.name for member in members if member.isfile()]
+            end = members.offset
+        with file.open("rb") as raw:
+            raw.seek(end)
+            rest = raw.read(tarfile.BLOCKSIZE)
+        if any(rest) or len(rest) % tarfile.BLOCKSIZE:  # tarfile takes a cut header for the end
+            raise tarfile.ReadError(f"it is cut short after {len(names)} members")
     except (tarfile.TarError, OSError) as fault:
         raise ValueError(f"{file} cannot be read as a plain tar: {fault}") from fault
     bases = [name.rpartition("/")[2] for name in names]

@@ -42,9 +42,18 @@ def data(
         The picture file that the contact sheet is written to.
     """
     run, source = source_of(read(what, config, overrides, check=problems_of).run)
+    _refuse_inside(out, run.data.source.options.get("path"))
     console = Console()
     console.print(f"{what}: read as {run.data.source.name}", highlight=False)
     return 0 if inspect(source, out=out, console=console).sizes else 2
+
+
+def _refuse_inside(out: Path, path: Any) -> None:
+    """A sheet among the pictures would be one of them the next time."""
+    if path is not None and out.resolve().is_relative_to(Path(path).resolve()):
+        raise ValueError(
+            f"the contact sheet {out} would lie among the pictures; choose --out elsewhere"
+        )
 
 
 def inspect(source: Source, *, out: Path, console: Console) -> Stats:

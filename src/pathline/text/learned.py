@@ -7,10 +7,13 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from pathline.nn.attention import Attention
+from pathline.nn.blocks import feed_forward, norm
 from pathline.types import Cond, Facts, Output, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
 SPECIALS = 2
+HEAD = 32  # width of an attention head of the refiner
 
 
 def split(caption: str) -> list[str]:
@@ -23,19 +26,38 @@ def vocabulary(captions: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(sorted({word for caption in captions if caption for word in split(caption)}))
 
 
+class Refiner(nn.Module):
+    """A plain transformer block over words, so that `circle` can know that it is red and first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm("rms", width), norm("rms", width)
+        self.attention = Attention(width, heads, qk_norm=True)
+        self.mlp = feed_forward("swiglu", width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x), None, mask)
+        return x + self.mlp(self.norm2(x))
+
+
 class WordEncoder(nn.Module):
-    """Word vectors plus learned positions: words [B L] -> tokens [B L D].
+    """Word vectors plus learned positions, refined: words and mask [B L] -> tokens [B L D].
 
     Vectors start at N(0, 1): at N(0, .02) a short training never hears its prompts.
     """
 
-    def __init__(self, rows: int, width: int, length: int) -> None:
+    def __init__(self, rows: int, width: int, length: int, layers: int) -> None:
         super().__init__()
         self.table = nn.Embedding(rows, width)
         self.positions = nn.Parameter(torch.randn(length, width))
+        heads = max(1, width // HEAD)
+        self.refiners = nn.ModuleList([Refiner(width, heads) for _ in range(layers)])
 
-    def forward(self, words: Tensor) -> Tensor:
-        return self.table(words) + self.positions[: words.shape[1]]
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        x = self.table(words) + self.positions[: words.shape[1]]
+        for refiner in self.refiners:
+            x = refiner(x, mask[:, None, None, :])
+        return x
 
 
 class Worded(nn.Module):
@@ -47,11 +69,14 @@ class Worded(nn.Module):
         self.backbone = backbone
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Output:
-        return self.backbone(x, t, cond._replace(tokens=self.text(cond.words)), r)
+        return self.backbone(x, t, cond._replace(tokens=self.text(cond.words, cond.mask)), r)
 
 
-def words(facts: Facts, *, width: int = 128, length: int = 64) -> Text:
-    """Captions word by word. width: of a word's vector. length: the most words of a caption."""
+def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) -> Text:
+    """Captions word by word.
+
+    width: of a word's vector. length: the most words of a caption. layers: of the refiner.
+    """
     if not facts.words:
         raise ValueError(
             "text=words needs captions, but the data has none; use text=labels or none."
@@ -82,5 +107,5 @@ def words(facts: Facts, *, width: int = 128, length: int = 64) -> Text:
         table = torch.tensor([row + [PAD] * (longest - len(row)) for row in found])
         return Cond(words=table, mask=table != PAD)
 
-    encoder = WordEncoder(SPECIALS + len(facts.words), width, length)
+    encoder = WordEncoder(SPECIALS + len(facts.words), width, length, layers)
     return Text(encode, encode([None]), width, encoder)
