@@ -41,7 +41,11 @@ def linears(network: DiT, batch: int) -> list[tuple[int, int, int]]:
     tokens = batch * network.rows * network.columns
     per_token = ("patch", "attention", "mlp", "final.linear")
     return [
-        (tokens if any(part in name for part in per_token) else batch, m.in_features, m.out_features)
+        (
+            tokens if any(part in name for part in per_token) else batch,
+            m.in_features,
+            m.out_features,
+        )
         for name, m in network.named_modules()
         if isinstance(m, nn.Linear)
     ]
@@ -121,9 +125,7 @@ def square(side: int = 2048) -> Timed:
 def own_products(network: DiT, batch: int) -> Timed:
     """Only the linear layers' products of an update, at the network's shapes: three for each."""
     shapes = [shape for shape in linears(network, batch) if shape[0] > batch]
-    sets = [
-        (torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)) for m, k, n in set(shapes)
-    ]
+    sets = [(torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)) for m, k, n in set(shapes)]
     sets = [s for s in sets for _ in range(shapes.count((len(s[0]), *reversed(s[1].shape))))]
 
     def run() -> None:
@@ -209,7 +211,7 @@ def main() -> None:
         entries["pathline compiled"].run()
         print(f"compiling took {time.perf_counter() - start:.0f} s")
     print(f"parameters: pathline {sum(p.numel() for p in network.parameters()):,}")
-    print(f"one update: {timed.flops / 1e9:.2f} GFLOP; {args.threads} threads; torch {torch.__version__}")
+    print(f"one update: {timed.flops / 1e9:.2f} GFLOP; {args.threads} threads, torch {torch.__version__}")
     rows = summary(entries, race(entries, args.rounds, args.seconds))
     show(rows)
     if args.json:

@@ -153,7 +153,7 @@ def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
 
 
 def _refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> None:
-    """A velocity holds the noise of the whole patch, which a narrower network can't carry through."""
+    """A velocity holds a whole patch of noise, which a narrower network can't carry through."""
     shape = getattr(backbone, "shape", None)
     if shape is None or objective.prediction == "x1":
         return

@@ -23,7 +23,7 @@ def image(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
 
 
 def save_png(picture: Image.Image, file: Path, about: Mapping[str, Any]) -> None:
-    """A PNG with `about` twice: as the `parameters` text other tools read, and as JSON in `pathline`.
+    """A PNG with `about` twice: as the `parameters` text of other tools, as JSON in `pathline`.
 
     about: prompt, negative, steps, solver, guidance, seed, model, …; absent ones are left out.
     """

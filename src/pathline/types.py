@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Facts(NamedTuple):
-    """What a run learnt of its data; kept beside the weights so that they can be used without it."""
+    """What a run learnt of its data; kept beside the weights, to use them without it."""
 
     channels: int  # of the pictures
     height: int
@@ -92,8 +92,9 @@ class Text(NamedTuple):
 class Objective(NamedTuple):
     """What is learnt, and how what was learnt is read as a velocity."""
 
-    loss: Callable[..., "tuple[Tensor, dict[str, Tensor]]"]  # (network, batch, rng, draw, criterion)
-    field: Callable[..., "Field"]  # (network, cond) -> Field
+    # (network, batch, rng, draw, criterion) -> (scalar, {name: value})
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    field: Callable[..., "Field"]  # (network, cond)
     prediction: str  # what the network's own output is: "v" or "x1"
 
 

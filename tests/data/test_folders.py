@@ -165,7 +165,7 @@ def test_missing_empty_and_pictureless_folders(make, tmp_path):
     ):
         folder(path=root)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="there are no files at all"):
+    with pytest.raises(ValueError, match="found no files at all"):
         folder(path=tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"there is no .*emptyy; beside it are empty, set"):
         folder(path=tmp_path / "emptyy")

@@ -103,8 +103,8 @@ def test_a_rewritten_table_is_read_anew_even_with_its_old_time(table):
 
 
 def test_tars_with_captions_classes_and_gaps(tmp_path, png):
-    write_tar(tmp_path / "b-1.tar", {"x/1.png": png((5, 5, 5)), "x/1.cls": "3"})
-    write_tar(tmp_path / "b-0.tar", {"0.png": png(), "0.txt": "said", "0.cls": "1"})
+    write_tar(tmp_path / "b-1.tar", {"x/1.PNG": png((5, 5, 5)), "x/1.cls": "3"})
+    write_tar(tmp_path / "b-0.tar", {"0.PNG": png(), "0.txt": "said", "0.cls": "1"})
     source = tar(path=tmp_path)
     first, second = source.read(0), source.read(1)
     assert (source.count, source.names) == (2, ("0", "1", "2", "3"))

@@ -64,8 +64,14 @@ def test_loss_of_the_best_velocity_is_the_closed_form():
     x1 = torch.randn(200_000, 1, 1, 1, generator=rng(3)) * s2**0.5
 
     def at_t(x1, cond, generator):
-        times = lambda x, _: torch.full((len(x),), t)
-        return draw_point(x1, generator, path=STRAIGHT, draw=times, couple=independent, cond=cond)
+        return draw_point(
+            x1,
+            generator,
+            path=STRAIGHT,
+            draw=lambda x, _: torch.full((len(x),), t),
+            couple=independent,
+            cond=cond,
+        )
 
     value, _ = flow(STRAIGHT).loss(
         lambda x, _t, _c: Output(gain * x), batch_of(x1), rng(), at_t, MSE
@@ -82,7 +88,10 @@ def test_field_reads_both_predictions_as_the_same_velocity(prediction):
     x1, x = torch.randn(3, 2, 4, 4, generator=rng(1)), torch.randn(3, 2, 4, 4, generator=rng(2))
     t = 0.3
     v = (x1 - x) / (1 - t)
-    network = lambda _x, _t, _c, value=v if prediction == "v" else x1: Output(value)
+
+    def network(_x, _t, _cond):
+        return Output(v if prediction == "v" else x1)
+
     field = flow(STRAIGHT, prediction=prediction).field(network, Cond())
     torch.testing.assert_close(field(x, t), v)
     torch.testing.assert_close(field(x, torch.full((3,), t)), v)

@@ -54,10 +54,12 @@ def assert_equal(one, two):
     ],
 )
 def test_n_updates_are_k_and_resume_and_the_rest_bit_for_bit(stops, more):
-    """The schedule must not know of the stop, so the stop is a signal, not a smaller train.updates."""
+    """The schedule must not know of the stop: it is a signal, not a smaller train.updates."""
     settings = [*TINY, "train.save_every=100", *more]
     assert train("digits", *settings, "train.updates=7", "--out", "straight") == 0
-    assert train("digits", *settings, "train.updates=7", "--out", "parts", *stop_at(stops[0])) == 130
+    assert (
+        train("digits", *settings, "train.updates=7", "--out", "parts", *stop_at(stops[0])) == 130
+    )
     for stop in stops[1:]:
         assert train("--resume", "parts", *stop_at(stop)) == 130
     assert train("--resume", "parts") == 0
@@ -104,7 +106,9 @@ def test_a_different_seed_gives_different_weights():
 def test_accumulation_is_another_noise_of_the_same_pictures():
     train("digits", *TINY, "train.updates=1", "--out", "one")
     train("digits", *TINY, "train.updates=1", "train.accumulate=2", "--out", "two")
-    one, two = (json.loads(Path(run, "metrics.jsonl").read_text())["loss"] for run in ("one", "two"))
+    one, two = (
+        json.loads(Path(run, "metrics.jsonl").read_text())["loss"] for run in ("one", "two")
+    )
     assert one != two
     assert one == pytest.approx(two, rel=0.05)
 

@@ -46,9 +46,16 @@ def test_lending_gives_the_own_weights_back_even_after_an_error():
     ema = Ema(network, 0.9)
     before = network.weight.detach().clone()
     ema.weights["weight"].fill_(7.0)
-    with pytest.raises(RuntimeError), ema.lent_to(network):
-        assert (network.weight == 7).all()
-        raise RuntimeError
+    seen = []
+
+    def fail():
+        with ema.lent_to(network):
+            seen.append(network.weight.detach().clone())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (seen[0] == 7).all()
     assert torch.equal(network.weight, before)
     assert (ema.weights["weight"] == 7).all()
 

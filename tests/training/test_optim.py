@@ -1,7 +1,6 @@
 """Optimizers fall on a quadratic; schedules start, warm up and end where they should."""
 
 import pytest
-import torch
 from torch import nn
 
 from pathline.training.optim import OPTIMIZERS, SCHEDULES

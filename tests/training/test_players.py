@@ -153,7 +153,8 @@ def test_a_restored_player_goes_on_bit_for_bit():
     restore(second, tensors_of(first), state_of(first))
     for n in range(3, 6):
         update(second, [lane(n)], n)
-    for mine, theirs in zip(tensors_of(straight).values(), tensors_of(second).values(), strict=True):
+    groups = [tensors_of(one) for one in (straight, second)]
+    for mine, theirs in zip(*(group.values() for group in groups), strict=True):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
@@ -163,9 +164,9 @@ def test_a_foreign_checkpoint_is_refused_by_name():
     tensors["network"]["extra"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"the weights of network.*extra"):
         restore(player(), tensors, {})
+    mine = player()
+    mine.emas = [Ema(mine.network, 0.5)]
     with pytest.raises(ValueError, match=r"the EMA 0.5 of network"):
-        mine = player()
-        mine.emas = [Ema(mine.network, 0.5)]
         restore(mine, tensors_of(player()), {})
 
 

@@ -21,7 +21,7 @@ from pathline.nn.blocks import (
     patchify,
     unpatchify,
 )
-from pathline.nn.modulation import Own, modulation
+from pathline.nn.modulation import LowRank, Offset, Own, modulation
 from pathline.nn.positions import Table, rotary, sincos, unturned
 from pathline.types import Cond, Frame, Output
 
@@ -58,6 +58,8 @@ class DiTShape:
         for name in ("depth", "width", "heads", "patch", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.bottleneck < 0:
+            raise ValueError(f"bottleneck must be at least 0, got {self.bottleneck}.")
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(
@@ -123,7 +125,7 @@ class Final(nn.Module):
 
 
 class DiT(nn.Module):
-    """(x [B C H W], t [B], cond, r) -> Output. Tokens: the picture's row by row, then the text's."""
+    """(x [B C H W], t [B], cond, r) -> Output. Tokens: picture row by row, then text."""
 
     def __init__(self, frame: Frame, shape: DiTShape) -> None:
         super().__init__()
@@ -237,8 +239,9 @@ def initialise(network: DiT) -> None:
         nn.init.normal_(network.label_table.weight, std=network.shape.label_std)
     if network.shared is not None:
         nn.init.zeros_(network.shared.weight)
-    for part in (*network.blocks, network.final):
-        part.modulation.zero()
+    for module in network.modules():
+        if isinstance(module, Own | LowRank | Offset):
+            module.zero()
     nn.init.zeros_(network.final.linear.weight)
 
 
@@ -262,10 +265,10 @@ def refuse_misfit(network: DiT, x: Tensor, cond: Cond, r: Tensor | None) -> None
         ("tokens", cond.tokens, frame.text_width),
     ):
         if (given is not None) != bool(wanted):
-            have, need = ("none", "some") if wanted else ("some", "none")
-            raise ValueError(
-                f"The condition has {have} {name}, but this network was built for {need}."
-            )
+            state = f"has no {name}, but this network was built with them"
+            if not wanted:
+                state = f"has {name}, but this network was built without"
+            raise ValueError(f"The condition {state}.")
 
 
 SHAPES = {

@@ -45,7 +45,7 @@ def folder(
     if not entries:
         raise ValueError(
             f"{root} holds no picture: wanted files ending in {', '.join(sorted(PICTURES))}, "
-            f"there are {_others(root)}"
+            f"found {_others(root)}"
         )
     labels = [entry.label for entry in entries]
     names: tuple[str, ...] = ()

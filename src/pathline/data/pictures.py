@@ -19,7 +19,7 @@ from pathline.types import Example
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 CHUNK = 32  # pictures a thread decodes at a time
-AHEAD = 256  # chunks given out before the first is taken back
+AHEAD = 64  # chunks given out before the first is taken back
 SHOWN = 5  # unreadable pictures named in an error
 
 
@@ -31,7 +31,7 @@ class Pictures(NamedTuple):
     captions: list[str | None] | None  # None for a picture without one
     keys: list[str]
     names: tuple[str, ...]  # of the classes
-    bad: list[tuple[str, str]]  # (key or row, reason) of what can't be read
+    bad: list[tuple[str, str]]  # ("row 7", reason with the file's name) of what can't be read
 
 
 def load(
@@ -52,12 +52,13 @@ def load(
     """
     pixels = _room((source.count, channels, size, size), memory_gb)
     rows = progress(range(source.count))
+    blank = torch.empty((0, 0, 0), dtype=torch.uint8)  # its pixels stand in `pixels`
     found: list[Example] = []
     bad: list[tuple[str, str]] = []
     for row, outcome in zip(rows, _outcomes(source, size, channels), strict=True):
         if isinstance(outcome, Example):
             pixels[len(found)] = outcome.image
-            found.append(outcome._replace(image=pixels[len(found)]))
+            found.append(outcome._replace(image=blank))
         else:
             bad.append((f"row {row}", outcome))
     _check_bad(bad, source.count, max_bad, report)
@@ -78,11 +79,14 @@ def _outcomes(source: Source, size: int, channels: int) -> Iterator[Example | st
         stop = min(start + CHUNK, source.count)
         return [_outcome(source, row, size, channels) for row in range(start, stop)]
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
         for start in range(0, source.count, CHUNK * AHEAD):
             stop = min(start + CHUNK * AHEAD, source.count)
             for outcomes in pool.map(some, range(start, stop, CHUNK)):
                 yield from outcomes
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for them
 
 
 def _outcome(source: Source, row: int, size: int, channels: int) -> Example | str:

@@ -230,4 +230,6 @@ def _features(suffixes: list[str], where: str) -> Any:
         **{name: lambda: datasets.Value("int64") for name in ("cls", "id", "index")},
     }
     wanted = [*dict.fromkeys(suffixes), "__key__"]
-    return datasets.Features({name: known[name]() for name in wanted if name in known})
+    return datasets.Features(
+        {name: known[name.lower()]() for name in wanted if name.lower() in known}
+    )

@@ -66,17 +66,18 @@ def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
         return found
     colours = tuple(PALETTE)
     masks = _colours(pixels.cpu().numpy())
-    core = ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool))
+    core = np.asarray(ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool)), bool)
     flat = np.zeros((3, 3, 3, 3), int)
     flat[1, 1, :, :] = 1  # neighbours lie in the same picture and colour
     labels = np.empty(masks.shape, np.int32)
     ndimage.label(masks, flat, output=labels)
-    for i, where in enumerate(ndimage.find_objects(labels), start=1):
-        mask = labels[where][0, 0] == i
-        if (mask & core[where][0, 0]).sum() >= LEAST:
-            top, left = where[2].start, where[3].start
-            thing = _thing(mask, colours[where[1].start], left, top, pixels.shape[-1])
-            found[where[0].start].append(thing)
+    places = ndimage.find_objects(labels)
+    cores = np.bincount(labels[core], minlength=len(places) + 1)
+    for i in np.flatnonzero(cores >= LEAST).tolist():
+        picture, colour, down, right = places[i - 1]
+        mask = labels[picture, colour, down, right][0, 0] == i
+        thing = _thing(mask, colours[colour.start], right.start, down.start, pixels.shape[-1])
+        found[picture.start].append(thing)
     return found
 
 

@@ -96,7 +96,7 @@ def feed_forward(kind: Literal["gelu", "swiglu"], width: int, *, bias: bool = Tr
 
 
 class TimeEmbedding(nn.Module):
-    """Time in [0, 1] -> a vector; float32 whatever autocast says, for bf16 can't tell times apart."""
+    """Time in [0, 1] -> a vector; float32 under autocast, for bf16 can't tell times apart."""
 
     def __init__(self, width: int, *, scale: float = 1000.0, frequencies: int = 256) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Flow matching (arXiv 2210.02747, 2209.03003): regress the velocity of a path from noise to data."""
+"""Flow matching (arXiv 2210.02747, 2209.03003): regress the velocity from noise to data."""
 
 from functools import partial
 from typing import Literal
@@ -57,7 +57,7 @@ def loss(
     """Sample the path, predict, regress. draw: (x1, cond, rng) -> Point. criterion: composed terms.
 
     With x1-prediction the network's picture and the true one are both read as velocities with the
-    same floored denominator (JiT, arXiv 2511.13720), so the loss weighs times as velocity loss does.
+    same floored denominator (JiT, arXiv 2511.13720): times weigh as they do in velocity loss.
     """
     cond = drop(batch.cond, batch.null, dropout, rng)
     point: Point = draw(batch.x1, cond, rng)

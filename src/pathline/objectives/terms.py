@@ -1,4 +1,4 @@
-"""Loss terms read a computed Point and Output, never the network. Each gives one number a sample."""
+"""Loss terms read a computed Point and Output, never the network; one number a sample."""
 
 from collections.abc import Callable, Mapping
 

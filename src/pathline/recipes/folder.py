@@ -1,4 +1,4 @@
-"""A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples/, checkpoints/, latest."""
+"""A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
 
 import json
 import os
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from pathline.assemble import Parts, assemble
-from pathline.config.layers import build, to_tree
+from pathline.config.files import write as yaml_of
+from pathline.config.layers import to_tree
+from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.training import checkpoint
 from pathline.types import Facts
@@ -33,7 +34,7 @@ class Opened(NamedTuple):
 
 
 def fresh(name: str, out: Path | None) -> Path:
-    """The folder of a new run, made empty. A folder that holds a run is refused, never overwritten."""
+    """The empty folder of a new run. A folder that holds anything is refused, not overwritten."""
     if out is None:
         taken = {path.name for path in RUNS.glob(f"{name}-*")}
         number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
@@ -50,7 +51,7 @@ def fresh(name: str, out: Path | None) -> Path:
 def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
     """Write what a run is before its first update; returns the texts each checkpoint repeats."""
     texts = {
-        SETTINGS: yaml.safe_dump(to_tree(run), sort_keys=False),
+        SETTINGS: yaml_of(to_tree(run)),
         FACTS: json.dumps(facts._asdict()),
     }
     origin = json.dumps(_origin(), indent=1)
@@ -104,7 +105,7 @@ def _read(folder: Path, found: Path) -> Opened:
         raise ValueError(
             f"{found} is no whole checkpoint: {fault}. Name the run to take its newest."
         )
-    run = build(Run, yaml.safe_load((found / SETTINGS).read_text()))
+    run = read(base=found / SETTINGS).run
     facts = json.loads((found / FACTS).read_text())
     lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
     return Opened(folder, run, Facts(**{**facts, **lists}), found)

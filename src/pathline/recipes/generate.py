@@ -1,7 +1,6 @@
-"""Draw pictures from a run: prompts, labels or anything, as PNG files that say how they were made."""
+"""Draw pictures from a run, as PNG files that say how they were made."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +60,7 @@ def generate(
     prompts:
         What to draw, each in quotes; none for anything, or for every class in turn.
     n:
-        Pictures of each prompt or label (1 of each class with --class-grid; else 1, or 16 for none).
+        Pictures of each prompt or label: 1 by default, 8 with --class-grid, 16 without prompts.
     steps:
         Solver steps; the run's own by default, as are solver and guidance.
     solver:
@@ -140,9 +139,8 @@ def _items(
         raise ValueError(f"--n {n} asks for no picture; give 1 or more.")
     if sum([bool(prompts), label is not None, class_grid]) > 1:
         raise ValueError("Give prompts, or --label, or --class-grid: one of them.")
-    if class_grid or label is not None:
-        if not parts.text.null.labels is not None:
-            raise ValueError("This run knows no classes; give it prompts, or nothing for anything.")
+    if (class_grid or label is not None) and parts.text.null.labels is None:
+        raise ValueError("This run knows no classes; give it prompts, or nothing for anything.")
     if class_grid:
         return [index for index in range(len(names)) for _ in range(n or 8)]
     asked: list[Item] = [label] if label is not None else list(prompts)

@@ -1,4 +1,4 @@
-"""See it work, offline, in minutes: captioned scenes, a small flow, prompts to pictures, a score."""
+"""See it work, offline, in minutes: captioned scenes, a small flow, pictures, a score."""
 
 import time
 from pathlib import Path
@@ -65,9 +65,7 @@ def _score(trained: Trained, run, split: str) -> tuple[Adherence, Adherence]:
     asked = prompts(split, PROMPTS, SCORE_SEED)
     draws = sampler(run.sample, trained.parts.path)
     with trained.player.emas[0].lent_to(trained.player.network):
-        pixels = generate(
-            trained.parts, asked, list(range(PROMPTS)), draws, batch=run.sample.batch
-        )
+        pixels = generate(trained.parts, asked, list(range(PROMPTS)), draws, batch=run.sample.batch)
     page = sheet(pixels[:SHOWN], asked[:SHOWN], columns=6)
     about = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
     save_png(page, trained.folder / f"{split}.png", about)
@@ -79,7 +77,9 @@ def _report(scores: dict[str, tuple[Adherence, Adherence]], console: Console) ->
     table = Table("prompts", "n", "atoms right", "whole scene right", "detector's ceiling")
     for split, (drawn, real) in scores.items():
         ceiling = f"{real.mean:.3f} / {real.exact:.3f}"
-        table.add_row(SPLITS[split], str(drawn.n), f"{drawn.mean:.3f}", f"{drawn.exact:.3f}", ceiling)
+        table.add_row(
+            SPLITS[split], str(drawn.n), f"{drawn.mean:.3f}", f"{drawn.exact:.3f}", ceiling
+        )
     console.print(table)
     pairs = ", ".join(" ".join(pair) for pair in HELD_OUT)
     console.print(f"never in a training scene: {pairs}", highlight=False)

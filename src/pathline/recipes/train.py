@@ -19,7 +19,8 @@ from pathline.recipes.samples import sample_hook
 from pathline.training import checkpoint
 from pathline.training.ema import Ema
 from pathline.training.hooks import every, logger, validator
-from pathline.training.loop import Hook, Outcome, Progress, train as loop
+from pathline.training.loop import Hook, Outcome, Progress
+from pathline.training.loop import train as loop
 from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player, restore, state_of, tensors_of
 from pathline.training.screen import screen
@@ -117,7 +118,9 @@ def run_training(
         outcome = _looped(run, parts, data, player, start, hooks, device, console)
     if outcome.progress.update:
         saved = save(outcome.progress)
-        console.print(f"{outcome.reason} at update {outcome.progress.update}: {saved}", soft_wrap=True)
+        console.print(
+            f"{outcome.reason} at update {outcome.progress.update}: {saved}", soft_wrap=True
+        )
     return Trained(where, parts, player, outcome)
 
 
@@ -202,16 +205,14 @@ def _resumed(resume: str | None, what: str | None, out: Path | None, console: Co
     where = (out or runs.newest_run(what)) if latest else Path(resume)
     opened = runs.open_run(where, lambda text: console.print(f"warning: {text}", soft_wrap=True))
     if what and opened.run.name != what and not latest:
-        raise ValueError(
-            f"{where} is a run of {opened.run.name!r}, not of {what!r}; leave out {what!r}."
-        )
+        raise ValueError(f"{where} is a run of {opened.run.name!r}; leave out {what!r}.")
     if not latest and out and out != opened.folder:
         raise ValueError("--resume goes on in the run's own folder; leave out --out.")
     newest = checkpoint.newest(opened.folder / "checkpoints", lambda _: None)
     if newest != opened.checkpoint:
         raise ValueError(
-            f"{opened.folder} has a newer checkpoint, {newest.name if newest else '?'}, which going on "
-            f"from {opened.checkpoint.name} would mix up. Copy the run folder without the newer ones."
+            f"{opened.folder} has a newer checkpoint, {newest}; going on from "
+            f"{opened.checkpoint.name} would mix the two. Copy the run folder without the newer."
         )
     return opened
 
@@ -240,7 +241,7 @@ def _introduce(run, data, player, precision, where, start, console: Console) -> 
     say(f"text {run.text.name}, precision {precision.name} ({precision.why}), run folder {where}")
     if start.update:
         say(
-            f"resumed at update {start.update} of {run.train.updates}, after {start.images} pictures"
+            f"resumed at update {start.update} of {run.train.updates}, {start.images} pictures seen"
         )
     if start.update >= run.train.updates:
         say("nothing is left to do: raise train.updates to go on")

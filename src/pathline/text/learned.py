@@ -96,8 +96,8 @@ def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) 
         found = [row(word, str(caption)) for word in split(str(caption))] or [NULL]
         if len(found) > length:
             raise ValueError(
-                f"A caption has {len(found)} words, but text.length is {length}: {str(caption)[:60]!r} …"
-                f" Shorten it, or train with text.length={len(found)}."
+                f"A caption has {len(found)} words, but text.length is {length}: "
+                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(found)}."
             )
         return found
 

@@ -76,7 +76,7 @@ def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
 
 
 def fault_of(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, in words; empty if every file is as it was written."""
+    """What is wrong with a checkpoint folder, in words; empty if all is as it was written."""
     if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     try:

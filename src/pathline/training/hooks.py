@@ -1,4 +1,4 @@
-"""What happens beside the updates: every so often, log, validate, and whatever a recipe hands in."""
+"""What happens beside the updates: log, validate, and whatever a recipe hands in."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def every(n: int, hook: Hook, *, last: int = 0) -> Hook:
 
 
 def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last: int) -> Hook:
-    """Means over the last n updates, read from the device together, to the tracker and the screen."""
+    """Means over the last n updates, read from the device together, to tracker and screen."""
     window: list[Reports] = []
     mark = [time.perf_counter(), None]
 

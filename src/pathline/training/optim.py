@@ -34,8 +34,8 @@ def _warm(update: int, warmup: int) -> float:
     return min(1.0, (update + 1) / warmup) if warmup else 1.0
 
 
-def constant(update: int, updates: int, *, warmup: int = 0) -> float:
-    """Share of the learning rate at `update` of `updates`, both counted from 0: level after warm-up."""
+def constant(update: int, _: int, *, warmup: int = 0) -> float:
+    """Share of the learning rate at `update`, counted from 0, of so many: level after warm-up."""
     return _warm(update, warmup)
 
 

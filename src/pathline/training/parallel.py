@@ -51,7 +51,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, *, size: int = 512) -
 
 
 def pick_precision(asked: str, device: torch.device) -> Precision:
-    """fp32, bf16, fp16, or by measurement with "auto": bf16 where its products run 1.3 times faster.
+    """fp32, bf16, fp16, or "auto": by measurement, bf16 where its products run 1.3 times faster.
 
     fp16 is never picked by itself; it comes with a loss scaler.
     """
