@@ -8,14 +8,17 @@ all. Share = counted floating-point operations per second ÷ the rate of a large
 """
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -137,23 +140,32 @@ def own_products(network: DiT, batch: int) -> Timed:
     return Timed(run, 3 * sum(2.0 * m * k * n for m, k, n in shapes))
 
 
-def race(timed: dict[str, Timed], rounds: int, seconds: float) -> dict[str, list[float]]:
+def race(
+    timed: dict[str, Timed], rounds: int, seconds: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds per call in every round; all take turns, each for about `seconds`."""
     repeats = {}
     for name, (run, _) in timed.items():
-        for _ in range(3):
+        for _ in range(3 if seconds else 1):
             run()
-        start = time.perf_counter()
+        start = clock()
         run()
-        repeats[name] = max(1, round(seconds / (time.perf_counter() - start)))
+        repeats[name] = max(1, round(seconds / (clock() - start)))
     found = {name: [] for name in timed}
     for _ in range(rounds):
         for name, (run, _) in timed.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats[name]):
                 run()
-            found[name].append((time.perf_counter() - start) / repeats[name])
+            found[name].append((clock() - start) / repeats[name])
     return found
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory: else every update faults its activations in anew."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    libc.mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def summary(timed: dict[str, Timed], found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -182,44 +194,66 @@ def show(rows: dict[str, dict[str, float]]) -> None:
         print(f"{name:<18}" + "".join(f"{row[c]:>12.3f}" for c in columns))
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=CASES, default="S/2")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each, in each round")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="also time torch.compile")
-    parser.add_argument("--set", action="append", default=[], help="a dit setting, as norm=rms")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--json", help="file to write the numbers to")
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--size", choices=CASES, default="S/2")
+    add("--rounds", type=int, default=9)
+    add("--seconds", type=float, default=1.0, help="for each contestant, in each round")
+    add("--threads", type=int, default=2)
+    add("--compile", action="store_true", help="also time torch.compile")
+    add("--keep-memory", action="store_true", help="for all: let malloc keep what is freed")
+    add("--set", action="append", default=[], help="also time a dit setting, as norm=rms")
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: for one thread on a busy machine")
+    add("--json", type=Path, help="file to write the numbers to")
+    return parser.parse_args()
+
+
+def contestants(args: argparse.Namespace) -> dict[str, Timed]:
+    """Everything that is to be timed, by name; says the sizes."""
+    case, switches = CASES[args.size], yaml.safe_load("\n".join(args.set).replace("=", ": ")) or {}
+    timed, network = ours(case, {}, compiled=False)
+    entries = {
+        "square product": square(),
+        "own products": own_products(network, case.batch),
+        "pathline": timed,
+    }
+    print(f"pathline: {count(network):,} parameters, {timed.flops / 1e9:.2f} GFLOP an update")
+    if switches:
+        entries["with settings"] = ours(case, switches, compiled=False)[0]
+    if args.size in BESIDE_DIFFUSERS:
+        theirs, entries["diffusers"] = diffusers_dit(case)
+        print(f"diffusers: {count(theirs):,} parameters (every block has its own embeddings)")
+    if args.compile:
+        entries["compiled"] = ours(case, switches, compiled=True)[0]
+        start = time.perf_counter()
+        entries["compiled"].run()
+        print(f"compiling took {time.perf_counter() - start:.0f} s")
+    return entries
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def main() -> None:
+    args = options()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    case = CASES[args.size]
-    switches = dict(s.split("=") for s in args.set)
-    timed, network = ours(case, {}, compiled=False)
-    entries = {"square product": square(), "own products": own_products(network, case.batch)}
-    entries["pathline"] = timed
-    if switches:
-        entries["pathline set"] = ours(case, switches, compiled=False)[0]
-    if args.size != "digits":
-        theirs, entries["diffusers"] = diffusers_dit(case)
-        print(f"parameters: diffusers {sum(p.numel() for p in theirs.parameters()):,}")
-    if args.compile:
-        entries["pathline compiled"] = ours(case, switches, compiled=True)[0]
-        start = time.perf_counter()
-        entries["pathline compiled"].run()
-        print(f"compiling took {time.perf_counter() - start:.0f} s")
-    print(f"parameters: pathline {sum(p.numel() for p in network.parameters()):,}")
-    print(f"one update: {timed.flops / 1e9:.2f} GFLOP; {args.threads} threads, torch {torch.__version__}")
-    rows = summary(entries, race(entries, args.rounds, args.seconds))
+    if args.keep_memory:
+        keep_memory()
+    print(f"{args.threads} threads, torch {torch.__version__}, {args.clock} clock")
+    entries = contestants(args)
+    rows = summary(entries, race(entries, args.rounds, args.seconds, CLOCKS[args.clock]))
     show(rows)
     if args.json:
-        about = {"size": args.size, "threads": args.threads, "machine": platform.processor()}
-        with open(args.json, "w") as file:
-            json.dump({**about, "torch": torch.__version__, "rows": rows}, file, indent=1)
+        about = {key: str(value) for key, value in vars(args).items()}
+        about |= {"processor": platform.processor(), "torch": torch.__version__}
+        args.json.write_text(json.dumps({"run": about, "rows": rows}, indent=1) + "\n")
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+BESIDE_DIFFUSERS = ("S/2",)
 CASES = {
     "S/2": Case(Frame(4, 16, 16, classes=10), 64, {"size": "S/2"}),
     "digits": Case(

@@ -23,7 +23,7 @@ PROMPTS = ("a red disc on white", NEVER)
 parser = argparse.ArgumentParser(description="Train on your own pictures with captions.")
 parser.add_argument("--pictures", type=Path, help="a folder of your own; else one is made")
 parser.add_argument("--prompts", nargs="*", default=PROMPTS, help="in words of your captions")
-parser.add_argument("--updates", type=int, default=1500)
+parser.add_argument("--updates", type=int, default=1000)
 parser.add_argument("--out", type=Path, default=Path("runs/own-folder-example"))
 parser.add_argument("--set", nargs="*", default=[], help="settings, such as backbone.width=64")
 asked = parser.parse_args()
@@ -53,12 +53,12 @@ def make(folder: Path, count: int) -> Path:
 pictures = asked.pictures or make(asked.out / "pictures", 400)
 
 # Small settings, for a CPU; without them the preset `own` is meant for a GPU.
-small = ["data.size=24", "backbone.width=128", "backbone.depth=4", "backbone.heads=4"]
-small += ["backbone.bottleneck=48", "train.ema=[0.99]", "train.log_every=50", "optimizer.lr=2e-3"]
-small += ["sample.steps=20", "train.validate_every=0", "train.sample_every=0"]
+small = ["data.size=24", "backbone.patch=4", "backbone.bottleneck=0", "backbone.width=128"]
+small += ["backbone.depth=4", "backbone.heads=4", "optimizer.lr=2e-3", "train.ema=[0.99]"]
+small += ["train.log_every=50", "train.validate_every=0", "train.sample_every=0"]
 
 run = asked.out / "run"
 code = train(str(pictures), *small, f"train.updates={asked.updates}", *asked.set, out=run)
 if code == 0:
-    code = generate(run, *asked.prompts, n=6, guidance=2.0, out=asked.out / "drawn")
+    code = generate(run, *asked.prompts, n=4, guidance=2.0, out=asked.out / "drawn")
 raise SystemExit(code)

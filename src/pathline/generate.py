@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pathline.assemble import Parts, Sampler
 from pathline.codecs import denormalise
+from pathline.flow.solvers import last
 from pathline.types import Cond, Output
 
 Autocast = Callable[[], AbstractContextManager]
@@ -31,9 +32,8 @@ def generate(
     drawn = []
     for start in range(0, len(items), batch):
         part = slice(start, start + batch)
-        for _, x in states(parts, items[part], seeds[part], sampler, weak=weak, autocast=autocast):
-            last = x
-        drawn.append(decode(parts, last))
+        walk = states(parts, items[part], seeds[part], sampler, weak=weak, autocast=autocast)
+        drawn.append(decode(parts, last(walk)))
     return torch.cat(drawn)
 
 

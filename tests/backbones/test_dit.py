@@ -2,10 +2,12 @@
 
 import json
 import runpy
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -234,6 +236,21 @@ def test_checkpointing_gives_the_same_gradients(text):
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.slow
+def test_compiling_changes_nothing():
+    network = perturb(build(Frame(2, 4, 6, 3, 6), positions="both"))
+    args = inputs(network)
+    plain = network(*args).value
+    plain.square().mean().backward()
+    wanted = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    value = torch.compile(network, fullgraph=True)(*args).value
+    value.square().mean().backward()
+    torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-4)
+    for p, grad in zip(network.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, grad, atol=1e-4, rtol=1e-3)
+
+
 def test_times_and_labels_are_heard():
     network = perturb(build(takes_r=True))
     x, t, cond, r = inputs(network)
@@ -272,7 +289,6 @@ def test_a_network_cast_whole_runs():
         ({"width": 20, "heads": 2, "positions": "rope"}, "20 / 2 = 10"),
         ({"patch": 4}, "width 6 is no multiple of 4. Nearest: 4 or 8"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
-        ({"norm": "batch"}, "norm='batch' is none of layer, rms"),
         ({"size": "S/3"}, "no DiT size 'S/3'. Did you mean 'S/"),
         ({"outputs": 1}, "outputs 1 is less than the 2 channels"),
         ({"bottleneck": -1}, "bottleneck must be at least 0, got -1"),
@@ -281,6 +297,21 @@ def test_a_network_cast_whole_runs():
 def test_numbers_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         dit(Frame(2, 4, 6), **{**TINY, **settings})
+
+
+def test_an_unknown_flag_is_refused():
+    with jaxtyping_off(), pytest.raises(ValueError, match="norm='batch' is none of layer, rms"):
+        dit(Frame(2, 4, 6), **TINY, norm="batch")
+
+
+@contextmanager
+def jaxtyping_off():
+    """As in production, where no checker stands before our own message."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

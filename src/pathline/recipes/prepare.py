@@ -112,7 +112,7 @@ def batch_of(
     data: Data, parts: Parts, rows: Tensor, flips: Tensor | None, device: torch.device
 ) -> Batch:
     """These rows as a batch on the device."""
-    pixels = data.pictures.pixels[rows].to(device, non_blocking=True)
+    pixels = data.pictures.pixels.index_select(0, rows).to(device, non_blocking=True)
     if flips is not None:
         pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
     x1 = normalise(parts.codec, parts.codec.encode(pixels))

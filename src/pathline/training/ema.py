@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -29,7 +30,7 @@ class Ema:
         """Take in the weights after update number n, counted from 0."""
         decay = min(self.decay, (1 + n) / (10 + n))
         live = [p.detach().float() for p in network.parameters() if p.requires_grad]
-        torch._foreach_lerp_(list(self.weights.values()), live, 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), live, n)
 
     @contextmanager
     def lent_to(self, network: nn.Module) -> Iterator[None]:

@@ -107,11 +107,10 @@ def _fault(player: Player, finite_loss: bool, terms: dict[str, Tensor]) -> str:
 
 def tensors_of(player: Player) -> dict[str, dict[str, Tensor]]:
     """Everything of a player that a checkpoint keeps, by file: weights, averages, moments."""
-    names = {p: name for name, p in player.network.named_parameters()}
     moments = {
-        f"{names[p]}/{key}": value
-        for p, state in player.optimizer.state.items()
-        for key, value in state.items()
+        f"{name}/{key}": value
+        for name, p in player.network.named_parameters()
+        for key, value in player.optimizer.state.get(p, {}).items()
     }
     averages = {f"{player.name}-ema-{ema.decay}": ema.state() for ema in player.emas}
     weights = dict(player.network.state_dict())

@@ -1,0 +1,335 @@
+"""Every row of every table binds with its defaults and keeps its contract; every preset runs.
+
+A new row is tested here without a line being written, except where it needs an option (GIVEN).
+"""
+
+import inspect
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from pathline.assemble import TABLES, problems_of, sampler
+from pathline.codecs import denormalise, normalise
+from pathline.config.pick import Pick, bind, options_of
+from pathline.config.presets import PRESETS
+from pathline.config.read import read
+from pathline.config.run import PLACES, Sample
+from pathline.flow.paths import PATHS, STRAIGHT, draw_point
+from pathline.objectives.terms import compose, mse
+from pathline.recipes.generate import generate
+from pathline.recipes.train import run_training
+from pathline.types import Batch, Cond, Facts, Frame, Output, Point
+
+FACTS = Facts(3, 8, 8, names=("cat", "dog"), words=("a", "cat", "dog"))
+GIVEN = {  # what a row can't do without, or what makes it small enough for a test
+    ("backbone", "dit"): {"depth": 1, "width": 16, "heads": 2},
+    ("data.source", "shapes"): {"count": 3},
+    ("data.source", "hub"): {"repo": "nobody/nothing"},
+}
+
+
+def rows(table):
+    return pytest.mark.parametrize("name", TABLES[table])
+
+
+def bound(table, name, **options):
+    options = {**GIVEN.get((table, name), {}), **options}
+    return bind(TABLES[table], Pick(name, options), PLACES[table])
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def some(*shape, seed=0):
+    return torch.randn(*shape, generator=rng(seed))
+
+
+ROWS = [(table, name) for table in TABLES for name in TABLES[table]]
+# A path is four formulas, not a function with settings.
+FUNCTIONS = [(table, name) for table, name in ROWS if table != "path"]
+
+
+def test_every_table_has_its_place_and_its_test():
+    assert TABLES.keys() == PLACES.keys()
+    marks = [mark for test in globals().values() for mark in getattr(test, "pytestmark", [])]
+    tested = [mark.args[1] for mark in marks if mark.name == "parametrize"]
+    assert [table for table, row in TABLES.items() if row not in tested] == []
+
+
+@pytest.mark.parametrize(("table", "name"), FUNCTIONS)
+def test_a_row_says_in_one_line_what_it_is(table, name):
+    line = (inspect.getdoc(TABLES[table][name]) or "").partition("\n")[0]
+    assert 10 < len(line) <= 100
+
+
+def untypeable(row):
+    """The settings of a row that nobody could type: such a one is left out in silence."""
+    parameters = inspect.signature(row, eval_str=True).parameters.values()
+    mine = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name[0] != "_"}
+    bare = {name for name, p in mine.items() if p.annotation is p.empty}
+    return (mine.keys() - options_of(row).keys()) | bare
+
+
+@pytest.mark.parametrize(("table", "name"), ROWS)
+def test_every_option_of_a_row_can_be_typed(table, name):
+    assert untypeable(TABLES[table][name]) == set()
+
+
+def test_an_option_that_cannot_be_typed_is_noticed():
+    def row(x, *, weight: torch.Tensor, scale=1.0, _wiring: object = None, size: int = 2):
+        return x, weight, scale, _wiring, size
+
+    assert untypeable(row) == {"weight", "scale"}
+
+
+@rows("path")
+def test_path(name):
+    path = bound("path", name)()
+    assert path is PATHS[name]
+    t = torch.tensor([0.25, 0.5])
+    assert all(
+        torch.allclose(f(t), torch.tensor([f(0.25), f(0.5)])) for f in (path.alpha, path.sigma)
+    )
+
+
+@rows("times")
+def test_draw(name):
+    draw, x1 = bound("times", name), some(256, 1, 2, 2)
+    t = draw(x1, rng())
+    assert t.shape == (256,)
+    assert t.dtype == torch.float32
+    assert ((t >= 0) & (t <= 1)).all()
+    assert torch.equal(t, draw(x1, rng()))
+    assert not torch.equal(t, draw(x1, rng(1)))
+
+
+@rows("sample.grid")
+def test_grid(name):
+    grid = bound("sample.grid", name)(5)
+    assert (grid[0], grid[-1]) == (0.0, 1.0)
+    assert list(grid) == sorted(set(grid))
+    assert all(type(t) is float for t in grid)
+
+
+@rows("sample.solver")
+def test_solver(name):
+    """A field that is the same everywhere carries x exactly; a step with noise ends somewhere."""
+    calls, x0, v = [], some(3, 1, 4, 4), some(3, 1, 4, 4, seed=1)
+
+    def noise(x):
+        calls.append(x)
+        return some(*x.shape, seed=2 + len(calls))
+
+    walk = sampler(Sample(solver=Pick(name), steps=4), STRAIGHT).walk
+    states = list(walk(lambda x, _t, *_later: v.expand_as(x), x0, noise))
+    times, ends = [t for t, _ in states], (states[0][1], states[-1][1])
+    assert (times[0], times[-1]) == (0.0, 1.0)
+    assert times == sorted(set(times))
+    assert torch.equal(ends[0], x0)
+    assert ends[1].isfinite().all()
+    assert calls or torch.allclose(ends[1], x0 + v, atol=1e-5)
+
+
+@rows("sample.guidance")
+def test_guidance(name):
+    x, one, two = some(3, 2, 4, 4), some(3, 2, 4, 4, seed=1), some(3, 2, 4, 4, seed=2)
+    field, other = (lambda _x, _t: one), (lambda _x, _t: two)
+    for t in (0.5, torch.tensor([0.0, 0.5, 1.0])):
+        assert bound("sample.guidance", name)(field, other)(x, t).shape == x.shape
+    neutral = {"scale": 1.0} if "scale" in options_of(TABLES["sample.guidance"][name]) else {}
+    assert bound("sample.guidance", name, **neutral)(field, other) is field
+
+
+@rows("coupling")
+def test_coupling(name):
+    x0, x1 = some(12, 1, 2, 2), some(12, 1, 2, 2, seed=1)
+    paired = bound("coupling", name)(x0, x1, Cond(labels=torch.arange(12) % 3))
+    assert sorted(paired.flatten(1).tolist()) == sorted(x0.flatten(1).tolist())
+
+
+@rows("codec")
+def test_codec(name):
+    codec = bound("codec", name)(FACTS)
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=rng())
+    raw = codec.encode(pixels)
+    assert raw.shape == (2, codec.channels, 8 // codec.factor, 8 // codec.factor)
+    assert codec.mean.shape == codec.std.shape == (codec.channels,)
+    assert torch.allclose(denormalise(codec, normalise(codec, raw)), raw, atol=1e-5)
+    back = codec.decode(raw)
+    assert (back.shape, back.dtype) == (pixels.shape, torch.uint8)
+
+
+@rows("text")
+def test_text(name):
+    text = bound("text", name)(FACTS)
+    asked = [None, None] if name == "none" else ["cat", None]
+    cond = text.encode(asked)
+    for value, null in zip(cond, text.null, strict=True):
+        assert (value is None) == (null is None)
+        assert value is None or (len(value), len(null)) == (2, 1)
+    with pytest.raises(ValueError, match="zebra"):
+        text.encode(["zebra"])
+
+
+@rows("backbone")
+def test_backbone(name):
+    network = bound("backbone", name)(Frame(3, 8, 8, classes=2))
+    x, t, cond = some(2, 3, 8, 8), torch.tensor([0.0, 0.7]), Cond(labels=torch.tensor([0, 2]))
+    out = network(x, t, cond)
+    assert torch.equal(out.value, torch.zeros_like(x))  # lets nothing through at first
+    (out.value - x).square().sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+
+
+class Network(nn.Module):
+    """The least that can be learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(4, 1))
+
+    def forward(self, x, t, cond, r=None):
+        assert t.shape == (len(x),)
+        assert cond.labels is not None
+        assert r is None or r.shape == t.shape
+        return Output(x * self.gain.mean())
+
+
+@rows("objective")
+def test_objective(name):
+    objective, network = bound("objective", name)(STRAIGHT), Network()
+    cond, null = Cond(labels=torch.tensor([0, 1, 0])), Cond(labels=torch.tensor([2]))
+
+    def draw(x1, cond, rng):
+        ways = {"draw": bound("times", "uniform"), "couple": bound("coupling", "independent")}
+        return draw_point(x1, rng, path=STRAIGHT, cond=cond, **ways)
+
+    batch = Batch(some(3, 2, 4, 4), cond, null, torch.arange(3))
+    criterion = compose({"mse": (1.0, mse)})
+    loss, terms = objective.loss(network, batch, rng(), draw, criterion)
+    loss.backward()
+    assert network.gain.grad is not None
+    assert all(value.isfinite() for value in (loss, *terms.values()))
+    assert objective.field(network, cond)(batch.x1, 0.5).shape == batch.x1.shape
+
+
+@rows("terms")
+def test_term(name):
+    xt, t = some(3, 2, 4, 4), torch.full((3,), 0.5)
+    value = some(3, 2, 4, 4, seed=1).requires_grad_()
+    hidden = some(3, 4, 8, seed=2).requires_grad_()
+    got = bound("terms", name)(Point(xt, xt, t, xt, xt), Output(value, hidden))
+    assert got.shape == (3,)
+    assert got.isfinite().all()
+    got.sum().backward()
+    assert value.grad is not None or hidden.grad is not None
+
+
+@rows("optimizer")
+def test_optimizer(name):
+    network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    optimizer = bound("optimizer", name)(network)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len({*held}) == len(list(network.parameters()))
+    before = [p.detach().clone() for p in held]
+    network(some(5, 4)).square().mean().backward()
+    optimizer.step()
+    assert not any(torch.equal(p, was) for p, was in zip(held, before, strict=True))
+
+
+@rows("schedule")
+def test_schedule(name):
+    schedule = bound("schedule", name)
+    assert all(0 <= schedule(update, 20) <= 1 for update in range(20))
+    assert max(schedule(update, 20) for update in range(20)) == 1
+    warm = bound("schedule", name, warmup=4)
+    assert [warm(update, 20) for update in range(3)] == pytest.approx([0.25, 0.5, 0.75], rel=0.1)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two classes of pictures, as a folder, a parquet file and a tar."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    found = [(word, number, _png(word, number)) for word in ("cat", "dog") for number in range(3)]
+    folder, shards = tmp_path / "pictures", tmp_path / "a.tar"
+    with tarfile.open(shards, "w") as tar:
+        for word, number, png in found:
+            (folder / word).mkdir(parents=True, exist_ok=True)
+            (folder / word / f"{number}.png").write_bytes(png)
+            for suffix, data in (("png", png), ("txt", f"a {word}".encode())):
+                entry = tarfile.TarInfo(f"{word}{number}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    columns = {"image": [{"bytes": png, "path": None} for *_, png in found]}
+    columns["label"] = [word for word, *_ in found]
+    table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "a.parquet")
+    return {"folder": folder, "parquet": tmp_path / "a.parquet", "tar": shards}
+
+
+def _png(word, number):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 10), (200 if word == "cat" else 20, 40 * number, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+@rows("data.source")
+def test_source(name, pictures, monkeypatch):
+    given = {"path": str(pictures[name])} if name in pictures else {}
+    make = bound("data.source", name, **given)
+    if name == "hub":  # out of reach: it says so, and what else to do
+        monkeypatch.setattr("datasets.load_dataset", _unreachable)
+        with pytest.raises(ValueError, match=r"nobody/nothing.*source=folder"):
+            make()
+        return
+    source = make()
+    examples = [source.read(row) for row in range(3)]
+    for example in examples:
+        assert example.image.dtype == torch.uint8
+        assert example.image.dim() == 3
+        assert (example.caption is not None) == source.captioned
+        assert (example.label is not None) == bool(source.names)
+    assert source.count >= len({example.key for example in examples}) == 3
+    assert [source.read(row).key for row in range(3)] == [example.key for example in examples]
+
+
+def _unreachable(*_, **__):
+    raise ConnectionError("no net")
+
+
+TINY = (
+    *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
+    *("train.batch=32", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
+    *("sample.steps=2", "sample.count=2"),
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset(preset, pictures, tmp_path, monkeypatch):
+    """Assembled small, one update, one picture; all else is as the preset has it."""
+    monkeypatch.chdir(tmp_path)
+    named, small = PRESETS[preset], list(TINY)
+    if named.train.precision == "auto":
+        small.append("train.precision=fp32")  # what it would choose is measured, not decided
+    if named.data.source.name == "shapes":
+        small.append("data.source.count=8")
+    if named.data.source.name == "hub":
+        small += ["data.source=folder", f"data.source.path={pictures['folder']}"]
+    what = str(pictures["folder"]) if preset == "own" else preset
+    run = read(what, (), small, check=problems_of).run
+    trained = run_training(run, Path("run"), None, Console(quiet=True))
+    assert trained.outcome.reason == "done"
+    assert trained.outcome.progress == (1, 32)
+    assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
+    (drawn,) = Path("drawn").iterdir()
+    with Image.open(drawn) as picture:
+        assert picture.size == (named.data.size, named.data.size)
