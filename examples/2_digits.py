@@ -46,7 +46,7 @@ examples = [source.read(row) for row in range(source.count)]
 real = torch.stack([example.image for example in examples])
 classes = torch.tensor([example.label for example in examples])
 half = source.count // 2
-judge = SVC(gamma=0.064, C=10).fit(real[:half].flatten(1) / 127.5 - 1, classes[:half])
+judge = SVC(C=10).fit(real[:half].flatten(1) / 127.5 - 1, classes[:half])
 on_real = judge.score(real[half:].flatten(1) / 127.5 - 1, classes[half:])
 on_drawn = judge.score(drawn.flatten(1) / 127.5 - 1, labels)
 print(f"read rightly: {on_drawn:.2f} of {len(drawn)} drawn, {on_real:.2f} of unseen real digits")

@@ -16,14 +16,14 @@ from PIL import Image, ImageDraw
 from pathline.recipes.generate import generate
 from pathline.recipes.train import train
 
-COLOURS = ("red", "green", "blue", "yellow", "white", "black")
+COLOURS = ("red", "green", "blue", "white")
 NEVER = "a green ring on blue"
 PROMPTS = ("a red disc on white", NEVER)
 
 parser = argparse.ArgumentParser(description="Train on your own pictures with captions.")
 parser.add_argument("--pictures", type=Path, help="a folder of your own; else one is made")
 parser.add_argument("--prompts", nargs="*", default=PROMPTS, help="in words of your captions")
-parser.add_argument("--updates", type=int, default=1000)
+parser.add_argument("--updates", type=int, default=800)
 parser.add_argument("--out", type=Path, default=Path("runs/own-folder-example"))
 parser.add_argument("--set", nargs="*", default=[], help="settings, such as backbone.width=64")
 asked = parser.parse_args()
@@ -41,10 +41,10 @@ def make(folder: Path, count: int) -> Path:
     for number in range(count):
         colour, shape, ground = chance.choice(kinds)
         picture = Image.new("RGB", (48, 48), ground)
-        x, y, radius = chance.randint(16, 32), chance.randint(16, 32), chance.randint(9, 14)
+        x, y, radius = chance.randint(16, 32), chance.randint(16, 32), chance.randint(10, 15)
         box = (x - radius, y - radius, x + radius, y + radius)
         fill = colour if shape == "disc" else None
-        ImageDraw.Draw(picture).ellipse(box, fill=fill, outline=colour, width=4)
+        ImageDraw.Draw(picture).ellipse(box, fill=fill, outline=colour, width=5)
         picture.save(folder / f"{number:03d}.png")
         (folder / f"{number:03d}.txt").write_text(f"a {colour} {shape} on {ground}\n")
     return folder

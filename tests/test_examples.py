@@ -39,7 +39,7 @@ def numbers(line):
 
 
 def test_two_moons(example):
-    told, _ = example("1_two_moons.py", "--updates", 200, "--out", "moons.png")
+    told, _ = example("1_two_moons.py", "--updates", 150, "--out", "moons.png")
     ((heun,), (real, noise)) = map(numbers, told.splitlines()[-2:])
     assert real < heun < noise / 2  # it learnt something, and can't be better than real points
     assert size("moons.png") == (960, 480)
@@ -52,7 +52,8 @@ def test_digits(example):
     drawn, real = numbers(line)
     assert drawn < 0.5 < 0.95 < real
     width, height = size("run/grid.png")
-    assert (width > 11 * 90, height > 10 * 90) == (True, True)
+    assert width > 11 * 90
+    assert height > 10 * 90
 
 
 def test_own_folder(example):

@@ -1,4 +1,4 @@
-"""Every row of every table binds with its defaults and keeps its contract; every preset runs.
+"""Every row of every table binds with its defaults and keeps its contract.
 
 A new row is tested here without a line being written, except where it needs an option (GIVEN).
 """
@@ -6,24 +6,18 @@ A new row is tested here without a line being written, except where it needs an 
 import inspect
 import io
 import tarfile
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
-from pathline.assemble import TABLES, problems_of, sampler
+from pathline.assemble import TABLES, sampler
 from pathline.codecs import denormalise, normalise
 from pathline.config.pick import Pick, bind, options_of
-from pathline.config.presets import PRESETS
-from pathline.config.read import read
 from pathline.config.run import PLACES, Sample
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
 from pathline.objectives.terms import compose, mse
-from pathline.recipes.generate import generate
-from pathline.recipes.train import run_training
 from pathline.types import Batch, Cond, Facts, Frame, Output, Point
 
 FACTS = Facts(3, 8, 8, names=("cat", "dog"), words=("a", "cat", "dog"))
@@ -269,8 +263,8 @@ def pictures(tmp_path, monkeypatch):
                 entry = tarfile.TarInfo(f"{word}{number}.{suffix}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    columns = {"image": [{"bytes": png, "path": None} for *_, png in found]}
-    columns["label"] = [word for word, *_ in found]
+    images = [{"bytes": png, "path": None} for *_, png in found]
+    columns = {"image": images, "label": [word for word, *_ in found]}
     table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     table.to_parquet(tmp_path / "a.parquet")
     return {"folder": folder, "parquet": tmp_path / "a.parquet", "tar": shards}
@@ -304,32 +298,3 @@ def test_source(name, pictures, monkeypatch):
 
 def _unreachable(*_, **__):
     raise ConnectionError("no net")
-
-
-TINY = (
-    *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
-    *("train.batch=32", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
-    *("sample.steps=2", "sample.count=2"),
-)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_preset(preset, pictures, tmp_path, monkeypatch):
-    """Assembled small, one update, one picture; all else is as the preset has it."""
-    monkeypatch.chdir(tmp_path)
-    named, small = PRESETS[preset], list(TINY)
-    if named.train.precision == "auto":
-        small.append("train.precision=fp32")  # what it would choose is measured, not decided
-    if named.data.source.name == "shapes":
-        small.append("data.source.count=8")
-    if named.data.source.name == "hub":
-        small += ["data.source=folder", f"data.source.path={pictures['folder']}"]
-    what = str(pictures["folder"]) if preset == "own" else preset
-    run = read(what, (), small, check=problems_of).run
-    trained = run_training(run, Path("run"), None, Console(quiet=True))
-    assert trained.outcome.reason == "done"
-    assert trained.outcome.progress == (1, 32)
-    assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
-    (drawn,) = Path("drawn").iterdir()
-    with Image.open(drawn) as picture:
-        assert picture.size == (named.data.size, named.data.size)

@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -236,19 +238,30 @@ def test_checkpointing_gives_the_same_gradients(text):
         torch.testing.assert_close(a.grad, b.grad)
 
 
+COMPILED = """
+import torch
+from pathline.backbones.dit import dit
+from pathline.types import Cond, Frame
+
+torch.manual_seed(0)
+network = dit(Frame(2, 4, 6, 3, 6), depth=2, width=16, heads=2, patch=2, positions="both")
+for p in network.parameters():
+    torch.nn.init.normal_(p, std=0.2)
+cond = Cond(torch.randn(3, 5, 6), torch.ones(3, 5).bool(), labels=torch.tensor([0, 3, 1]))
+args = torch.randn(3, 2, 4, 6), torch.rand(3), cond
+found = []
+for called in (network, torch.compile(network, fullgraph=True)):
+    value = called(*args).value
+    grads = torch.autograd.grad(value.square().mean(), list(network.parameters()))
+    found.append((value, *grads))
+torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+"""
+
+
 @pytest.mark.slow
-def test_compiling_changes_nothing():
-    network = perturb(build(Frame(2, 4, 6, 3, 6), positions="both"))
-    args = inputs(network)
-    plain = network(*args).value
-    plain.square().mean().backward()
-    wanted = [p.grad.clone() for p in network.parameters()]
-    network.zero_grad()
-    value = torch.compile(network, fullgraph=True)(*args).value
-    value.square().mean().backward()
-    torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-4)
-    for p, grad in zip(network.parameters(), wanted, strict=True):
-        torch.testing.assert_close(p.grad, grad, atol=1e-4, rtol=1e-3)
+def test_compiling_whole_changes_nothing():
+    """In a process of its own: the checkers of shapes in the tests can't be compiled."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
 def test_times_and_labels_are_heard():
@@ -284,12 +297,13 @@ def test_a_network_cast_whole_runs():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 18}, "18 can't|that 4 divides, got 18"),
+        ({"width": 18}, "that 4 divides, got 18"),
         ({"width": 20, "heads": 3}, "20 can't be split among 3 heads"),
-        ({"width": 20, "heads": 2, "positions": "rope"}, "20 / 2 = 10"),
+        ({"width": 20, "heads": 2, "positions": "rope"}, "heads of a width that 4 divides, got 10"),
         ({"patch": 4}, "width 6 is no multiple of 4. Nearest: 4 or 8"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"size": "S/3"}, "no DiT size 'S/3'. Did you mean 'S/"),
+        ({"outputs": 0}, "outputs 0 is less than the 2 channels"),
         ({"outputs": 1}, "outputs 1 is less than the 2 channels"),
         ({"bottleneck": -1}, "bottleneck must be at least 0, got -1"),
     ],

@@ -10,17 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
+from pathline.nn import blocks
 from pathline.nn.attention import Attention
-from pathline.nn.blocks import (
-    TextIn,
-    TimeEmbedding,
-    feed_forward,
-    misfit,
-    modulate,
-    norm,
-    patchify,
-    unpatchify,
-)
 from pathline.nn.modulation import LowRank, Offset, Own, modulation
 from pathline.nn.positions import Table, rotary, sincos, unturned
 from pathline.types import Cond, Frame, Output
@@ -70,13 +61,6 @@ class DiTShape:
                 f"width {self.width} can't be split among {self.heads} heads: "
                 f"{self.width} / {self.heads} = {self.width / self.heads:.2f}."
             )
-        if self.positions != "rope" and self.width % 4:
-            raise ValueError(f"sin-cos positions need a width that 4 divides, got {self.width}.")
-        if self.positions != "sincos" and self.width // self.heads % 4:
-            raise ValueError(
-                f"rotary positions need heads of a width that 4 divides, got {self.width} / "
-                f"{self.heads} = {self.width // self.heads}."
-            )
 
 
 CHOICES = {"norm": Norm, "mlp": Mlp, "positions": Positions, "modulation": Modulation}
@@ -89,10 +73,10 @@ class Block(nn.Module):
         super().__init__()
         width = shape.width
         self.modulation = modulation(shape.modulation, width, 6, shape.rank)
-        self.norm1 = norm(shape.norm, width)
+        self.norm1 = blocks.norm(shape.norm, width)
         self.attention = Attention(width, shape.heads, qk_norm=shape.qk_norm, bias=shape.bias)
-        self.norm2 = norm(shape.norm, width)
-        self.mlp = feed_forward(shape.mlp, width, bias=shape.bias)
+        self.norm2 = blocks.norm(shape.norm, width)
+        self.mlp = blocks.feed_forward(shape.mlp, width, bias=shape.bias)
 
     def forward(
         self,
@@ -102,9 +86,9 @@ class Block(nn.Module):
         mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)  # b 1 d
-        y = self.attention(modulate(self.norm1(x), shift1, scale1), turn, mask)
+        y = self.attention(blocks.modulate(self.norm1(x), shift1, scale1), turn, mask)
         x = torch.addcmul(x, gate1, y)
-        y = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        y = self.mlp(blocks.modulate(self.norm2(x), shift2, scale2))
         return torch.addcmul(x, gate2, y)
 
 
@@ -114,14 +98,14 @@ class Final(nn.Module):
     def __init__(self, shape: DiTShape, outputs: int) -> None:
         super().__init__()
         self.modulation = Own(shape.width, 2)
-        self.norm = norm(shape.norm, shape.width)
+        self.norm = blocks.norm(shape.norm, shape.width)
         self.linear = nn.Linear(shape.width, shape.patch**2 * outputs)
 
     def forward(
         self, x: Float[Tensor, "b l d"], signal: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b l e"]:
         shift, scale = self.modulation(signal)
-        return self.linear(modulate(self.norm(x), shift, scale))
+        return self.linear(blocks.modulate(self.norm(x), shift, scale))
 
 
 class DiT(nn.Module):
@@ -130,21 +114,25 @@ class DiT(nn.Module):
     def __init__(self, frame: Frame, shape: DiTShape) -> None:
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(misfit(frame.height, frame.width, shape.patch))
-        width, outputs = shape.width, shape.outputs or frame.channels
+            raise ValueError(blocks.misfit(frame.height, frame.width, shape.patch))
+        width = shape.width
+        outputs = frame.channels if shape.outputs is None else shape.outputs
         if outputs < frame.channels:
             raise ValueError(f"outputs {outputs} is less than the {frame.channels} channels.")
         self.frame, self.shape = frame, shape
         self.rows, self.columns = frame.height // shape.patch, frame.width // shape.patch
-        self.patch = patch_in(shape.patch**2 * frame.channels, shape.bottleneck, width)
-        self.time = TimeEmbedding(width, scale=shape.time_scale)
-        self.span = TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        self.patch = blocks.patch_in(shape.patch**2 * frame.channels, shape.bottleneck, width)
+        self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
+        self.span = blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
         self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
-        self.text = TextIn(frame.text_width, width) if frame.text_width else None
+        self.text = blocks.TextIn(frame.text_width, width) if frame.text_width else None
         self.shared = nn.Linear(width, 6 * width) if shape.modulation == "shared" else None
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
         self.final = Final(shape, outputs)
-        self.places, self.turn = position_tables(shape, self.rows, self.columns)
+        grid, head = (self.rows, self.columns), width // shape.heads
+        self.places = Table(sincos(*grid, width)) if shape.positions != "rope" else None
+        turned = shape.positions != "sincos"
+        self.turn = Table(rotary(*grid, head, theta=shape.theta)) if turned else None
         initialise(self)
 
     def forward(
@@ -163,7 +151,7 @@ class DiT(nn.Module):
         refuse_misfit(self, x, cond, r)
         steer = self._steer(t, cond, r)  # b d
         stream = self.time.up.weight.dtype  # autocast must not narrow what blocks add to
-        tokens = self.patch(patchify(x, self.shape.patch)).to(stream)  # b l d
+        tokens = self.patch(blocks.patchify(x, self.shape.patch)).to(stream)  # b l d
         if self.places is not None:
             tokens = tokens + self.places().to(stream)
         count = tokens.shape[1]
@@ -171,10 +159,12 @@ class DiT(nn.Module):
         signal = steer if self.shared is None else self.shared(steer)
         for block in self.blocks:
             tokens = self._run(block, tokens, signal, turn, mask)
-        hidden = tokens[:, :count]
+        # a slice of everything still costs a copy in the backward pass
+        hidden = tokens if self.text is None else tokens[:, :count]
         patches = self.final(hidden, steer)
-        value = unpatchify(patches, self.shape.patch, self.rows, self.columns)
-        return Output(value[:, : self.frame.channels], hidden)
+        value = blocks.unpatchify(patches, self.shape.patch, self.rows, self.columns)
+        more = value.shape[1] > self.frame.channels
+        return Output(value[:, : self.frame.channels] if more else value, hidden)
 
     def _steer(self, t: Tensor, cond: Cond, r: Tensor | None) -> Tensor:
         """What every modulation reads: time, span and label embedded, summed, activated once."""
@@ -206,31 +196,9 @@ class DiT(nn.Module):
         return block(*inputs)
 
 
-def patch_in(patch_width: int, bottleneck: int, width: int) -> nn.Module:
-    """The patch embedding; through a narrow middle without bias if bottleneck > 0 (JiT)."""
-    if not bottleneck:
-        return nn.Linear(patch_width, width)
-    return nn.Sequential(
-        nn.Linear(patch_width, bottleneck, bias=False), nn.Linear(bottleneck, width)
-    )
-
-
-def position_tables(shape: DiTShape, rows: int, columns: int) -> tuple[Table | None, Table | None]:
-    """The sin-cos table that is added and the rotary table that turns heads, as asked for."""
-    added = sincos(rows, columns, shape.width) if shape.positions != "rope" else None
-    turned = None
-    if shape.positions != "sincos":
-        turned = rotary(rows, columns, shape.width // shape.heads, theta=shape.theta)
-    return None if added is None else Table(added), None if turned is None else Table(turned)
-
-
 def initialise(network: DiT) -> None:
     """DiT's published start: Xavier everywhere, small embeddings, nothing let through."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    blocks.xavier(network)
     for time in (network.time, network.span):
         if time is not None:
             nn.init.normal_(time.up.weight, std=0.02)

@@ -31,7 +31,8 @@ HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("yellow", "square"))
 SEEN = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
 
 EDGE = 1  # pixels kept free at the rim
-GAP = 3  # least clear pixels between two things
+STEP = 2  # things stand on every second pixel: fewer views to learn in minutes
+GAP = 4  # least clear pixels between two things
 DRIFT = 4  # most pixels by which two things leave their common line
 CORNER = 5  # least pixels from the middle line for a stated corner
 MIDDLE = 1  # most pixels from the middle for "in the middle"
@@ -101,7 +102,7 @@ def _spot(rng: np.random.Generator, extent: int, side: int | None) -> int:
         high = int(middle - CORNER)
     elif side == 1:
         low = int(np.ceil(middle + CORNER))
-    return int(rng.integers(low, high + 1))
+    return _place(rng, low, high)
 
 
 def _double(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> Scene:
@@ -125,17 +126,23 @@ def _double(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> Scene:
 def _apart(rng: np.random.Generator, extents: list[int]) -> list[int]:
     """Beginnings of two things in this order along an axis, at least GAP between them."""
     slack = SIDE - 2 * EDGE - sum(extents) - GAP
-    a, b = sorted(int(k) for k in rng.integers(slack + 1, size=2))
+    a, b = sorted(STEP * int(k) for k in rng.integers(slack // STEP + 1, size=2))
     return [EDGE + a, EDGE + extents[0] + GAP + b]
 
 
 def _aligned(rng: np.random.Generator, extents: list[int]) -> list[int]:
     """Beginnings of two things along the other axis, middles at most DRIFT apart."""
-    first = int(rng.integers(EDGE, SIDE - EDGE - extents[0] + 1))
+    first = _place(rng, EDGE, SIDE - EDGE - extents[0])
     middle = first + (extents[0] - extents[1]) / 2
     low = max(EDGE, int(np.ceil(middle - DRIFT)))
     high = min(SIDE - EDGE - extents[1], int(middle + DRIFT))
-    return [first, int(rng.integers(low, high + 1))]
+    return [first, _place(rng, low, high)]
+
+
+def _place(rng: np.random.Generator, low: int, high: int) -> int:
+    """One of the pixels from low to high on which things stand."""
+    first = -(-(low - EDGE) // STEP)
+    return EDGE + STEP * int(rng.integers(first, (high - EDGE) // STEP + 1))
 
 
 def _size(rng: np.random.Generator) -> tuple[str, int]:

@@ -36,6 +36,14 @@ def unpatchify(
     return x.reshape(b, c, rows * patch, columns * patch)
 
 
+def patch_in(patch_width: int, bottleneck: int, width: int) -> nn.Module:
+    """The patch embedding; through a narrow middle without bias if bottleneck > 0 (JiT)."""
+    if not bottleneck:
+        return nn.Linear(patch_width, width)
+    narrow = nn.Linear(patch_width, bottleneck, bias=False)
+    return nn.Sequential(narrow, nn.Linear(bottleneck, width))
+
+
 def misfit(height: int, width: int, patch: int) -> str:
     """What to say when patches don't tile a picture."""
     sides = {}
@@ -133,3 +141,12 @@ class TextIn(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             normed = self.norm(tokens.to(self.norm.weight.dtype))
         return self.linear(normed)
+
+
+def xavier(network: nn.Module) -> None:
+    """Uniform Xavier weights and zero biases for every linear layer, from torch's generator."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -21,6 +21,7 @@ from pathline.types import Facts
 
 RUNS = Path("runs")
 SETTINGS, FACTS, ORIGIN, LATEST = "run.yaml", "facts.json", "origin.json", "latest"
+UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
 
 
@@ -39,7 +40,7 @@ def fresh(name: str, out: Path | None) -> Path:
         taken = {path.name for path in RUNS.glob(f"{name}-*")}
         number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
         out = RUNS / f"{name}-{number}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {UNREADABLE}):
         raise ValueError(
             f"{out} is there already and not empty. Go on with it by --resume {out}, or choose "
             "another --out; nothing was overwritten."

@@ -94,7 +94,7 @@ def run_training(
     device = pick_device(run.device)
     run, source = source_of(run)
     where = opened.folder if opened else runs.fresh(run.name, out)
-    pictures = pictures_of(run, source, where / "unreadable.jsonl", console)
+    pictures = pictures_of(run, source, where / runs.UNREADABLE, console)
     run, facts = facts_of(run, pictures)
     if opened:
         _same_facts(opened, facts)

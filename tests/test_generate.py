@@ -1,0 +1,135 @@
+"""Pictures: the same alone and in a batch, guided as asked, in files that say how they were made."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pathline.assemble import assemble, sampler
+from pathline.cli import main
+from pathline.config.pick import pick
+from pathline.config.run import Run, Sample
+from pathline.generate import generate, states
+from pathline.types import Facts
+
+FACTS = Facts(1, 8, 8, names=tuple("abc"))
+NET = pick("dit", width=32, depth=2, heads=2, patch=2)
+
+
+@pytest.fixture
+def parts():
+    made = assemble(Run(text=pick("labels"), backbone=NET), FACTS)
+    rng = torch.Generator().manual_seed(1)
+    for p in made.network.parameters():  # the fresh network's output is exactly 0
+        p.data.add_(0.1 * torch.randn(p.shape, generator=rng))
+    return made
+
+
+def draws(parts, **settings):
+    return sampler(Sample(steps=4, **settings), parts.path)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "unipc2", "ancestral", "sde"])
+def test_picture_7_is_the_same_alone_and_in_a_batch(parts, solver):
+    walk = draws(parts, solver=pick(solver), guidance=pick("cfg", scale=2.0))
+    items, seeds = [i % 3 for i in range(16)], list(range(16))
+    *_, (_, together) = states(parts, items, seeds, walk)
+    *_, (_, alone) = states(parts, items[7:8], seeds[7:8], walk)
+    torch.testing.assert_close(together[7], alone[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[7], together[8], atol=1e-2)
+
+
+def test_the_size_of_the_batches_changes_nothing(parts):
+    items, seeds = [0, 1, 2, None, 1], [3, 1, 4, 1, 5]
+    one, two = (generate(parts, items, seeds, draws(parts), batch=size) for size in (2, 5))
+    assert (one.int() - two.int()).abs().max() <= 1
+
+
+def test_guidance_1_asks_the_network_once_a_step_and_3_twice(parts):
+    calls = []
+    parts.network.register_forward_hook(lambda *_: calls.append(1))
+    for scale, wanted in ((1.0, 4), (3.0, 8)):
+        calls.clear()
+        generate(parts, [0, 1], [0, 1], draws(parts, guidance=pick("cfg", scale=scale)))
+        assert len(calls) == wanted
+
+
+def test_autoguidance_needs_and_uses_a_weaker_network(parts):
+    walk = draws(parts, guidance=pick("autoguidance", scale=2.0))
+    with pytest.raises(ValueError, match="--weak"):
+        generate(parts, [0], [0], walk)
+    weak = assemble(Run(text=pick("labels"), backbone=NET), FACTS).network  # its velocity is 0
+    *_, (_, led) = states(parts, [0], [0], walk, weak=weak)
+    *_, (_, plain) = states(parts, [0], [0], draws(parts))
+    assert not torch.allclose(led, plain, atol=1e-3)
+
+
+def test_seeds_and_prompts_must_pair_up(parts):
+    with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
+        generate(parts, [0, 1], [0], draws(parts))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    where = tmp_path_factory.mktemp("runs") / "debug"
+    assert main(["train", "debug", "--out", str(where)]) == 0
+    return where
+
+
+def test_files_say_how_they_were_made(run, tmp_path):
+    asked = ["--label", "5", "--n", "3", "--seed", "9", "--steps", "3", "--solver", "heun"]
+    assert main(["generate", str(run), *asked, "--guidance", "2", "--out", str(tmp_path)]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *("5-10.png", "5-11.png", "5-9.png", "sheet.png"),
+    ]
+    with Image.open(tmp_path / "5-10.png") as picture:
+        text = picture.text
+    assert text["parameters"].startswith("5\nSteps: 3, Sampler: heun, CFG scale: 2.0, Seed: 10")
+    about = json.loads(text["pathline"])
+    assert (about["seed"], about["weights"], about["model"]) == (10, "EMA 0.9", "debug")
+
+
+def test_a_seed_from_a_file_draws_that_picture_again_and_overwrites_nothing(run, tmp_path):
+    asked = ["--label", "5", "--out", str(tmp_path)]
+    main(["generate", str(run), *asked, "--n", "3", "--seed", "9"])
+    main(["generate", str(run), *asked, "--n", "1", "--seed", "10"])
+    first, again = (pixels(tmp_path / name) for name in ("5-10.png", "5-10-2.png"))
+    assert np.abs(first - again).max() <= 1
+
+
+def pixels(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+def test_a_trajectory_is_a_strip_and_a_gif(run, tmp_path):
+    asked = ["--class-grid", "--n", "1", "--steps", "3", "--trajectory", "--out", str(tmp_path)]
+    assert main(["generate", str(run), *asked]) == 0
+    with Image.open(tmp_path / "trajectory.gif") as moving:
+        assert moving.n_frames == 4
+    assert (tmp_path / "trajectory.png").is_file()
+
+
+BAD = {
+    "a label out of range": (["--label", "10"], "0 … 9"),
+    "a class that is none": (["cat"], "no class 'cat'"),
+    "a solver that is none": (["--solver", "huen"], "Did you mean 'heun'"),
+    "an EMA that is not kept": (["--ema", "0.5"], r"keeps no EMA 0.5"),
+    "two ways to ask": (["--label", "1", "--class-grid"], "one of them"),
+    "no picture": (["--n", "0"], "1 or more"),
+    "no step": (["--steps", "0"], "above 0"),
+    "an unknown setting": (["--set", "guidance.scael=2"], "Did you mean 'scale'"),
+    "no weaker network": (["--set", "guidance=autoguidance"], "--weak RUN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_exit_2(run, case, capfd, tmp_path):
+    asked, words = BAD[case]
+    assert main(["generate", str(run), *asked, "--out", str(tmp_path / "out")]) == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "Traceback" not in told
+    assert re.search(words, told), told

@@ -1,0 +1,53 @@
+"""Every preset assembles at a tiny size, makes one update and draws one picture."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pathline.assemble import problems_of
+from pathline.config.presets import PRESETS
+from pathline.config.read import read
+from pathline.recipes.generate import generate
+from pathline.recipes.train import run_training
+
+TINY = (
+    *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
+    *("train.batch=32", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
+    *("sample.steps=2", "sample.count=2"),
+)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of three pictures."""
+    folder = tmp_path / "pictures"
+    for word, red in (("cat", 200), ("dog", 20)):
+        (folder / word).mkdir(parents=True)
+        for number in range(3):
+            colour = (red, 40 * number, 90)
+            Image.new("RGB", (12, 10), colour).save(folder / word / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset(preset, pictures, tmp_path, monkeypatch):
+    """Assembled small, one update, one picture; all else is as the preset has it."""
+    monkeypatch.chdir(tmp_path)
+    named, small = PRESETS[preset], list(TINY)
+    if named.train.precision == "auto":
+        small.append("train.precision=fp32")  # what it would choose is measured, not decided
+    if named.data.source.name == "shapes":
+        small.append("data.source.count=8")
+    if named.data.source.name == "hub":
+        small += ["data.source=folder", f"data.source.path={pictures}"]
+    what = str(pictures) if preset == "own" else preset
+    run = read(what, (), small, check=problems_of).run
+    trained = run_training(run, Path("run"), None, Console(quiet=True))
+    assert trained.outcome.reason == "done"
+    assert trained.outcome.progress == (1, 32)
+    assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
+    (drawn,) = Path("drawn").iterdir()
+    with Image.open(drawn) as picture:
+        assert picture.size == (named.data.size, named.data.size)
