@@ -206,7 +206,10 @@ def options() -> argparse.Namespace:
     add("--set", action="append", default=[], help="also time a dit setting, as norm=rms")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: for one thread on a busy machine")
     add("--json", type=Path, help="file to write the numbers to")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.clock == "cpu" and args.threads != 1:
+        parser.error(f"--clock cpu counts one thread's time, but --threads is {args.threads}.")
+    return args
 
 
 def contestants(args: argparse.Namespace) -> dict[str, Timed]:

@@ -23,7 +23,7 @@ from pathline.recipes.train import run_training
 EACH = 10  # drawn of each class
 parser = argparse.ArgumentParser(description="Train on handwritten digits and draw each class.")
 parser.add_argument("--updates", type=int, default=800)
-parser.add_argument("--out", type=Path, default=Path("runs/digits-example"), help="the run folder")
+parser.add_argument("--out", type=Path, help="the run folder; by default runs/digits-1, -2, …")
 parser.add_argument("--set", nargs="*", default=[], help="settings, such as backbone.width=64")
 asked = parser.parse_args()
 
@@ -56,5 +56,5 @@ for label in range(10):
     first_real = real[classes == label][:1]
     rows += [first_real, drawn[label * EACH : (label + 1) * EACH]]
     titles += [f"real {label}", *[str(label)] * EACH]
-sheet(torch.cat(rows), titles, columns=1 + EACH).save(asked.out / "grid.png")
-print(f"look at {asked.out / 'grid.png'}")
+sheet(torch.cat(rows), titles, columns=1 + EACH).save(trained.folder / "grid.png")
+print(f"look at {trained.folder / 'grid.png'}")

@@ -72,6 +72,7 @@ class Sampler(NamedTuple):
     walk: Callable[[Field, Tensor, Callable[[Tensor], Tensor]], States]  # (field, x0, noise)
     guide: Callable[[Field, Field], Field]  # (field, the other one)
     weak: bool  # the other field is a weaker network's, not that of the null condition
+    jumps: bool  # the solver asks for average velocities
 
 
 def problems_of(run: Run) -> list[Problem]:
@@ -109,13 +110,21 @@ def assemble(run: Run, facts: Facts) -> Parts:
 def sampler(sample: Sample, path: Path) -> Sampler:
     """The solver, grid and guidance that `sample` names, as one."""
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
-    weak = sample.guidance.name == "autoguidance"
+    guide(_still, _still)  # a scale or an interval that can't be is refused now
+    weak, jumps = sample.guidance.name == "autoguidance", sample.solver.name == "jump"
     if sample.solver.name in ADAPTIVE:
-        return Sampler(lambda field, x0, _: solver(field, x0), guide, weak)
+        return Sampler(lambda field, x0, _: solver(field, x0), guide, weak, jumps)
     grid = _row("sample.grid", sample.grid)(sample.steps)
-    return Sampler(
-        lambda field, x0, noise: integrate(field, x0, grid, solver, noise, path), guide, weak
-    )
+    walk = partial(_walk, grid=grid, solver=solver, path=path)
+    return Sampler(walk, guide, weak, jumps)
+
+
+def _walk(field: Field, x0: Tensor, noise: Callable, *, grid, solver, path: Path) -> States:
+    return integrate(field, x0, grid, solver, noise, path)
+
+
+def _still(x: Tensor, *_: object) -> Tensor:
+    return torch.zeros_like(x)
 
 
 def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:

@@ -52,6 +52,7 @@ def states(
         raise ValueError(
             f"There are {len(items)} prompts but {len(seeds)} seeds; give one for each."
         )
+    refuse_misfit(parts, sampler, weak)
     device = next(parts.network.parameters()).device
     cond = _to(parts.text.encode(items), device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -62,8 +63,6 @@ def states(
 
     x0 = noise(torch.empty(len(items), *parts.shape, device=device))
     network = _quiet(parts.network, autocast)
-    if sampler.weak and weak is None:
-        raise ValueError("Autoguidance leads away from a weaker network; name one with --weak RUN.")
     other = (
         parts.objective.field(_quiet(weak, autocast), cond)
         if weak is not None
@@ -71,6 +70,20 @@ def states(
     )
     field = sampler.guide(parts.objective.field(network, cond), other)
     yield from sampler.walk(field, x0, noise)
+
+
+def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None) -> None:
+    """Raises ValueError for a solver or guidance that this run can't be drawn with."""
+    if sampler.weak and weak is None:
+        raise ValueError(
+            "Autoguidance leads away from a weaker network: draw with "
+            "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
+        )
+    if sampler.jumps and not parts.objective.spans:
+        raise ValueError(
+            "The solver step 'jump' needs an objective that learns average velocities; this one "
+            "learns velocities at one time: take euler, unipc2 or another step."
+        )
 
 
 def decode(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:

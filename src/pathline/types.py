@@ -96,6 +96,7 @@ class Objective(NamedTuple):
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     field: Callable[..., "Field"]  # (network, cond)
     prediction: str  # what the network's own output is: "v" or "x1"
+    spans: bool = False  # its field takes a later time and answers with the average velocity
 
 
 Field = Callable[..., Tensor]  # (x [B C H W], t: float or [B]) -> velocity [B C H W]

@@ -31,11 +31,11 @@ HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("yellow", "square"))
 SEEN = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
 
 EDGE = 1  # pixels kept free at the rim
-STEP = 2  # things stand on every second pixel: fewer views to learn in minutes
-GAP = 4  # least clear pixels between two things
+STEP = 4  # things stand on every fourth pixel: fewer views to learn in minutes
+GAP = 2  # least clear pixels between two things
 DRIFT = 4  # most pixels by which two things leave their common line
 CORNER = 5  # least pixels from the middle line for a stated corner
-MIDDLE = 1  # most pixels from the middle for "in the middle"
+MIDDLE = 2  # most pixels from the middle for "in the middle"
 
 
 def scene(seed: int, index: int, *, split: str = "seen", objects: int | None = None) -> Scene:
@@ -106,19 +106,17 @@ def _spot(rng: np.random.Generator, extent: int, side: int | None) -> int:
 
 
 def _double(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> Scene:
-    """Two things apart along one axis and nearly in line along the other."""
+    """Two things of any size, apart along one axis and nearly in line along the other."""
     relation = list(RELATIONS)[rng.integers(len(RELATIONS))]
-    sizes = [_size(rng) for _ in pairs]
-    extents = [extent for _, extent in sizes]
+    extents = [_size(rng)[1] for _ in pairs]
     direction = sum(RELATIONS[relation])
     along = _apart(rng, extents if direction < 0 else extents[::-1])
     along = along if direction < 0 else along[::-1]
     across = _aligned(rng, extents)
     x, y = (along, across) if RELATIONS[relation][1] == 0 else (across, along)
-    said = [size if rng.random() < 0.5 else None for size, _ in sizes]
     things = tuple(
-        Thing(*pair, word, None, (x[i], y[i], extents[i], extents[i]))
-        for i, (pair, word) in enumerate(zip(pairs, said, strict=True))
+        Thing(*pair, None, None, (x[i], y[i], extents[i], extents[i]))
+        for i, pair in enumerate(pairs)
     )
     return Scene(things, relation)
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -164,7 +164,7 @@ def sde(
     noise: Noise,
     path: Path,
     *,
-    diffusion: str = "sigma",
+    diffusion: Literal["constant", "sigma", "linear", "decreasing", "sin2"] = "sigma",
     churn: float = 1.0,
 ) -> Stepped:
     """Euler-Maruyama of dx = (v + w·score) dt + sqrt(2w) dW, w = churn·DIFFUSIONS[diffusion].

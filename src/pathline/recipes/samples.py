@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pathline.assemble import Parts, sampler
 from pathline.config.run import Run
-from pathline.generate import Autocast, generate, title
+from pathline.generate import Autocast, generate, refuse_misfit, title
 from pathline.picture import sheet
 from pathline.recipes.prepare import Data
 from pathline.training.hooks import every
@@ -35,6 +35,7 @@ def sample_hook(
     wanted = run.sample.ema or run.train.ema[0]
     ema = next(ema for ema in player.emas if ema.decay == wanted)
     draws = sampler(run.sample, parts.path)
+    refuse_misfit(parts, draws)
 
     def draw(progress: Progress, _: Reports) -> None:
         folder.mkdir(exist_ok=True)

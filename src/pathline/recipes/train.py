@@ -14,7 +14,15 @@ from pathline.assemble import Parts, assemble, optimizer, problems_of, rate
 from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.recipes import folder as runs
-from pathline.recipes.prepare import data_of, facts_of, feeder, held_out, pictures_of, source_of
+from pathline.recipes.prepare import (
+    batch_of,
+    data_of,
+    facts_of,
+    feeder,
+    held_out,
+    pictures_of,
+    source_of,
+)
 from pathline.recipes.samples import sample_hook
 from pathline.training import checkpoint
 from pathline.training.ema import Ema
@@ -25,7 +33,7 @@ from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player, restore, state_of, tensors_of
 from pathline.training.screen import screen
 from pathline.training.trackers import jsonl
-from pathline.types import Facts
+from pathline.types import Batch, Facts
 
 EXIT = {"done": 0, "diverged": 3, "interrupted": 130}
 VALIDATION_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -102,6 +110,8 @@ def run_training(
     data = data_of(run, parts, pictures)
     precision = pick_precision(run.train.precision, device)
     player = player_of(run, parts, precision, device)
+    _rehearse(parts, batch_of(data, parts, data.train[:2], None, device))
+    samples = list(sample_hook(run, parts, data, player, where / "samples", precision.autocast))
     texts = runs.write(where, run, facts)
     start = _restored(player, opened)
     _introduce(run, data, player, precision, where, start, console)
@@ -112,8 +122,8 @@ def run_training(
             tick,
             logger([player], track, show, run.train.log_every, last=run.train.updates),
             *_validation(run, parts, data, player, track, show, device),
-            *sample_hook(run, parts, data, player, where / "samples", precision.autocast),
             every(run.train.save_every, lambda progress, _: _attempt(save, progress, console)),
+            *samples,
         ]
         outcome = _looped(run, parts, data, player, start, hooks, device, console)
     if outcome.progress.update:
@@ -122,6 +132,13 @@ def run_training(
             f"{outcome.reason} at update {outcome.progress.update}: {saved}", soft_wrap=True
         )
     return Trained(where, parts, player, outcome)
+
+
+@torch.no_grad()
+def _rehearse(parts: Parts, batch: Batch) -> None:
+    """One loss of two pictures, thrown away: what can't work is refused before a run is written."""
+    rng = torch.Generator(batch.x1.device).manual_seed(0)
+    parts.objective.loss(parts.network, batch, rng, parts.draw, parts.criterion)
 
 
 def player_of(run: Run, parts: Parts, precision: Precision, device: torch.device) -> Player:
