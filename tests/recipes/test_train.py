@@ -220,6 +220,18 @@ BAD = {
     ),
     "words without captions": (["digits", "text=words"], "needs captions"),
     "a device that is not there": (["digits", "--device", "cuda:9"], "can't be used"),
+    "guidance by a network that is not there": (
+        ["digits", "sample.guidance=autoguidance"],
+        "weaker network",
+    ),
+    "jumps without average velocities": (["digits", "sample.solver=jump"], "average velocities"),
+    "classes that are not there": (["digits", "coupling=within_class", "text=none"], "label"),
+    "a second time that nobody gives": (["digits", "backbone.takes_r=true"], "later time r"),
+    "an interval that is none": (
+        ["digits", "sample.guidance=interval", "sample.guidance.low=2"],
+        "guidance interval",
+    ),
+    "a shift below 0": (["digits", "times.shift=-1"], "above 0"),
     "all held out": (["digits", "data.holdout=0.9999"], "leaves none"),
 }
 
@@ -235,6 +247,7 @@ def test_bad_input_is_one_message_and_exit_2(case, capfd):
     assert "Traceback" not in told
     assert re.search(words, " ".join(told.split())), told
     assert [path.name for path in Path("taken").iterdir()] == ["keep.txt"]
+    assert not list(Path(".").rglob("run.yaml"))  # nothing that looks like a run is left
 
 
 def test_an_older_checkpoint_is_not_mixed_with_newer_ones(capfd):

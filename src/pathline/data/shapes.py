@@ -32,18 +32,18 @@ SEEN = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
 
 EDGE = 1  # pixels kept free at the rim
 STEP = 4  # things stand on every fourth pixel: fewer views to learn in minutes
-GAP = 2  # least clear pixels between two things
+GAP = 3  # least clear pixels between two things
 DRIFT = 4  # most pixels by which two things leave their common line
 CORNER = 5  # least pixels from the middle line for a stated corner
 MIDDLE = 2  # most pixels from the middle for "in the middle"
 
 
 def scene(seed: int, index: int, *, split: str = "seen", objects: int | None = None) -> Scene:
-    """Scene `index` of `seed`, with boxes; `objects` 1 or 2, or None for two in three with 2."""
+    """Scene `index` of `seed`, with boxes; `objects` 1 or 2, or None for either."""
     if split not in ("seen", "held_out"):
         raise ValueError(f"split {split!r} is none; choose 'seen' or 'held_out'")
     rng = np.random.default_rng([seed, index, objects or 0, split == "held_out"])
-    count = objects or (1 if rng.random() < 1 / 3 else 2)
+    count = objects or int(rng.integers(1, 3))
     pairs = _pairs(rng, count, split)
     return _single(rng, pairs[0]) if count == 1 else _double(rng, pairs)
 
