@@ -83,12 +83,12 @@ def _pairs(rng: np.random.Generator, count: int, split: str) -> list[tuple[str, 
 
 
 def _single(rng: np.random.Generator, pair: tuple[str, str]) -> Scene:
-    """One thing; size and place are each said half of the time."""
+    """One thing; its size is mostly said, its place half of the time."""
     size, extent = _size(rng)
     place = list(PLACES)[rng.integers(len(PLACES))] if rng.random() < 0.5 else None
     sides = (None, None) if place is None else PLACES[place]
     left, top = (_spot(rng, extent, side) for side in sides)
-    said = size if rng.random() < 0.5 else None
+    said = size if rng.random() < 0.75 else None
     return Scene((Thing(*pair, said, place, (left, top, extent, extent)),))
 
 
