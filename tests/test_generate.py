@@ -1,4 +1,4 @@
-"""Pictures: the same alone and in a batch, guided as asked, in files that say how they were made."""
+"""Pictures: the same alone and in a batch, guided as asked, in files that tell their story."""
 
 import json
 import re

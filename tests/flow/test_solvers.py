@@ -240,7 +240,6 @@ def test_the_last_step_draws_nothing(name, mixture, rng):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("sde", {"diffusion": "sigme"}, "did you mean sigma"),
         ("sde", {"churn": -1.0}, "churn is -1"),
         ("sde", {}, "noise function"),
         ("ancestral", {}, "noise function"),

@@ -9,7 +9,6 @@ neither noise nor path. Formulas of the multistep ones: DPM-Solver++ (arXiv 2211
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -236,12 +235,6 @@ def _corrected(
 
 
 def _diffusion(name: str, churn: float, path: Path, t: float) -> float:
-    if name not in DIFFUSIONS:
-        near = get_close_matches(name, DIFFUSIONS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"no diffusion is called {name!r}; there are {', '.join(DIFFUSIONS)}{hint}"
-        )
     if churn < 0:
         raise ValueError(f"churn is {churn}; it is 0 (no noise) or above")
     return churn * DIFFUSIONS[name](path, t)
