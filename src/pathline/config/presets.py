@@ -37,8 +37,8 @@ DIGITS = Run(
     name="digits",
     about=About(
         purpose="handwritten digits 8×8 by class, from scikit-learn: a whole run in two minutes",
-        expect="a classifier reads ≥ 98 % of the drawn digits; raw-pixel Fréchet distance ≤ 0.45",
-        time="not yet run",
+        expect="a classifier reads 98 % of the drawn digits; raw-pixel Fréchet distance 0.24",
+        time="106 seconds",
         device="two CPU cores",
     ),
     data=Data(source=Pick("digits"), size=8, channels=1, holdout=0.2),
@@ -64,8 +64,8 @@ QUICKSTART = Run(
     name="quickstart",
     about=About(
         purpose="captioned scenes of coloured shapes: words to pictures, offline, in four minutes",
-        expect="mean adherence ≥ 0.95 and exact scenes ≥ 0.80, on seen and on held-out pairs",
-        time="not yet run",
+        expect="atoms right 0.92, whole scenes 0.67; on pairs never seen 0.81 and 0.38",
+        time="197 seconds",
         device="two CPU cores",
     ),
     data=Data(source=pick("shapes", count=12_000), size=32, channels=3),

@@ -81,6 +81,9 @@ def _report(scores: dict[str, tuple[Adherence, Adherence]], console: Console) ->
             SPLITS[split], str(drawn.n), f"{drawn.mean:.3f}", f"{drawn.exact:.3f}", ceiling
         )
     console.print(table)
+    for split, (drawn, _) in scores.items():
+        kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(drawn.kinds.items()))
+        console.print(f"{SPLITS[split]}: {kinds}", highlight=False)
     pairs = ", ".join(" ".join(pair) for pair in HELD_OUT)
     console.print(f"never in a training scene: {pairs}", highlight=False)
 
