@@ -26,6 +26,23 @@ from pathline.text.learned import Worded
 from pathline.training.optim import OPTIMIZERS, SCHEDULES
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
 
+PATH_WORDS = {
+    "straight": "x_t = t·x1 + (1 − t)·x0.",
+    "trig": "Sine and cosine of a quarter turn: the variance stays (GVP).",
+    "vp": "The variance-preserving diffusion, turned to our time.",
+}
+
+
+def _path_row(name: str) -> Callable[[], Path]:
+    """A path as a row without settings, with its line for the list."""
+
+    def row() -> Path:
+        return PATHS[name]
+
+    row.__doc__ = PATH_WORDS[name]
+    return row
+
+
 TABLES: dict[str, dict[str, Any]] = {
     "data.source": SOURCES,
     "codec": CODECS,
@@ -33,7 +50,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "backbone": BACKBONES,
     "objective": OBJECTIVES,
     "terms": TERMS,
-    "path": {name: lambda path=path: path for name, path in PATHS.items()},
+    "path": {name: _path_row(name) for name in PATHS},
     "times": DRAWS,
     "coupling": COUPLINGS,
     "optimizer": OPTIMIZERS,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from pathline.cli import main
@@ -248,6 +249,38 @@ def test_bad_input_is_one_message_and_exit_2(case, capfd):
     assert re.search(words, " ".join(told.split())), told
     assert [path.name for path in Path("taken").iterdir()] == ["keep.txt"]
     assert not list(Path(".").rglob("run.yaml"))  # nothing that looks like a run is left
+
+
+@pytest.mark.parametrize("captions", ["refuse", "null"])
+def test_a_picture_without_a_caption_is_named_or_trained_without(captions, capfd):
+    Path("mine").mkdir()
+    for name, said in (("a", "a red wall"), ("b", "a blue wall"), ("c", None)):
+        Image.new("RGB", (20, 20), "red").save(f"mine/{name}.png")
+        if said:
+            Path(f"mine/{name}.txt").write_text(said)
+    small = ["data.size=16", "train.updates=1", "train.batch=2", "data.holdout=0", *TINY[:5]]
+    asked = [*small, "train.batch=2", f"data.missing_captions={captions}"]
+    code = train("mine", *asked, "--out", "run")
+    told = capfd.readouterr()
+    assert code == (2 if captions == "refuse" else 0)
+    if captions == "refuse":
+        assert "1 of 3 pictures have no caption, the first c.png" in told.err
+
+
+def test_an_unreadable_picture_is_listed_and_too_many_stop_the_run(capfd):
+    Path("mine").mkdir()
+    for number in range(20):
+        Image.new("RGB", (20, 20), "red").save(f"mine/{number:02}.png")
+    cut = Path("mine/07.png")
+    cut.write_bytes(cut.read_bytes()[:40])
+    asked = ["data.size=16", "train.updates=1", "data.holdout=0", *TINY[:5], "train.batch=4"]
+    assert train("mine", *asked, "train.sample_every=0", "--out", "run") == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "1 of 20 pictures can't be read" in told
+    assert "07.png" in told
+    assert train("mine", *asked, "data.max_bad=0.1", "--out", "run") == 0
+    assert "07.png" in Path("run/unreadable.jsonl").read_text()
+    assert "19 pictures" in capfd.readouterr().out
 
 
 def test_an_older_checkpoint_is_not_mixed_with_newer_ones(capfd):
