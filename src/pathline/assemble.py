@@ -209,3 +209,8 @@ def _constant(x1: Tensor, _: torch.Generator, *, t: float) -> Tensor:
 def rows_of(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
     """The condition of these rows."""
     return Cond(*(None if value is None else value[rows] for value in cond))
+
+
+def moved(cond: Cond, device: torch.device) -> Cond:
+    """The condition on the device."""
+    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from pathline.assemble import Parts, Sampler
+from pathline.assemble import Parts, Sampler, moved
 from pathline.codecs import denormalise
 from pathline.flow.solvers import last
 from pathline.types import Cond, Output
@@ -54,7 +54,7 @@ def states(
         )
     refuse_misfit(parts, sampler, weak)
     device = next(parts.network.parameters()).device
-    cond = _to(parts.text.encode(items), device)
+    cond = moved(parts.text.encode(items), device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise(x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def states(
     other = (
         parts.objective.field(_quiet(weak, autocast), cond)
         if weak is not None
-        else parts.objective.field(network, _to(_repeated(parts.text.null, len(items)), device))
+        else parts.objective.field(network, moved(_repeated(parts.text.null, len(items)), device))
     )
     field = sampler.guide(parts.objective.field(network, cond), other)
     yield from sampler.walk(field, x0, noise)
@@ -109,7 +109,3 @@ def _quiet(network: nn.Module, autocast: Autocast) -> Callable[..., Output]:
 
 def _repeated(null: Cond, rows: int) -> Cond:
     return Cond(*(None if v is None else v.expand(rows, *v.shape[1:]) for v in null))
-
-
-def _to(cond: Cond, device: torch.device) -> Cond:
-    return Cond(*(None if value is None else value.to(device) for value in cond))

@@ -6,7 +6,7 @@ import pytest
 
 from pathline.config.layers import Problem
 from pathline.config.presets import PRESETS
-from pathline.config.read import fill, read, refuse
+from pathline.config.read import fill, read
 
 
 @pytest.fixture
@@ -130,13 +130,6 @@ def test_one_problem_is_one_line():
     assert refusal("digits", overrides=["train.batch=x"]) == (
         "command line: train.batch wants a whole number, got 'x'."
     )
-
-
-def test_refuse_names_the_origin():
-    settings = read("digits", overrides=["sample.solver=huen"])
-    refuse(settings, [])
-    with pytest.raises(ValueError, match=r"command line: sample\.solver: There is no"):
-        refuse(settings, [Problem("sample.solver.name", "There is no …")])
 
 
 @pytest.mark.parametrize(

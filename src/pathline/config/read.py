@@ -70,12 +70,6 @@ def read(
     return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
 
 
-def refuse(settings: Settings, found: Sequence[Problem]) -> None:
-    """ValueError that lists the problems with their origins, if there are any."""
-    if found:
-        raise ValueError(_report(found, settings.origins))
-
-
 def fill(run: Run, tables: Mapping[str, Table]) -> Run:
     """The run with every option of its rows written out and converted; loss terms stay as given."""
     tree = to_tree(run)

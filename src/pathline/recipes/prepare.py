@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts, rows_of
+from pathline.assemble import TABLES, Parts, moved, rows_of
 from pathline.codecs import normalise
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
@@ -116,7 +116,7 @@ def batch_of(
     if flips is not None:
         pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
     x1 = normalise(parts.codec, parts.codec.encode(pixels))
-    cond, null = (_to(c, device) for c in (rows_of(data.cond, rows), parts.text.null))
+    cond, null = (moved(c, device) for c in (rows_of(data.cond, rows), parts.text.null))
     return Batch(x1, cond, null, rows)
 
 
@@ -156,7 +156,3 @@ def _flips(run: Run, progress: Progress, lane: int, rows: Tensor, count: int) ->
     first = progress.images + lane * len(rows)
     epochs = np.arange(first, first + len(rows)) // count
     return torch.as_tensor(loader.coins(run.seed, epochs, rows.numpy(), 0.5))
-
-
-def _to(cond: Cond, device: torch.device) -> Cond:
-    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))
