@@ -19,6 +19,7 @@ from pathline.flow.guidance import GUIDANCE
 from pathline.flow.paths import PATHS, Path, draw_point
 from pathline.flow.solvers import STEPS, integrate
 from pathline.flow.times import DRAWS, GRIDS
+from pathline.metrics.features import FEATURES
 from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.terms import compose
 from pathline.text import TEXTS
@@ -58,6 +59,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "sample.solver": {**STEPS, **ADAPTIVE},
     "sample.grid": GRIDS,
     "sample.guidance": GUIDANCE,
+    "eval.feature": FEATURES,
 }
 
 States = Iterator[tuple[float, Tensor]]

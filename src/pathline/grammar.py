@@ -18,7 +18,7 @@ PALETTE = {
     "cyan": (50, 210, 225),
 }
 SHAPES = ("circle", "square", "triangle")
-SIZES = {"small": (9, 9), "large": (13, 13)}  # extents in pixels, from and to
+SIZES = {"small": 9, "large": 16}  # extents in pixels
 PLACES = {  # phrase -> the side of the middle on which the thing's centre lies (x, y)
     "at the top left": (-1, -1),
     "at the top right": (1, -1),

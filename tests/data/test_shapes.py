@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pathline.data.shapes import GAP, HELD_OUT, SEEN, caption, draw, parse, prompts, scene
+from pathline.data.shapes import GAP, HELD_OUT, PAIRED, SEEN, caption, draw, parse, prompts, scene
 from pathline.grammar import PALETTE, RELATIONS, SHAPES, SIDE, SIZES, Scene, Thing
 
 SCENES = [scene(3, i) for i in range(3000)]
@@ -56,12 +56,12 @@ def test_things_lie_inside_and_apart_in_the_direction_that_is_said():
 
 
 def test_stated_sizes_are_the_drawn_ones_and_the_rest_is_free():
-    things = [thing for s in SCENES for thing in s.things]
-    for thing in things:
-        if thing.size:
-            assert SIZES[thing.size][0] <= thing.box[2] <= SIZES[thing.size][1]
-    free = Counter(thing.box[2] for thing in things if thing.size is None)
-    assert set(free) == {extent for size in SIZES.values() for extent in size}
+    alone = [s.things[0] for s in SCENES if s.relation is None]
+    assert all(thing.box[2] == SIZES[thing.size] for thing in alone if thing.size)
+    free = Counter(thing.box[2] for thing in alone if thing.size is None)
+    assert set(free) == set(SIZES.values())
+    paired = [thing for s in SCENES if s.relation for thing in s.things]
+    assert {(thing.size, thing.box[2]) for thing in paired} == {(None, PAIRED)}
 
 
 def test_captions_are_exact():

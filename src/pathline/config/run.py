@@ -23,6 +23,7 @@ PLACES = {
     "sample.solver": "solver step",
     "sample.grid": "grid",
     "sample.guidance": "guidance",
+    "eval.feature": "feature",
 }
 # Places where `auto` lets the data decide, and the options it may carry.
 AUTO = {"data.source": ("path",), "text": ()}
@@ -58,8 +59,13 @@ class Train:
     clip: float = 1.0  # largest gradient norm; 0: none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
+    strategy: Literal["none", "ddp", "fsdp2"] = "none"
     ema: tuple[float, ...] = (0.999,)  # decays; the first is drawn from
+    power_ema: tuple[float, ...] = ()  # relative lengths of averages to rebuild others from
+    trackers: tuple[str, ...] = ()  # beside metrics.jsonl: trackio, wandb, tensorboard
     log_every: int = 50  # updates, here and below
+    probe_every: int = 200  # 0: never
+    snapshot_every: int = 1000  # of the power averages
     validate_every: int = 1000  # 0: never
     sample_every: int = 1000  # 0: never
     save_every: int = 1000
@@ -76,6 +82,14 @@ class Sample:
     ema: float | None = None  # null: the first of train.ema
     batch: int = 64  # pictures drawn at once
     count: int = 16  # pictures of the grid drawn while training
+
+
+@dataclass(frozen=True)
+class Eval:
+    every: int = 0  # updates; 0: never while training
+    n: int = 500  # pictures drawn
+    feature: Pick = field(default_factory=lambda: Pick("pca"))
+    metric: str = "frechet"  # by which the best checkpoint is kept
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,7 @@ class Run:
     schedule: Pick = field(default_factory=lambda: Pick("cosine"))
     train: Train = Train()
     sample: Sample = Sample()
+    eval: Eval = Eval()
 
 
 def terms_of(run: Run) -> dict[str, tuple[float, Pick]]:
@@ -142,6 +157,7 @@ POSITIVE = (
     *("data.size", "data.memory_gb", "train.updates", "train.batch", "train.accumulate"),
     *("train.log_every", "train.save_every", "train.keep_recent"),
     *("sample.steps", "sample.batch", "sample.count"),
+    *("train.snapshot_every", "eval.n"),
 )
 NOT_NEGATIVE = (
     "seed",
@@ -149,6 +165,8 @@ NOT_NEGATIVE = (
     "train.validate_every",
     "train.sample_every",
     "train.keep_every",
+    "train.probe_every",
+    "eval.every",
 )
 SHARES = ("data.max_bad",)
 

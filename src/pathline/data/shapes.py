@@ -33,6 +33,7 @@ SEEN = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
 EDGE = 1  # pixels kept free at the rim
 STEP = 4  # things stand on every fourth pixel: fewer views to learn in minutes
 GAP = 3  # least clear pixels between two things
+PAIRED = 11  # extent of each of two things: two large ones would not fit side by side
 DRIFT = 4  # most pixels by which two things leave their common line
 CORNER = 5  # least pixels from the middle line for a stated corner
 MIDDLE = 2  # most pixels from the middle for "in the middle"
@@ -84,7 +85,8 @@ def _pairs(rng: np.random.Generator, count: int, split: str) -> list[tuple[str, 
 
 def _single(rng: np.random.Generator, pair: tuple[str, str]) -> Scene:
     """One thing; its size is mostly said, its place half of the time."""
-    size, extent = _size(rng)
+    size = ("small", "large")[rng.integers(2)]
+    extent = SIZES[size]
     place = list(PLACES)[rng.integers(len(PLACES))] if rng.random() < 0.5 else None
     sides = (None, None) if place is None else PLACES[place]
     left, top = (_spot(rng, extent, side) for side in sides)
@@ -106,48 +108,35 @@ def _spot(rng: np.random.Generator, extent: int, side: int | None) -> int:
 
 
 def _double(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> Scene:
-    """Two things of any size, apart along one axis and nearly in line along the other."""
+    """Two things, apart along one axis and nearly in line along the other."""
     relation = list(RELATIONS)[rng.integers(len(RELATIONS))]
-    extents = [_size(rng)[1] for _ in pairs]
-    direction = sum(RELATIONS[relation])
-    along = _apart(rng, extents if direction < 0 else extents[::-1])
-    along = along if direction < 0 else along[::-1]
-    across = _aligned(rng, extents)
+    along = _apart(rng)[:: -sum(RELATIONS[relation])]
+    across = _aligned(rng)
     x, y = (along, across) if RELATIONS[relation][1] == 0 else (across, along)
     things = tuple(
-        Thing(*pair, None, None, (x[i], y[i], extents[i], extents[i]))
-        for i, pair in enumerate(pairs)
+        Thing(*pair, None, None, (x[i], y[i], PAIRED, PAIRED)) for i, pair in enumerate(pairs)
     )
     return Scene(things, relation)
 
 
-def _apart(rng: np.random.Generator, extents: list[int]) -> list[int]:
-    """Beginnings of two things in this order along an axis, at least GAP between them."""
-    slack = SIDE - 2 * EDGE - sum(extents) - GAP
+def _apart(rng: np.random.Generator) -> list[int]:
+    """Beginnings of two things along an axis, the lower first, at least GAP between them."""
+    slack = SIDE - 2 * EDGE - 2 * PAIRED - GAP
     a, b = sorted(STEP * int(k) for k in rng.integers(slack // STEP + 1, size=2))
-    return [EDGE + a, EDGE + extents[0] + GAP + b]
+    return [EDGE + a, EDGE + PAIRED + GAP + b]
 
 
-def _aligned(rng: np.random.Generator, extents: list[int]) -> list[int]:
-    """Beginnings of two things along the other axis, middles at most DRIFT apart."""
-    first = _place(rng, EDGE, SIDE - EDGE - extents[0])
-    middle = first + (extents[0] - extents[1]) / 2
-    low = max(EDGE, int(np.ceil(middle - DRIFT)))
-    high = min(SIDE - EDGE - extents[1], int(middle + DRIFT))
-    return [first, _place(rng, low, high)]
+def _aligned(rng: np.random.Generator) -> list[int]:
+    """Beginnings of two things along the other axis, at most DRIFT apart."""
+    last = SIDE - EDGE - PAIRED
+    first = _place(rng, EDGE, last)
+    return [first, _place(rng, max(EDGE, first - DRIFT), min(last, first + DRIFT))]
 
 
 def _place(rng: np.random.Generator, low: int, high: int) -> int:
     """One of the pixels from low to high on which things stand."""
     first = -(-(low - EDGE) // STEP)
     return EDGE + STEP * int(rng.integers(first, (high - EDGE) // STEP + 1))
-
-
-def _size(rng: np.random.Generator) -> tuple[str, int]:
-    """A size's name and an extent of that size."""
-    size = ("small", "large")[rng.integers(2)]
-    low, high = SIZES[size]
-    return size, int(rng.integers(low, high + 1))
 
 
 @cache

@@ -13,13 +13,13 @@ from jaxtyping import Bool, Shaped, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from pathline.grammar import GROUND, PALETTE, PLACES, RELATIONS, SIZES, Scene, Thing, parse
+from pathline.grammar import GROUND, PALETTE, PLACES, RELATIONS, SIZES, Scene, Thing, caption, parse
 
 HALF = 0.5  # share of the way from ground to colour from which a pixel counts
 STRAY = 0.4  # most distance from a colour's line, as a share of the way to that colour
 LEAST = 12  # pixels of the smallest core
 MOST = 8  # things matched with a prompt, the largest ones
-BOUND = (SIZES["small"][1] + SIZES["large"][0]) / 2  # extent between small and large
+BOUND = sum(SIZES.values()) / 2  # extent between small and large
 CENTRE = 3.0  # pixels from the middle line within which a thing stands in the middle
 APART = 4.0  # least pixels between centres for a relation to hold
 
@@ -33,6 +33,17 @@ class Adherence(NamedTuple):
     n: int
     kinds: dict[str, float]  # kind of atom -> share right over all pictures that state it
     pictures: tuple[dict[str, bool], ...]  # per picture: "count", "1 colour", …, "relation"
+
+
+class Order(NamedTuple):
+    """Whether pictures of two things tell who stands where. A model blind to order has both equal.
+
+    Scored by the prompts of two things that read otherwise with the things exchanged.
+    """
+
+    right: float  # share of pictures that fit their prompt in every atom
+    swapped: float  # share that fit the prompt with the two things exchanged
+    n: int
 
 
 def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherence:
@@ -57,6 +68,24 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
         kinds=shares,
         pictures=pictures,
     )
+
+
+def order(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Order | None:
+    """Pictures against their prompts and the swapped ones; None where no prompt can be swapped."""
+    turned = [swap(text) for text in captions]
+    rows = [i for i, text in enumerate(turned) if text is not None]
+    if not rows:
+        return None
+    right = adherence(pixels[rows], [captions[i] for i in rows])
+    swapped = adherence(pixels[rows], [text for text in turned if text is not None])
+    return Order(right.exact, swapped.exact, len(rows))
+
+
+def swap(text: str) -> str | None:
+    """The prompt with its two things exchanged; None where it has one, or that changes nothing."""
+    wanted = parse(text)
+    turned = Scene(wanted.things[::-1], wanted.relation)
+    return None if turned == wanted else caption(turned)
 
 
 def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:

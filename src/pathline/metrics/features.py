@@ -1,0 +1,64 @@
+"""What a picture is compared by: vectors from a named extractor, resize mode in the name."""
+
+import torch
+from jaxtyping import Float, UInt8
+from scipy.linalg import eigh
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pathline.metrics.classifier import classifier
+from pathline.metrics.encoders import clip, dinov2
+from pathline.metrics.extract import Embed, Feature, in_batches, shrinking, shrunk
+from pathline.metrics.inception import inception
+
+__all__ = ["FEATURES", "Embed", "Feature", "classifier", "clip", "dinov2", "inception", "pca"]
+
+MOST = 4096  # pictures that the axes are found from
+
+
+def pca(
+    real: UInt8[Tensor, "n c h w"],
+    labels: Tensor | None,
+    device: torch.device,
+    *,
+    width: int = 64,
+    side: int = 32,
+    batch: int = 4096,
+) -> Feature:
+    """Raw pixels on the reference pictures' main axes; no download.
+
+    width: axes kept. side: larger pictures are averaged down to so many pixels.
+    """
+    del labels
+    if len(real) < 2:
+        raise ValueError(f"main axes need at least 2 reference pictures; got {len(real)}")
+    flat = shrunk(real[:: -(-len(real) // MOST)], side).flatten(1).double()
+    width, mean = min(width, *flat.shape), flat.mean(0)
+    axes = _axes(flat - mean, width).to(device, torch.float32)
+    start = mean.to(device, torch.float32)
+
+    def run(part: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return (shrunk(part.to(device), side).flatten(1) - start) @ axes
+
+    def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return in_batches(pixels, batch, run)
+
+    return Feature(f"pca-{width}{shrinking(real, side)}", width, embed)
+
+
+def _axes(spread: Float[Tensor, "n d"], width: int) -> Float[Tensor, "d k"]:
+    """The directions of most variance, from the smaller of covariance and Gram matrix."""
+    n, d = spread.shape
+    gram = (spread.T @ spread if d <= n else spread @ spread.T).numpy()
+    _, vectors = eigh(gram, subset_by_index=[len(gram) - width, len(gram) - 1])
+    found = torch.from_numpy(vectors).flip(1)
+    return found if d <= n else normalize(spread.T @ found, dim=0)
+
+
+FEATURES = {
+    "pca": pca,
+    "classifier": classifier,
+    "inception": inception,
+    "dinov2": dinov2,
+    "clip": clip,
+}
