@@ -31,7 +31,7 @@ class Opened(NamedTuple):
     folder: Path
     run: Run
     facts: Facts
-    checkpoint: Path  # the one asked for
+    checkpoint: Path | None  # the one asked for; None: there is none yet
 
 
 def fresh(name: str, out: Path | None) -> Path:
@@ -61,15 +61,10 @@ def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
     return texts
 
 
-def save(
-    folder: Path, update: int, tensors: Any, state: Any, texts: dict[str, str], run: Run
-) -> Path:
-    """A checkpoint, `latest` beside it, and the old ones pruned."""
-    root = folder / "checkpoints"
-    saved = checkpoint.save(root, update, tensors, state, texts)
+def publish(folder: Path, saved: Path, run: Run) -> None:
+    """Name a new checkpoint in `latest`, and prune the old ones."""
     _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
-    checkpoint.prune(root, recent=run.train.keep_recent, every=run.train.keep_every)
-    return saved
+    checkpoint.prune(saved.parent, recent=run.train.keep_recent, every=run.train.keep_every)
 
 
 def newest_run(name: str | None) -> Path:
@@ -85,29 +80,35 @@ def newest_run(name: str | None) -> Path:
 
 def open_run(where: Path, warn: Callable[[str], None]) -> Opened:
     """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
+    opened = reopen(where, warn)
+    if opened.checkpoint is None:
+        raise ValueError(f"{where} has no whole checkpoint yet; train it further first.")
+    return opened
+
+
+def reopen(where: Path, warn: Callable[[str], None]) -> Opened:
+    """The same for a run to go on with, which may have been stopped before its first checkpoint."""
     if where.name == LATEST and not where.exists():
         where = newest_run(None)
     if not where.is_dir():
         raise ValueError(f"{where} is no run folder: it does not exist. Runs lie under {RUNS}/.")
     if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
+        if fault := checkpoint.fault_of(where):
+            raise ValueError(
+                f"{where} is no whole checkpoint: {fault}. Name the run to take its newest."
+            )
         return _read(where.parent.parent, where)
-    if not (where / SETTINGS).is_file():
+    if not (where / SETTINGS).is_file() or not (where / FACTS).is_file():
         raise ValueError(
             f"{where} is no run folder: it has no {SETTINGS}. pathline train makes one."
         )
-    found = checkpoint.newest(where / "checkpoints", warn)
-    if found is None:
-        raise ValueError(f"{where} has no whole checkpoint yet; train it further first.")
-    return _read(where, found)
+    return _read(where, checkpoint.newest(where / "checkpoints", warn))
 
 
-def _read(folder: Path, found: Path) -> Opened:
-    if fault := checkpoint.fault_of(found):
-        raise ValueError(
-            f"{found} is no whole checkpoint: {fault}. Name the run to take its newest."
-        )
-    run = read(base=found / SETTINGS).run
-    facts = json.loads((found / FACTS).read_text())
+def _read(folder: Path, found: Path | None) -> Opened:
+    texts = found or folder
+    run = read(base=texts / SETTINGS).run
+    facts = json.loads((texts / FACTS).read_text())
     lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
     return Opened(folder, run, Facts(**{**facts, **lists}), found)
 
@@ -117,6 +118,7 @@ def parts_of(opened: Opened, *, ema: float | None, device: torch.device) -> tupl
 
     ema: one of the run's decays; None its first; 0 the weights themselves.
     """
+    assert opened.checkpoint is not None  # open_run sees to it
     parts = assemble(opened.run, opened.facts)
     kept = opened.run.train.ema
     decay = (kept[0] if kept else 0) if ema is None else ema

@@ -23,6 +23,7 @@ from pathline.text.learned import vocabulary
 from pathline.training.loop import Progress
 from pathline.training.parallel import lane_rng
 from pathline.training.players import Lane
+from pathline.training.strategy import ALONE, World
 from pathline.types import Batch, Cond, Facts
 
 HOLDOUT_SEED = 0  # the same pictures are held out whatever the run's seed
@@ -47,8 +48,8 @@ def source_of(run: Run) -> tuple[Run, Source]:
     return run, bind(TABLES["data.source"], pick, "data source")()
 
 
-def pictures_of(run: Run, source: Source, report: Path, console: Console) -> Pictures:
-    """Every readable picture at the run's size; the unreadable are listed in `report`."""
+def pictures_of(run: Run, source: Source, report: Path | None, console: Console) -> Pictures:
+    """Every readable picture at the run's size; the unreadable are listed in `report`, if any."""
 
     def progress(rows: Sequence[Any]) -> Any:
         hidden = not console.is_terminal
@@ -121,14 +122,23 @@ def batch_of(
 
 
 def feeder(
-    run: Run, data: Data, parts: Parts, device: torch.device
+    run: Run, data: Data, parts: Parts, device: torch.device, world: World = ALONE
 ) -> Callable[[Progress], list[Lane]]:
-    """The lanes of an update: a function of the run's seed and progress alone."""
-    lanes, count = run.train.accumulate, len(data.train)
+    """This rank's lanes of an update: a function of the run's seed and progress alone.
+
+    Raises ValueError for more lanes than a batch can be shared among.
+    """
+    lanes, count = run.train.accumulate * world.size, len(data.train)
+    if run.train.batch % lanes:
+        near = max(1, run.train.batch // lanes) * lanes
+        raise ValueError(
+            f"train.batch={run.train.batch} can't be shared by {world.size} processes times "
+            f"train.accumulate={run.train.accumulate}. Nearest: {near} or {near + lanes}."
+        )
 
     def feed(progress: Progress) -> list[Lane]:
         out = []
-        for lane in range(lanes):
+        for lane in range(world.rank, lanes, world.size):
             at = {"seed": run.seed, "count": count, "rank": lane, "world": lanes}
             places = loader.rows(progress.images, run.train.batch, **at)
             rows = data.train[torch.as_tensor(places)]

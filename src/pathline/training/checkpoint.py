@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there: temporary name, manifest last, rename.
 
 A checkpoint is a folder `step-00001000` of safetensors files, `state.json` and whatever texts the
-caller adds, all listed with size and digest in `manifest.json`. Nothing is ever unpickled.
+caller adds, all listed with size and digest in `manifest.json`. Nothing is ever unpickled. A run
+whose weights are split over processes writes `shards/` instead, each rank its part (`shards.py`).
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from pathline.training import shards
 
 MANIFEST, STATE = "manifest.json", "state.json"
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
@@ -37,27 +40,41 @@ def save(
 
     Raises OSError if the disk is too full, before anything is written where that can be told.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    _refuse_full_disk(root, tensors)
-    final, work = root / name(update), root / f".tmp-{name(update)}-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
+    refuse_full_disk(root, sum(map(bytes_of, tensors.values())))
+    work = begin(root, update)
     try:
-        work.mkdir()
         for stem, group in tensors.items():
             whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
             save_file(whole, work / f"{stem}.safetensors")
-        for file, text in {**texts, STATE: json.dumps(state, indent=1)}.items():
-            (work / file).write_text(text)
-        files = {path.name: _stamp(path) for path in sorted(work.iterdir())}
-        _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
-        aside = work.with_name(f"{work.name}-old")
-        if final.exists():
-            os.replace(final, aside)
-        os.replace(work, final)
-        _sync(root)
-        shutil.rmtree(aside, ignore_errors=True)
+        return seal(root, update, work, state, texts)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def begin(root: Path, update: int) -> Path:
+    """An empty folder to write the checkpoint of `update` in."""
+    work = root / f".tmp-{name(update)}-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    return work
+
+
+def seal(
+    root: Path, update: int, work: Path, state: Mapping[str, Any], texts: Mapping[str, str]
+) -> Path:
+    """Make what was written in `work` the checkpoint of `update`: state, manifest, rename."""
+    for file, text in {**texts, STATE: json.dumps(state, indent=1)}.items():
+        (work / file).write_text(text)
+    files = {str(path.relative_to(work)): _stamp(path) for path in _files(work)}
+    for folder in {work, *(path.parent for path in _files(work))}:
+        _sync(folder)
+    _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
+    final, aside = root / name(update), work.with_name(f"{work.name}-old")
+    if final.exists():
+        os.replace(final, aside)
+    os.replace(work, final)
+    _sync(root)
+    shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
@@ -70,8 +87,11 @@ def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
         raise ValueError(
             f"{folder} is no whole checkpoint: {fault}. Choose another, or --resume latest."
         )
-    files = [path for path in sorted(folder.glob("*.safetensors")) if not only or path.stem in only]
-    tensors = {path.stem: load_file(path) for path in files}
+    if (folder / shards.SHARDS).is_dir():
+        tensors = shards.load(folder, only)
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+        tensors = {path.stem: load_file(path) for path in files if not only or path.stem in only}
     return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text()))
 
 
@@ -83,7 +103,7 @@ def fault_of(folder: Path) -> str:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return f"{MANIFEST} can't be read"
-    there = {path.name for path in folder.iterdir()} - {MANIFEST}
+    there = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
     if missing := sorted(set(files) - there):
         return f"{missing[0]} is missing"
     if foreign := sorted(there - set(files)):
@@ -121,14 +141,24 @@ def prune(root: Path, *, recent: int, every: int) -> list[Path]:
     return old
 
 
-def _refuse_full_disk(root: Path, tensors: Groups) -> None:
-    need = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+def refuse_full_disk(root: Path, need: int) -> None:
+    """Raises OSError unless `need` bytes and a little more are free under root."""
+    root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if free < need * 1.05 + (1 << 20):
         raise OSError(
             f"The checkpoint needs {need / 1e6:.1f} MB, but {root} has {free / 1e6:.1f} MB free. "
             "Free some space, or choose another --out."
         )
+
+
+def bytes_of(group: Mapping[str, Tensor]) -> int:
+    """Of a group of tensors; of split ones as if they were whole."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in group.values())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _stamp(path: Path) -> dict[str, Any]:

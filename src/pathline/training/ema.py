@@ -1,11 +1,13 @@
 """Exponential moving averages of a network's weights, in float32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+Weights = dict[str, Tensor]
 
 
 class Ema:
@@ -19,40 +21,54 @@ class Ema:
         if not 0 <= decay < 1:
             raise ValueError(f"An EMA decay of {decay} was asked for; it lies in [0, 1).")
         self.decay = decay
-        self.weights = {
-            name: p.detach().float().clone()
-            for name, p in network.named_parameters()
-            if p.requires_grad
-        }
+        self.name = f"ema-{decay}"
+        self.weights = copied(network)
 
     @torch.no_grad()
     def update(self, network: nn.Module, n: int) -> None:
         """Take in the weights after update number n, counted from 0."""
-        decay = min(self.decay, (1 + n) / (10 + n))
-        live = [p.detach().float() for p in network.parameters() if p.requires_grad]
-        get_ema_multi_avg_fn(decay)(list(self.weights.values()), live, n)
+        blend(self.weights, network, min(self.decay, (1 + n) / (10 + n)))
 
     @contextmanager
     def lent_to(self, network: nn.Module) -> Iterator[None]:
         """The network wears the average inside the block and has its own weights again after it."""
-        live = {name: p for name, p in network.named_parameters() if name in self.weights}
-        own = {name: p.detach().clone() for name, p in live.items()}
-        _wear(live, self.weights)
-        try:
+        with lent(self.weights, network):
             yield
-        finally:
-            _wear(live, own)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Weights:
         return dict(self.weights)
 
-    @torch.no_grad()
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(state[name])
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        put(self.weights, state)
+
+
+def copied(network: nn.Module) -> Weights:
+    """A float32 copy of every trainable weight, on its own device and in its own layout."""
+    named = network.named_parameters()
+    return {name: p.detach().float().clone() for name, p in named if p.requires_grad}
 
 
 @torch.no_grad()
-def _wear(live: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> None:
+def blend(weights: Weights, network: nn.Module, decay: float) -> None:
+    """weights ← decay · weights + (1 − decay) · the network's."""
+    live = [p.detach().float() for p in network.parameters() if p.requires_grad]
+    get_ema_multi_avg_fn(decay)(list(weights.values()), live, 0)
+
+
+@contextmanager
+def lent(weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[None]:
+    """The network wears `weights` inside the block and has its own again after it."""
+    live = {name: p for name, p in network.named_parameters() if name in weights}
+    own = {name: p.detach().clone() for name, p in live.items()}
+    put(live, weights)
+    try:
+        yield
+    finally:
+        put(live, own)
+
+
+@torch.no_grad()
+def put(live: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Copy `weights` into `live`, by name. Raises KeyError for a name that is missing."""
     for name, p in live.items():
         p.copy_(weights[name])

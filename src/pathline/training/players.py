@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,10 +11,15 @@ from torch import Tensor, nn
 
 from pathline.training.ema import Ema
 from pathline.training.parallel import Precision
+from pathline.training.strategy import mean, placed, whole
 from pathline.types import Batch
 
 Lane = tuple[Batch, torch.Generator]
 Loss = Callable[[Any, Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+def _alone(_: bool) -> AbstractContextManager:
+    return nullcontext()
 
 
 @dataclass
@@ -30,6 +36,7 @@ class Player:
     clip: float = 0.0  # greatest gradient norm; 0: none
     emas: Sequence[Ema] = ()
     every: int = 1
+    meeting: Callable[[bool], AbstractContextManager] = _alone  # do gradients meet in this pass?
     base_rates: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +65,7 @@ def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
     if scaler:
         scaler.unscale_(player.optimizer)
     gradients = [p.grad for p in player.network.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
     finite_loss, finite = torch.stack([total.isfinite(), (total + norm).isfinite()]).tolist()
     if finite and player.clip:
         torch.nn.utils.clip_grads_with_norm_(player.network.parameters(), player.clip, norm)
@@ -71,15 +78,18 @@ def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
 def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str, Tensor]]:
     player.optimizer.zero_grad(set_to_none=True)
     totals, terms = [], []
-    for batch, rng in lanes:
-        with player.precision.autocast():
-            value, parts = player.loss(player.forward, batch, rng)
-        share = value / len(lanes)
-        (player.precision.scaler.scale(share) if player.precision.scaler else share).backward()
+    for left, (batch, rng) in zip(range(len(lanes))[::-1], lanes, strict=True):
+        with player.meeting(left == 0):
+            with player.precision.autocast():
+                value, parts = player.loss(player.forward, batch, rng)
+            share = value / len(lanes)
+            (player.precision.scaler.scale(share) if player.precision.scaler else share).backward()
         totals.append(share.detach())
         terms.append(parts)
-    means = {name: torch.stack([part[name] for part in terms]).mean() for name in terms[0]}
-    return torch.stack(totals).sum(), means
+    names = list(terms[0])
+    columns = [torch.stack([part[name] for part in terms]).mean() for name in names]
+    total, *means = mean(torch.stack([torch.stack(totals).sum(), *columns])).unbind()
+    return total, dict(zip(names, means, strict=True))
 
 
 def _step(player: Player, finite: bool, n: int) -> None:
@@ -112,7 +122,7 @@ def tensors_of(player: Player) -> dict[str, dict[str, Tensor]]:
         for name, p in player.network.named_parameters()
         for key, value in player.optimizer.state.get(p, {}).items()
     }
-    averages = {f"{player.name}-ema-{ema.decay}": ema.state() for ema in player.emas}
+    averages = {f"{player.name}-{ema.name}": ema.state() for ema in player.emas}
     weights = dict(player.network.state_dict())
     return {player.name: weights, **averages, f"{player.name}-optimizer": moments}
 
@@ -123,19 +133,29 @@ def state_of(player: Player) -> dict[str, Any]:
 
 
 def restore(player: Player, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Put back what `tensors_of` and `state_of` gave. Raises ValueError naming what is missing."""
+    """Put back what `tensors_of` and `state_of` gave. Raises ValueError naming what is missing.
+
+    tensors are whole ones, the same on every rank, whatever the strategy that wrote them.
+    """
+    live = player.network.state_dict()
     with _named(f"the weights of {player.name}"):
-        player.network.load_state_dict(tensors[player.name])
+        weights = {
+            name: placed(value, live[name]) if name in live else value
+            for name, value in tensors[player.name].items()
+        }
+        player.network.load_state_dict(weights)
     for ema in player.emas:
-        with _named(f"the EMA {ema.decay} of {player.name}"):
-            ema.restore(tensors[f"{player.name}-ema-{ema.decay}"])
+        with _named(f"the average {ema.name} of {player.name}"):
+            saved, mine = tensors[f"{player.name}-{ema.name}"], ema.state()
+            ema.restore({name: placed(saved[name], mine[name]) for name in mine})
     live = dict(player.network.named_parameters())
     player.optimizer.state.clear()
     for key, value in tensors[f"{player.name}-optimizer"].items():
         name, kind = key.rsplit("/", 1)
         with _named(f"the optimizer state of {name}"):
-            place = "cpu" if kind == "step" and not live[name].is_cuda else live[name].device
-            player.optimizer.state[live[name]][kind] = value.to(place)
+            p = live[name]
+            fits = value.shape == p.shape and value.dim() > 0
+            player.optimizer.state[p][kind] = placed(value, p) if fits else value.to(p.device)
     if player.precision.scaler and state.get("scaler"):
         player.precision.scaler.load_state_dict(state["scaler"])
 

@@ -1,0 +1,95 @@
+"""Checkpoints of a run: written by rank 0, or by every rank its shards, in the background."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from pathline.config.run import Run
+from pathline.recipes import folder as runs
+from pathline.recipes.resume import state_of_run
+from pathline.training import checkpoint, shards
+from pathline.training.loop import Progress
+from pathline.training.players import Player, state_of, tensors_of
+from pathline.training.strategy import World, told
+
+
+class Saver(NamedTuple):
+    """save: raises OSError if it can't; under fsdp2 it returns before the last byte is written and
+    tells of a failure at the next call. settle: waits until what was begun is there or failed."""
+
+    save: Callable[[Progress], None]
+    settle: Callable[[], None]
+
+
+def saver(
+    where: Path, run: Run, texts: dict[str, str], player: Player, world: World, say: Callable
+) -> Saver:
+    """Whole checkpoints of this player under `where`. Both functions are called on every rank."""
+    root = where / "checkpoints"
+
+    def state(progress: Progress) -> dict[str, Any]:
+        return state_of_run(progress, world, {player.name: state_of(player)})
+
+    def publish(update: int) -> None:
+        runs.publish(where, root / checkpoint.name(update), run)
+
+    def save_whole(progress: Progress) -> None:
+        if world.rank == 0:
+            checkpoint.save(root, progress.update, tensors_of(player), state(progress), texts)
+            publish(progress.update)
+
+    if world.strategy != "fsdp2":
+        return Saver(save_whole, lambda: None)
+    begun: list[Future] = []
+
+    def settle() -> None:
+        while begun:
+            begun.pop().result()
+
+    def save_shards(progress: Progress) -> None:
+        settle()
+        work = _begun(root, progress.update, player, world)
+        done = partial(_seal, root, progress.update, work, state(progress), texts, publish)
+        begun.append(shards.save(work, tensors_of(player), world.aside, done))
+
+    return Saver(save_shards, settle)
+
+
+def _begun(root: Path, update: int, player: Player, world: World) -> Path:
+    """A folder that all ranks write in. Raises OSError on all if the disk is too full."""
+    work, fault = None, ""
+    if world.rank == 0:
+        try:
+            groups = tensors_of(player).values()
+            checkpoint.refuse_full_disk(root, sum(map(checkpoint.bytes_of, groups)))
+            work = str(checkpoint.begin(root, update))
+        except OSError as error:
+            fault = str(error)
+    work, fault = told((work, fault))
+    if fault:
+        raise OSError(fault)
+    return Path(work)
+
+
+def _seal(
+    root: Path,
+    update: int,
+    work: Path,
+    state: dict[str, Any],
+    texts: dict[str, str],
+    publish: Callable[[int], None],
+) -> None:
+    checkpoint.seal(root, update, work, state, texts)
+    publish(update)
+
+
+def attempt(saver: Saver, progress: Progress, console: Console) -> None:
+    """Save; a disk that is full now may not be at the next save, so training goes on."""
+    try:
+        saver.save(progress)
+    except OSError as error:
+        console.print(f"[red]update {progress.update} was not saved:[/red] {error}", soft_wrap=True)

@@ -1,0 +1,74 @@
+"""Checkpoints of split runs: PyTorch's distributed checkpoint, as safetensors, in the background.
+
+Every rank writes its parts as `shards/shard-….safetensors` while training goes on; a checkpoint is
+sealed when all ranks are done. Names are "file stem/name", so that one reads what it needs.
+"""
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+
+SHARDS = "shards"
+
+
+def flat(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One level of names: "stem/name"."""
+    return {f"{stem}/{key}": v for stem, group in tensors.items() for key, v in group.items()}
+
+
+def save(
+    work: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    group: dist.ProcessGroup | None,
+    done: Callable[[], None],
+) -> Future:
+    """Begin to write all ranks' parts under `work`; `done` is called on rank 0 when all are written.
+
+    Collective. group: of gloo and used for nothing else, so that messages in the background don't
+    mix with training's. The tensors are copied before this returns. The future is over when `done`
+    is, and carries its exception.
+    """
+    copies = {key: tensor.detach().clone() for key, tensor in flat(tensors).items()}
+    writer = HuggingFaceStorageWriter(str(work / SHARDS), save_distributed=True)
+    written = dcp.async_save(copies, storage_writer=writer, process_group=group)
+    sealed: Future = Future()
+
+    def settle(future: Future) -> None:
+        try:
+            future.result()
+            if dist.get_rank() == 0:
+                done()
+        except CheckpointException as error:
+            reasons = {str(failure[0]) for failure in error.failures.values()}
+            sealed.set_exception(OSError("; ".join(sorted(reasons))))
+        except Exception as error:  # handed on to whoever waits
+            sealed.set_exception(error)
+        else:
+            sealed.set_result(None)
+
+    written.add_done_callback(settle)  # type: ignore[union-attr]
+    return sealed
+
+
+def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors of the stems in `only` (of all, if empty). Not collective."""
+    reader = HuggingFaceStorageReader(str(folder / SHARDS))
+    found = reader.read_metadata().state_dict_metadata
+    wanted = {k: m for k, m in found.items() if not only or k.split("/", 1)[0] in only}
+    into = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in wanted.items()}  # type: ignore[union-attr]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process reads for itself
+        dcp.load(into, storage_reader=reader, no_dist=True)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in into.items():
+        stem, name = key.split("/", 1)
+        tensors.setdefault(stem, {})[name] = tensor
+    return tensors

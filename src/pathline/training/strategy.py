@@ -1,0 +1,171 @@
+"""One run in many processes: who this one is, how gradients meet, how weights are split.
+
+Everything collective stands here; with strategy "none" it all falls away. Processes are started by
+torchrun, talk over gloo on CPU and nccl on CUDA, and differ in their rank alone.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+STRATEGIES = ("none", "ddp", "fsdp2")
+BACKENDS = "cpu:gloo,cuda:nccl"
+
+
+class World(NamedTuple):
+    """The processes of a run, seen from one of them."""
+
+    strategy: str = "none"
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None
+    aside: dist.ProcessGroup | None = None  # for what goes on beside training
+
+
+ALONE = World()
+
+
+class Wrapped(NamedTuple):
+    """A network as a strategy calls it. meeting: whether gradients meet in this backward pass."""
+
+    forward: Callable[..., Any]
+    meeting: Callable[[bool], AbstractContextManager]
+
+
+@contextmanager
+def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.device]]:
+    """This process's world and device; the processes part at the end.
+
+    Raises ValueError where the machine or the way of starting can't do the strategy.
+    """
+    launched = "WORLD_SIZE" in os.environ
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if strategy == "none":
+        if size > 1:
+            raise ValueError(
+                f"{size} processes were started, but train.strategy=none is one process. "
+                "Take train.strategy=ddp (or fsdp2), or start one process."
+            )
+        yield ALONE, device
+        return
+    device = _own(device)
+    if launched:
+        dist.init_process_group(BACKENDS if device.type == "cuda" else "gloo")
+    else:  # a run of many processes that goes on in one
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh(device.type, (size,)) if strategy == "fsdp2" else None
+        aside = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
+        yield World(strategy, dist.get_rank(), size, mesh, aside), device
+    finally:
+        dist.destroy_process_group()
+
+
+def _own(device: torch.device) -> torch.device:
+    """The device of this process among those of its machine."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"train.strategy needs cpu or cuda, not {device}: use train.strategy=none there."
+        )
+    if device.type == "cpu":
+        return device
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= there:
+        raise ValueError(
+            f"Process {local + 1} of this machine finds {there} GPU(s): start no more processes "
+            "than there are GPUs (--procs), or take --device cpu."
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) -> Wrapped:
+    """The network ready for its strategy; under fsdp2 its weights are split in place."""
+    if world.strategy == "none":
+        return Wrapped(torch.compile(network) if compiled else network, _always)
+    if world.strategy == "ddp":
+        ddp = DistributedDataParallel(network)
+        forward = torch.compile(ddp) if compiled else ddp
+        return Wrapped(forward, lambda last: nullcontext() if last else ddp.no_sync())
+    sharded = shard(network, world, precision=precision, compiled=compiled)
+
+    def meeting(last: bool) -> AbstractContextManager:
+        sharded.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    return Wrapped(sharded, meeting)
+
+
+def shard(
+    network: nn.Module, world: World, *, precision: str = "fp32", compiled: bool = False
+) -> FSDPModule:
+    """Split every block (each member of a ModuleList) and the rest over the ranks, in place.
+
+    Blocks gather bf16 copies under bf16; gradients meet in float32. Weights are given back after
+    each forward pass, the root's too, so that averages and checkpoints always see the shards.
+    """
+    if precision == "fp16":
+        raise ValueError("fsdp2 has no loss scaler: take train.precision=bf16 or fp32, or ddp.")
+    half = torch.bfloat16 if precision == "bf16" else None
+    policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
+    blocks = [
+        block for part in network.modules() if isinstance(part, nn.ModuleList) for block in part
+    ]
+    for block in blocks:
+        if compiled:
+            block.compile()
+        fully_shard(block, mesh=world.mesh, mp_policy=policy)
+    return fully_shard(network, mesh=world.mesh, reshard_after_forward=True)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor with all its shards; plain ones as they are. Collective."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def placed(x: Tensor, live: Tensor) -> Tensor:
+    """A whole tensor, the same on every rank, laid out as `live` is."""
+    if not isinstance(live, DTensor):
+        return x
+    on = x.to(live.device)
+    return distribute_tensor(on, live.device_mesh, live.placements, src_data_rank=None)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over ranks. Collective; itself without processes."""
+    if not dist.is_initialized():
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / dist.get_world_size()
+
+
+def agreed(flag: bool) -> bool:
+    """Whether any rank says so; on CPU, so that no GPU is waited for. Collective."""
+    if not dist.is_initialized():
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def told(value: Any) -> Any:
+    """What rank 0 says. Collective."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _always(_: bool) -> AbstractContextManager:
+    return nullcontext()
