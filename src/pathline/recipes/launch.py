@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from uuid import uuid4
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -31,7 +32,8 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
         words.append("train.strategy=ddp")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    asked = ["--standalone", "--nproc-per-node", str(procs), "-m", "pathline", *words]
+    meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid4()}"]
+    asked = [*meet, f"--nproc-per-node={procs}", "-m", "pathline", *words]
     config, command, arguments = config_from_args(get_args_parser().parse_args(asked))
     try:
         elastic_launch(config, command)(*arguments)

@@ -47,7 +47,8 @@ def restored(player: Player, opened: runs.Opened | None, world: World, say: Say)
     if was != world.size:
         say(
             f"{world.size} process(es) go on where {was} stopped: weights and optimizer are the "
-            f"same, the data goes on at picture {start.images}; from here noise is drawn anew."
+            f"same, the data goes on at picture {start.images}. The noise stays the same only if "
+            "processes × train.accumulate do."
         )
     return start
 

@@ -36,7 +36,7 @@ from pathline.training.loop import train as loop
 from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player
 from pathline.training.screen import screen
-from pathline.training.strategy import ALONE, World, agreed, joined, told, wrap
+from pathline.training.strategy import ALONE, World, agreed, joined, number, told, wrap
 from pathline.training.trackers import jsonl
 from pathline.types import Batch
 
@@ -90,7 +90,7 @@ def train(
         Show tracebacks.
     """
     del debug  # read by the door
-    console = Console()
+    console = Console(quiet=number() > 0)
     say = partial(console.print, soft_wrap=True, highlight=False)
     if what and resume and "=" in what:  # `--resume RUN train.updates=5`: no preset was named
         what, overrides = None, (what, *overrides)

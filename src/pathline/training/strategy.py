@@ -41,6 +41,11 @@ class Wrapped(NamedTuple):
     meeting: Callable[[bool], AbstractContextManager]
 
 
+def number() -> int:
+    """This process's number among those that torchrun started, before they have met."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """This process's world and device; the processes part at the end.
