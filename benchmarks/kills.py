@@ -1,0 +1,113 @@
+"""Kill a training again and again, at random moments, and see that nothing is lost.
+
+    python benchmarks/kills.py --kills 100
+
+One run is left in peace. Another is killed (signal 9) after a random time, 100 times, most of them
+in the middle of something, and each time told to go on. In the end both must have the same weights,
+averages and optimizer state, bit for bit, and the same losses. A short run that saves at every third
+update, so that many kills hit a save. With --control the killed run gets another seed: it must fail.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pathline.training import checkpoint
+
+SETTINGS = [
+    *("digits", "train.sample_every=0", "train.validate_every=0", "train.log_every=1"),
+    *("train.batch=64", "train.save_every=3", "train.keep_recent=2", "train.precision=fp32"),
+]
+
+
+def command(run: Path, updates: int, more: list[str]) -> list[str]:
+    """Begin the run, or go on with it where it is there already."""
+    train = [sys.executable, "-m", "pathline", "train"]
+    if (run / "facts.json").exists():
+        return [*train, "--resume", str(run)]
+    return [*train, *SETTINGS, f"train.updates={updates}", *more, "--out", str(run)]
+
+
+def tensors(run: Path, updates: int) -> dict[str, torch.Tensor]:
+    groups = checkpoint.load(run / "checkpoints" / checkpoint.name(updates)).tensors
+    return {f"{stem}/{key}": value for stem, group in groups.items() for key, value in group.items()}
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(line["update"], line["loss"]) for line in lines if "loss" in line]
+
+
+def fault(run: Path, before: int) -> str:
+    """What a kill broke: nothing may be lost that was whole before it."""
+    root = run / "checkpoints"
+    if not root.exists():
+        return ""
+    newest = checkpoint.newest(root, lambda _: None)
+    reached = int(newest.name[5:]) if newest else 0
+    return f"update {before} was saved, now {reached} is the newest" if reached < before else ""
+
+
+def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Random) -> list[dict]:
+    """Kill and go on, `kills` times; what each kill found."""
+    found, before, start = [], 0, 0.0
+    while len(found) < kills:
+        process = subprocess.Popen(
+            command(run, updates, more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:  # what is killed while it reads data tells nothing
+            lines.append(line)
+            if line.startswith(("resumed", "text ")):
+                break
+        time.sleep(rng.uniform(0.0, 1.5))
+        start = time.time()
+        process.kill()
+        lines += process.stdout.readlines()
+        code = process.wait()
+        wrong = fault(run, before)
+        if code not in (-9, 0) or wrong:
+            raise SystemExit(f"kill {len(found)}: exit {code}, {wrong}\n{''.join(lines)}")
+        newest = checkpoint.newest(run / "checkpoints", lambda _: None)
+        before = int(newest.name[5:]) if newest else 0
+        torn = len(list(run.glob("checkpoints/.tmp-*")))
+        found.append({"at": before, "in_a_save": bool(torn), "seconds": time.time() - start})
+        print(f"kill {len(found)}: newest whole {before}{', in a save' if torn else ''}", flush=True)
+        if before >= updates:
+            raise SystemExit(f"done after {len(found)} kills: take more --updates")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--control", action="store_true")
+    asked = parser.parse_args()
+    rng = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as home:
+        straight, cut = Path(home, "straight"), Path(home, "cut")
+        more = ["seed=1"] if asked.control else []
+        found = killed(cut, asked.updates, asked.kills, more, rng)
+        subprocess.run(command(cut, asked.updates, more), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command(straight, asked.updates, []), check=True, stdout=subprocess.DEVNULL)
+        one, two = (tensors(run, asked.updates) for run in (straight, cut))
+        same = one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+        torn = sum(kill["in_a_save"] for kill in found)
+        print(f"{len(found)} kills, {torn} of them in a save, no checkpoint lost")
+        print(f"weights, averages and optimizer bit-equal: {same}")
+        print(f"losses of {asked.updates} updates equal: {losses(straight) == losses(cut)}")
+        raise SystemExit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""`pathline export`: a run's weights as one safetensors file."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from pathline.recipes import folder as runs
+
+
+def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
+    """Write a run's weights, however many processes trained them, as one safetensors file.
+
+    Parameters
+    ----------
+    run:
+        A run folder, one of its checkpoints, or "latest".
+    out:
+        The file to write; one that is there is not overwritten.
+    ema:
+        Which average of the weights; the run's first by default, 0 for the weights themselves.
+    """
+    say = partial(Console().print, soft_wrap=True, highlight=False)
+    if out.exists():
+        raise ValueError(f"{out} is there already; choose another --out.")
+    opened = runs.open_run(run, lambda text: say(f"warning: {text}"))
+    parts, which = runs.parts_of(opened, ema=ema, device=torch.device("cpu"))
+    weights = {name: w.contiguous() for name, w in parts.network.state_dict().items()}
+    assert opened.checkpoint is not None  # open_run sees to it
+    about = {"run": (opened.checkpoint / runs.SETTINGS).read_text(), "weights": which}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out, about)
+    say(f"{which} of update {int(opened.checkpoint.name[5:])}, {len(weights)} tensors: {out}")
+    return 0
