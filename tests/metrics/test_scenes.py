@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from pathline.data.shapes import caption, draw, prompts, scene
 from pathline.grammar import Scene, Thing, parse
-from pathline.metrics.scenes import adherence, atoms, read
+from pathline.metrics.scenes import adherence, atoms, order, read, swap
 
 
 @cache
@@ -63,15 +63,31 @@ def test_other_prompts_score_low():
 
 def test_a_swapped_order_is_noticed():
     pixels, said = pictures("seen")
-    two = [i for i, text in enumerate(said) if len(parse(text).things) == 2]
-    swapped = []
-    for i in two:
-        first, second = parse(said[i]).things
-        swapped.append(caption(Scene((second, first), parse(said[i]).relation)))
-    score = adherence(pixels[two], swapped)
+    two = [i for i, text in enumerate(said) if swap(text)]
+    score = adherence(pixels[two], [swap(said[i]) or "" for i in two])
     assert score.kinds["relation"] < 0.1  # only pairs that look alike may pass
     assert score.exact < 0.1
     assert score.kinds["colour"] > 0.9
+
+
+def test_swapping():
+    assert swap("a red circle above a blue square") == "a blue square above a red circle"
+    assert swap("a red circle") is None
+    assert swap("a red circle above a red circle") is None
+
+
+def test_order_is_told_and_a_model_blind_to_it_found_out():
+    pixels, said = pictures("seen", 200)
+    found = order(pixels, said)
+    assert found is not None
+    assert found.n == sum(len(parse(text).things) == 2 and swap(text) is not None for text in said)
+    assert found.right > 0.98
+    assert found.swapped < 0.1
+    two = [i for i, text in enumerate(said) if swap(text)]
+    blind = order(pixels[two], [(swap(said[i]) if i % 2 else said[i]) or "" for i in two])
+    assert blind is not None
+    assert abs(blind.right - blind.swapped) < 0.25
+    assert order(pixels[:1], ["a red circle"]) is None
 
 
 @pytest.mark.parametrize(
