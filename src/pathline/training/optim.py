@@ -1,14 +1,95 @@
 """Optimizers by role, and learning-rate schedules as functions of the update."""
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import nn
+
+from pathline.nn.blocks import SwiGLU
+from pathline.training.muon import Muon, Together
+
+# The first word that a part of a parameter's name holds gives its role; the rest is `other`.
+ROLES = {
+    "text": "text",
+    "final": "final",
+    "modulation": "modulation",
+    "shared": "modulation",
+    "norm": "norm",
+    "attention": "attention",
+    "mlp": "mlp",
+    "patch": "embed",
+    "time": "embed",
+    "span": "embed",
+    "table": "embed",
+    "embed": "embed",
+    "positions": "embed",
+}
+MATRIX_ROLES = ("attention", "mlp")
+FUSED = {"qkv": 3, "kv": 2}  # matrices that lie above one another in one
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def decayed(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices: not for biases, gains, tables of positions, words or labels."""
     return p.dim() >= 2 and not any(part in name for part in ("table", "positions", "embed"))
+
+
+def role(name: str) -> str:
+    """What a parameter of this name is for."""
+    parts = name.split(".")
+    return next((r for word, r in ROLES.items() if any(word in part for part in parts)), "other")
+
+
+def roles(network: nn.Module) -> dict[str, list[str]]:
+    """The names of the trainable parameters by role, each once, in the network's order."""
+    found: dict[str, list[str]] = {}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            found.setdefault(role(name), []).append(name)
+    return found
+
+
+def partition(network: nn.Module) -> dict[str, dict[str, list[str]]]:
+    """What `muon` gives to which optimizer: "muon" and "adamw" -> role -> names."""
+    live = dict(network.named_parameters())
+    found: dict[str, dict[str, list[str]]] = {"muon": {}, "adamw": {}}
+    for kind, names in roles(network).items():
+        for name in names:
+            place = "muon" if _orthogonalised(name, live[name]) else "adamw"
+            found[place].setdefault(kind, []).append(name)
+    return found
+
+
+def told(network: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """One line: how many weights of which role each optimizer has."""
+    live = dict(network.named_parameters())
+    split = isinstance(optimizer, Together)
+    places = partition(network) if split else {type(optimizer).__name__.lower(): roles(network)}
+    parts = []
+    for place, found in places.items():
+        counts = {kind: sum(live[n].numel() for n in names) for kind, names in found.items()}
+        words = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+        parts.append(f"{place}: {words or 'nothing'}")
+    return "; ".join(parts)
+
+
+def _orthogonalised(name: str, p: nn.Parameter) -> bool:
+    """Matrices of attention and feed-forward in blocks; adapters' are too thin for it."""
+    return p.dim() == 2 and role(name) in MATRIX_ROLES and "lora" not in name
+
+
+def _parts(network: nn.Module) -> Mapping[str, int]:
+    """Name of a fused matrix -> of how many it is made."""
+    gated = {
+        f"{name}.up.weight": 2
+        for name, module in network.named_modules()
+        if isinstance(module, SwiGLU)
+    }
+    named = (name for name, _ in network.named_parameters())
+    layers = {name: name.split(".")[-2:-1] for name in named if name.endswith(".weight")}
+    return gated | {name: FUSED[at[0]] for name, at in layers.items() if at and at[0] in FUSED}
 
 
 def adamw(
@@ -22,12 +103,57 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW (arXiv 1711.05101), fused."""
     named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    return _adamw(named, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps)
+
+
+def _adamw(named: Named, *, weight_decay: float, **settings) -> torch.optim.AdamW:
     groups = [
         {"params": [p for n, p in named if decayed(n, p)], "weight_decay": weight_decay},
         {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
+    return torch.optim.AdamW(groups, fused=True, **settings)
+
+
+def muon(
+    network: nn.Module,
+    *,
+    lr: float = 1e-4,
+    other_lr: float | None = None,
+    momentum: float = 0.95,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """Muon (arXiv 2502.16982) for the matrices of attention and feed-forward, AdamW for the rest.
+
+    lr: of the matrices, scaled so that AdamW's rates carry over. other_lr: of the rest; null: lr.
+    momentum: of the matrices. beta1, beta2, eps: of the rest. Matrices that were fused (q, k, v;
+    gate and value) are orthogonalised one by one.
+    """
+    live, parts = dict(network.named_parameters()), _parts(network)
+    matrices, rest = ([*chain(*kinds.values())] for kinds in partition(network).values())
+    groups = [
+        {"params": [live[n] for n in matrices if parts.get(n, 1) == count], "parts": count}
+        for count in sorted({parts.get(n, 1) for n in matrices})
+    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(
+            Muon(
+                groups,
+                lr=lr,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        ways = {"weight_decay": weight_decay, "betas": (beta1, beta2), "eps": eps}
+        lr = lr if other_lr is None else other_lr
+        optimizers.append(_adamw([(n, live[n]) for n in rest], lr=lr, **ways))
+    return Together(optimizers)
 
 
 def _warm(update: int, warmup: int) -> float:
@@ -54,5 +180,5 @@ def _way(update: int, updates: int, warmup: int) -> float:
     return min(max((update - warmup) / max(updates - 1 - warmup, 1), 0.0), 1.0)
 
 
-OPTIMIZERS = {"adamw": adamw}
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
 SCHEDULES = {"constant": constant, "linear": linear, "cosine": cosine}

@@ -1,0 +1,202 @@
+"""Averages of power-function profile, and any other such average rebuilt from them afterwards.
+
+EDM2 (arXiv 2312.02696, section 3 and appendix C). The weights at update τ of t count as τ^γ; the
+length of an average is sigma_rel, the standard deviation of its profile as a share of t.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pathline.training.ema import Weights, blend, copied, lent, put
+from pathline.training.loop import Hook, Progress, Reports
+from pathline.training.strategy import whole
+
+LONGEST = 12**-0.5  # sigma_rel of γ = 0: the plain mean over all updates
+SUFFIX = ".safetensors"
+Profile = tuple[float, float | int]  # (γ, t): p(τ) = (γ + 1)·τ^γ / t^(γ + 1) on (0, t]
+
+
+class PowerEma:
+    """One average of a network's trainable weights, at all times a fixed share of the run long."""
+
+    def __init__(self, network: nn.Module, sigma_rel: float) -> None:
+        self.sigma_rel = sigma_rel
+        self.name = f"power-{sigma_rel}"
+        self.gamma = gamma_of(sigma_rel)
+        self.weights = copied(network)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, n: int) -> None:
+        """Take in the weights after update number n, counted from 0."""
+        blend(self.weights, network, (1 - 1 / (n + 1)) ** (self.gamma + 1))
+
+    @contextmanager
+    def lent_to(self, network: nn.Module) -> Iterator[None]:
+        """The network wears the average inside the block and has its own weights again after it."""
+        with lent(self.weights, network):
+            yield
+
+    def state(self) -> Weights:
+        return dict(self.weights)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        put(self.weights, state)
+
+
+class Snapshot(NamedTuple):
+    """An average as it was after so many updates."""
+
+    sigma_rel: float
+    update: int
+    file: Path
+
+    @property
+    def profile(self) -> Profile:
+        return gamma_of(self.sigma_rel), self.update
+
+
+class Rebuilt(NamedTuple):
+    weights: Weights  # float32
+    error: float  # of the profile, as a share of its own size
+    used: int  # snapshots
+
+
+def sigma_of(gamma: float) -> float:
+    """sigma_rel of τ^γ."""
+    return ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """γ ≥ 0 of an average sigma_rel long. Raises ValueError outside (0, 0.2886]."""
+    if not 0 < sigma_rel <= LONGEST:
+        raise ValueError(
+            f"An average of sigma_rel {sigma_rel} was asked for; it lies in (0, {LONGEST:.4f}], "
+            "where the longest is the mean over the whole run. Usual are 0.02 … 0.2."
+        )
+    inverse = sigma_rel**-2
+    found = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return max(0.0, float(found.real.max()))
+
+
+def inner(a: Profile, b: Profile) -> float:
+    """The integral of p_a·p_b."""
+    (gamma_a, t_a), (gamma_b, t_b) = a, b
+    ratio = (t_a / t_b) ** gamma_b if t_a < t_b else (t_b / t_a) ** gamma_a
+    return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * max(t_a, t_b))
+
+
+def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[list[float], float]:
+    """Shares of the stored profiles, summing to 1, that come nearest to the one wanted, and the
+    error that is left, as a share of the wanted profile's size."""
+    a = np.array([[inner(one, other) for other in stored] for one in stored])
+    b = np.array([inner(one, wanted) for one in stored])
+    # scaled to unit profiles, or late ones would drown in early ones
+    size = np.sqrt(np.diag(a))
+    shares = np.linalg.lstsq(a / np.outer(size, size), b / size, rcond=1e-14)[0] / size
+    shares /= shares.sum()
+    full = inner(wanted, wanted)
+    left = max(0.0, full - 2 * shares @ b + shares @ a @ shares)
+    return shares.tolist(), float(np.sqrt(left / full))
+
+
+def store(folder: Path, average: PowerEma, update: int, *, writes: bool = True) -> None:
+    """Write the average as a snapshot, whole or not at all. Every rank calls; one `writes`."""
+    weights: Weights = {}
+    for name, weight in average.state().items():
+        full = whole(weight)
+        if writes:
+            weights[name] = full.cpu()
+    if writes:
+        about = {"sigma_rel": repr(average.sigma_rel), "update": str(update)}
+        write(folder / f"{average.name}-{update:08d}{SUFFIX}", weights, about)
+
+
+def write(file: Path, weights: Weights, about: Mapping[str, str]) -> None:
+    """A safetensors file of weights that is there whole or not at all. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.tmp")
+    try:
+        save_file({k: w.cpu().contiguous() for k, w in weights.items()}, fresh, dict(about))
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(fresh, file)
+    except SafetensorError as error:  # which is what a full disk is to it
+        raise OSError(f"{file} can't be written: {error}") from None
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read(file: Path) -> Weights:
+    """The weights of a snapshot or a rebuilt average. Raises ValueError, FileNotFoundError."""
+    _snapshot(file)
+    return load_file(file)
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """What is stored, by update. Raises ValueError for a file that isn't what its name says."""
+    found = [_snapshot(file) for file in folder.glob(f"power-*{SUFFIX}")]
+    return sorted(found, key=lambda one: (one.update, one.sigma_rel))
+
+
+def forget(folder: Path, after: int) -> None:
+    """Delete snapshots later than update `after`, which a run that goes on makes anew, and what a
+    kill left half written."""
+    for half in folder.glob(".*"):
+        half.unlink()
+    for snapshot in snapshots(folder):
+        if snapshot.update > after:
+            snapshot.file.unlink()
+
+
+def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuilt:
+    """The average sigma_rel long as it would have been after `update`, from snapshots up to it."""
+    stored = [snapshot for snapshot in stored if snapshot.update <= update]
+    wanted = (gamma_of(sigma_rel), update)
+    shares, error = mixture([snapshot.profile for snapshot in stored], wanted)
+    total: Weights = {}
+    for snapshot, share in zip(stored, shares, strict=True):
+        with safe_open(snapshot.file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
+                part = opened.get_tensor(name).double() * share
+                total[name] = total[name].add_(part) if name in total else part
+    return Rebuilt({name: weight.float() for name, weight in total.items()}, error, len(stored))
+
+
+def snapshot_hook(
+    averages: Sequence[PowerEma], folder: Path, tell: Callable[[str], None], *, writes: bool = True
+) -> Hook:
+    """Store every average; a disk that is full now is told, and training goes on."""
+
+    def keep(progress: Progress, _: Reports) -> None:
+        for average in averages:
+            try:
+                store(folder, average, progress.update, writes=writes)
+            except OSError as error:
+                tell(f"{average.name} of update {progress.update} was not stored: {error}")
+
+    return keep
+
+
+def _snapshot(file: Path) -> Snapshot:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist; wanted a file of averaged weights, which pathline ema writes."
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+        return Snapshot(float(about["sigma_rel"]), int(about["update"]), file)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no average that pathline stored ({error}). Name another; if it lies in a "
+            "run's averages, delete it."
+        ) from None
