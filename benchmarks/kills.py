@@ -2,10 +2,10 @@
 
     python benchmarks/kills.py --kills 100
 
-One run is left in peace. Another is killed (signal 9) after a random time, 100 times, most of them
-in the middle of something, and each time told to go on. In the end both must have the same weights,
-averages and optimizer state, bit for bit, and the same losses. A short run that saves at every third
-update, so that many kills hit a save. With --control the killed run gets another seed: it must fail.
+One run is left in peace. Another is killed (signal 9) at random moments and each time told to go
+on. In the end both must have the same weights, averages and optimizer state, bit for bit, and the
+same losses. It saves at every third update, so that many kills hit a save. With --control the
+killed run gets another seed: it must fail.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from pathline.training import checkpoint
+from pathline.training import checkpoint, shards
 
 SETTINGS = [
     *("digits", "train.sample_every=0", "train.validate_every=0", "train.log_every=1"),
@@ -37,7 +37,7 @@ def command(run: Path, updates: int, more: list[str]) -> list[str]:
 
 def tensors(run: Path, updates: int) -> dict[str, torch.Tensor]:
     groups = checkpoint.load(run / "checkpoints" / checkpoint.name(updates)).tensors
-    return {f"{stem}/{key}": value for stem, group in groups.items() for key, value in group.items()}
+    return shards.flat(groups)
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -80,7 +80,9 @@ def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Ran
         before = int(newest.name[5:]) if newest else 0
         torn = len(list(run.glob("checkpoints/.tmp-*")))
         found.append({"at": before, "in_a_save": bool(torn), "seconds": time.time() - start})
-        print(f"kill {len(found)}: newest whole {before}{', in a save' if torn else ''}", flush=True)
+        print(
+            f"kill {len(found)}: newest whole {before}{', in a save' if torn else ''}", flush=True
+        )
         if before >= updates:
             raise SystemExit(f"done after {len(found)} kills: take more --updates")
     return found

@@ -27,7 +27,12 @@ COMMANDS = (
     ("quickstart", "quickstart:quickstart", "See it work: train on shapes and draw, in minutes."),
     ("train", "train:train", "Train a flow: a preset or your own folder of pictures."),
     ("generate", "generate:generate", "Draw pictures from a run."),
+    ("eval", "evaluate:evaluate", "Measure a run, or a folder of pictures, against real ones."),
+    ("logging", "dashboards:logging", "Look at runs in a browser: losses, gradients, grids."),
+    ("ema", "averages:ema", "Rebuild an average of the weights of any length."),
+    ("export", "export:export", "Write a run's weights as one file."),
     ("data", "inspect:data", "Look at data: counts, sizes, captions, a contact sheet."),
+    ("bench", "bench:bench", "Measure speed and memory of a preset on this machine."),
     ("doctor", "doctor:doctor", "Look at this machine and say what to mend."),
 )
 CONFIG = (

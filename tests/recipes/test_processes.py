@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pathline.cli import main
-from pathline.training import checkpoint
+from pathline.training import checkpoint, shards
 
 TINY = [
     *("backbone.width=16", "backbone.depth=1", "backbone.heads=2", "train.precision=fp32"),
@@ -34,7 +34,7 @@ def train(*arguments):
 
 def tensors(run, update=4):
     groups = checkpoint.load(Path(run) / "checkpoints" / checkpoint.name(update)).tensors
-    return {f"{stem}/{key}": value for stem, group in groups.items() for key, value in group.items()}
+    return shards.flat(groups)
 
 
 def apart(one, two):
@@ -85,7 +85,9 @@ def test_a_run_goes_on_in_other_processes_bit_for_bit(first, then, one):
         whole = one
     else:
         whole = Path("whole")
-        assert train("digits", *TINY, f"train.strategy={first}", "--procs=2", "--out", whole)[0] == 0
+        assert (
+            train("digits", *TINY, f"train.strategy={first}", "--procs=2", "--out", whole)[0] == 0
+        )
     run = cut(whole, "cut")
     shares = ["train.accumulate=2"] if then == "none" else ["train.accumulate=1", "--procs=2"]
     code, said = train("--resume", run, f"train.strategy={then}", *shares)

@@ -166,7 +166,7 @@ def test_a_foreign_checkpoint_is_refused_by_name():
         restore(player(), tensors, {})
     mine = player()
     mine.emas = [Ema(mine.network, 0.5)]
-    with pytest.raises(ValueError, match=r"the EMA 0.5 of network"):
+    with pytest.raises(ValueError, match=r"the average ema-0.5 of network"):
         restore(mine, tensors_of(player()), {})
 
 

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from pathline.training.hooks import snapshot_hook
 from pathline.training.loop import Progress
 from pathline.training.power_ema import (
     LONGEST,
@@ -18,7 +19,6 @@ from pathline.training.power_ema import (
     read,
     rebuild,
     sigma_of,
-    snapshot_hook,
     snapshots,
     store,
 )

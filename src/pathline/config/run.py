@@ -169,6 +169,7 @@ NOT_NEGATIVE = (
     "eval.every",
 )
 SHARES = ("data.max_bad",)
+LONGEST = 0.2886  # relative length of the mean over a whole run
 
 
 def _ranges(run: Run) -> Iterator[tuple[str, str]]:
@@ -185,6 +186,9 @@ def _ranges(run: Run) -> Iterator[tuple[str, str]]:
         yield "data.holdout", f"is a share and lies in [0, 1), got {run.data.holdout}."
     if run.data.channels not in (1, 3):
         yield "data.channels", f"is 1 (grey) or 3 (colour), got {run.data.channels}."
+    for length in run.train.power_ema:
+        if not 0 < length <= LONGEST:
+            yield "train.power_ema", f"wants lengths above 0 and up to {LONGEST}, got {length}."
     if not run.train.ema or not all(0 <= decay < 1 for decay in run.train.ema):
         yield "train.ema", f"wants one or more decays in [0, 1), got {list(run.train.ema)}."
 
@@ -204,8 +208,9 @@ def _relations(run: Run) -> Iterator[tuple[str, str]]:
             "sample.ema",
             f"{sample.ema} is not kept: train.ema is {kept}. Take one of these or null.",
         )
-    if len(set(train.ema)) != len(train.ema):
-        yield "train.ema", f"names a decay twice: {list(train.ema)}."
+    for key, kept in (("ema", train.ema), ("power_ema", train.power_ema)):
+        if len(set(kept)) != len(kept):
+            yield f"train.{key}", f"names one twice: {list(kept)}."
     for key, value in run.terms.items():
         weight = _weight(value)
         if isinstance(weight, bool) or not isinstance(weight, int | float):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pathline.assemble import Parts, assemble
 from pathline.config.files import write as yaml_of
@@ -17,10 +18,12 @@ from pathline.config.layers import to_tree
 from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.training import checkpoint
+from pathline.training.power_ema import read as read_average
 from pathline.types import Facts
 
 RUNS = Path("runs")
-SETTINGS, FACTS, ORIGIN, LATEST = "run.yaml", "facts.json", "origin.json", "latest"
+SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
+LATEST, BEST = "latest", "best"  # texts that name a checkpoint
 UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
 
@@ -64,7 +67,13 @@ def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
 def publish(folder: Path, saved: Path, run: Run) -> None:
     """Name a new checkpoint in `latest`, and prune the old ones."""
     _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
-    checkpoint.prune(saved.parent, recent=run.train.keep_recent, every=run.train.keep_every)
+    best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
+    checkpoint.prune(
+        saved.parent,
+        recent=run.train.keep_recent,
+        every=run.train.keep_every,
+        keep=[Path(named).name for named in best],
+    )
 
 
 def newest_run(name: str | None) -> Path:
@@ -113,25 +122,43 @@ def _read(folder: Path, found: Path | None) -> Opened:
     return Opened(folder, run, Facts(**{**facts, **lists}), found)
 
 
-def parts_of(opened: Opened, *, ema: float | None, device: torch.device) -> tuple[Parts, str]:
+def parts_of(
+    opened: Opened, *, ema: float | Path | None, device: torch.device
+) -> tuple[Parts, str]:
     """The run's parts with trained weights, and which weights they are.
 
-    ema: one of the run's decays; None its first; 0 the weights themselves.
+    ema: one of the run's decays; None its first; 0 the weights themselves; or the file of an
+    average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
     """
     assert opened.checkpoint is not None  # open_run sees to it
     parts = assemble(opened.run, opened.facts)
+    weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
+    average, named = _average(opened, ema)
+    try:
+        parts.network.load_state_dict(weights | average)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{named} is not of this network: {' '.join(str(error).split())}"
+        ) from None
+    parts.network.to(device)
+    return parts, named
+
+
+def _average(opened: Opened, ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The averaged weights and their name; none for the weights themselves."""
+    if isinstance(ema, Path):
+        return read_average(ema), f"average {ema.stem}"
     kept = opened.run.train.ema
     decay = (kept[0] if kept else 0) if ema is None else ema
     if decay and decay not in kept:
         raise ValueError(
             f"This run keeps no EMA {decay}; there are {kept or 'none'}, or 0 for no EMA."
         )
-    files = ("network", f"network-ema-{decay}") if decay else ("network",)
-    tensors = checkpoint.load(opened.checkpoint, only=files).tensors
-    weights = {key: value for file in files for key, value in tensors[file].items()}
-    parts.network.load_state_dict(weights)
-    parts.network.to(device)
-    return parts, f"EMA {decay}" if decay else "weights"
+    if not decay:
+        return {}, "weights"
+    stem = f"network-ema-{decay}"
+    assert opened.checkpoint is not None
+    return checkpoint.load(opened.checkpoint, only=(stem,)).tensors[stem], f"EMA {decay}"
 
 
 def _origin() -> dict[str, Any]:

@@ -45,7 +45,7 @@ def generate(
     seed: int = 0,
     trajectory: bool = False,
     out: Path | None = None,
-    ema: float | None = None,
+    ema: float | Path | None = None,
     weak: Path | None = None,
     set: Sequence[str] = (),
     device: str = "auto",
@@ -78,7 +78,8 @@ def generate(
     out:
         Folder of the pictures; by default RUN/pictures.
     ema:
-        Which average of the weights; 0 for the weights themselves.
+        Which average of the weights: its decay, 0 for the weights themselves, or a file that
+        `pathline ema` has written.
     weak:
         A weaker run or checkpoint to lead away from, for set=guidance=autoguidance.
     set:

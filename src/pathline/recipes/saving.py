@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 from pathline.config.run import Run
 from pathline.recipes import folder as runs
@@ -25,9 +26,7 @@ class Saver(NamedTuple):
     settle: Callable[[], None]
 
 
-def saver(
-    where: Path, run: Run, texts: dict[str, str], player: Player, world: World, say: Callable
-) -> Saver:
+def saver(where: Path, run: Run, texts: dict[str, str], player: Player, world: World) -> Saver:
     """Whole checkpoints of this player under `where`. Both functions are called on every rank."""
     root = where / "checkpoints"
 
@@ -87,9 +86,14 @@ def _seal(
     publish(update)
 
 
-def attempt(saver: Saver, progress: Progress, console: Console) -> None:
-    """Save; a disk that is full now may not be at the next save, so training goes on."""
+def attempt(saver: Saver, progress: Progress, console: Console, *, settled: bool = False) -> None:
+    """Save; a disk that is full now may not be at the next save, so training goes on.
+
+    settled: wait until all of it is there.
+    """
     try:
         saver.save(progress)
-    except OSError as error:
+        if settled:
+            saver.settle()
+    except (OSError, SafetensorError) as error:
         console.print(f"[red]update {progress.update} was not saved:[/red] {error}", soft_wrap=True)

@@ -12,36 +12,36 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, assemble, optimizer, problems_of, rate
+from pathline.config.layers import to_tree
 from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.recipes import folder as runs
+from pathline.recipes.beside import Ready, hooks_of
 from pathline.recipes.launch import launch
 from pathline.recipes.prepare import (
-    Data,
     batch_of,
     data_of,
     facts_of,
     feeder,
-    held_out,
     pictures_of,
     source_of,
 )
 from pathline.recipes.resume import restored, resumed, same_facts
-from pathline.recipes.samples import sample_hook
-from pathline.recipes.saving import Saver, attempt, saver
+from pathline.recipes.saving import Saver, saver
+from pathline.training import boards, optim
 from pathline.training.ema import Ema
-from pathline.training.hooks import every, logger, validator
 from pathline.training.loop import Hook, Outcome, Progress
 from pathline.training.loop import train as loop
 from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player
+from pathline.training.power_ema import PowerEma
+from pathline.training.probes import probes, timed
 from pathline.training.screen import screen
 from pathline.training.strategy import ALONE, World, agreed, joined, number, told, wrap
-from pathline.training.trackers import jsonl
+from pathline.training.trackers import Tracker
 from pathline.types import Batch
 
 EXIT = {"done": 0, "diverged": 3, "interrupted": 130}
-VALIDATION_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 AT_ONCE = 2.0  # seconds within which a second signal is an echo of the first
 
 
@@ -99,6 +99,7 @@ def train(
     base = opened.folder / runs.SETTINGS if opened else None
     what = None if opened else what
     settings = read(what, config, overrides, flags, base=base, check=problems_of)
+    boards.refuse(settings.run.train.trackers)
     if procs != 1:
         return launch(procs, settings.run, say)
     trained = run_training(settings.run, out, opened, console)
@@ -134,27 +135,43 @@ def _run(
         same_facts(opened, facts)
     parts = assemble(run, facts)
     data = data_of(run, parts, pictures)
+    criterion, by_time = timed(parts.criterion)
+    watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
     precision = pick_precision(run.train.precision, device)
-    player = player_of(run, parts, precision, device, world)
+    player = player_of(run, watched, precision, device, world)
     feed = feeder(run, data, parts, device, world)
+    ready = Ready(run, parts, data, player, where, device, world, console, say)
     _rehearse(parts, batch_of(data, parts, data.train[:2], None, device))
-    samples = list(sample_hook(run, parts, data, player, where / "samples", precision.autocast))
+    hooks_from = hooks_of(ready)
     texts = runs.write(where, run, facts) if first else {}
     start = restored(player, opened, world, say)
-    _introduce(run, data, player, precision, where, start, say)
-    save = saver(where, run, texts, player, world, say)
-    with screen(console, run.train.updates, start.update) as (tick, show):
-        track = jsonl(where / "metrics.jsonl", resumed_at=start.update) if first else _nowhere
-        hooks = [
-            tick,
-            logger([player], track, show, run.train.log_every, last=run.train.updates),
-            *_validation(run, parts, data, player, track, show, device),
-            every(run.train.save_every, lambda progress, _: attempt(save, progress, console)),
-            *samples,
-        ]
-        outcome = _looped(run, data, player, feed, start, hooks, world)
+    _introduce(ready, precision, start)
+    save = saver(where, run, texts, player, world)
+    with (
+        screen(console, run.train.updates, start.update) as (tick, show),
+        _tracker(ready, start) as tracker,
+    ):
+        feed, probe = probes(player, feed, tracker.numbers, run.train.probe_every, more=by_time)
+        hooks = [tick, probe, *hooks_from(start, tracker, save, show)]
+        outcome = _looped(ready, feed, start, hooks)
     _finish(save, outcome, where, say)
     return Trained(where, parts, player, outcome)
+
+
+@contextmanager
+def _tracker(ready: Ready, start: Progress) -> Iterator[Tracker]:
+    """Where numbers and pictures go; nowhere from ranks after the first."""
+    if ready.world.rank > 0:
+        yield Tracker(_nowhere, _nowhere, _nowhere)
+        return
+    names, settings = ready.run.train.trackers, to_tree(ready.run)
+    tracker = boards.opened(
+        names, ready.where, ready.where.name, settings, ready.say, resumed_at=start.update
+    )
+    try:
+        yield tracker
+    finally:
+        tracker.close()
 
 
 def _nowhere(*_: Any) -> None:
@@ -192,26 +209,27 @@ def player_of(
         rate=rate(run),
         precision=precision,
         clip=run.train.clip,
-        emas=[Ema(network, decay) for decay in run.train.ema],
+        emas=[
+            *(Ema(network, decay) for decay in run.train.ema),
+            *(PowerEma(network, length) for length in run.train.power_ema),
+        ],
         meeting=wrapped.meeting,
     )
 
 
 def _looped(
-    run: Run,
-    data: Data,
-    player: Player,
+    ready: Ready,
     feed: Callable[[Progress], Sequence[Lane]],
     start: Progress,
     hooks: Sequence[Hook],
-    world: World,
 ) -> Outcome:
+    run, world, player = ready.run, ready.world, ready.player
     whose = f"process {world.rank}: " if world.size > 1 else ""
-    console = Console(stderr=world.rank > 0)
+    console = Console(stderr=True) if world.rank else ready.console
 
     def complain(progress: Progress, fault: str, lanes: Sequence[Lane]) -> None:
         rows = [row for batch, _ in lanes for row in batch.keys.tolist()]
-        names = ", ".join(data.pictures.keys[row] for row in rows[:8])
+        names = ", ".join(ready.data.pictures.keys[row] for row in rows[:8])
         console.print(
             f"{whose}update {progress.update} not taken: {fault}; its pictures: {names} …"
         )
@@ -229,24 +247,15 @@ def _looped(
         )
 
 
-def _validation(run, parts, data, player, track, show, device) -> Iterator[Hook]:
-    if not run.train.validate_every or not len(data.held):
-        return
-    loss_at = {
-        t: partial(
-            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, dropout=0.0
-        )
-        for t in VALIDATION_TIMES
-    }
-    batches = held_out(run, data, parts, device)
-    hook = validator(player, loss_at, batches, track, show, ema=player.emas[0])
-    yield every(run.train.validate_every, hook, last=run.train.updates)
-
-
-def _introduce(run, data, player, precision, where, start, say: Callable[[str], None]) -> None:
-    count = sum(p.numel() for p in player.network.parameters())
+def _introduce(ready: Ready, precision: Precision, start: Progress) -> None:
+    run, data, network, say = ready.run, ready.data, ready.player.network, ready.say
+    count = sum(p.numel() for p in network.parameters())
     say(f"{run.name}: {len(data.train)} pictures ({len(data.held)} held out), {count:,} parameters")
-    say(f"text {run.text.name}, precision {precision.name} ({precision.why}), run folder {where}")
+    say(f"optimizer {optim.told(network, ready.player.optimizer)}")
+    say(
+        f"text {run.text.name}, precision {precision.name} ({precision.why}), "
+        f"run folder {ready.where}"
+    )
     if start.update:
         say(
             f"resumed at update {start.update} of {run.train.updates}, {start.images} pictures seen"

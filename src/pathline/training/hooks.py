@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
-from pathline.training.ema import Ema
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.players import Player
+from pathline.training.players import Average, Player
+from pathline.training.power_ema import PowerEma, store
 from pathline.training.trackers import Track
 from pathline.types import Batch
 
@@ -72,7 +73,7 @@ def validator(
     track: Track,
     show: Show,
     *,
-    ema: Ema | None,
+    ema: Average | None,
     seed: int = 0,
 ) -> Hook:
     """Held-out loss at fixed times with fixed noise, per time and their mean.
@@ -104,3 +105,18 @@ def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: in
     rng = torch.Generator(batches[0].x1.device).manual_seed(seed)
     total = sum(loss(player.forward, batch, rng)[0] * len(batch.x1) for batch in batches)
     return torch.as_tensor(total) / sum(len(batch.x1) for batch in batches)
+
+
+def snapshot_hook(
+    averages: Sequence[PowerEma], folder: Path, tell: Callable[[str], None], *, writes: bool = True
+) -> Hook:
+    """Store every average; a disk that is full now is told, and training goes on."""
+
+    def keep(progress: Progress, _: Reports) -> None:
+        for average in averages:
+            try:
+                store(folder, average, progress.update, writes=writes)
+            except OSError as error:
+                tell(f"{average.name} of update {progress.update} was not stored: {error}")
+
+    return keep

@@ -5,7 +5,7 @@ length of an average is sigma_rel, the standard deviation of its profile as a sh
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pathline.training.ema import Weights, blend, copied, lent, put
-from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.strategy import whole
 
 LONGEST = 12**-0.5  # sigma_rel of γ = 0: the plain mean over all updates
@@ -169,21 +168,6 @@ def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuil
                 part = opened.get_tensor(name).double() * share
                 total[name] = total[name].add_(part) if name in total else part
     return Rebuilt({name: weight.float() for name, weight in total.items()}, error, len(stored))
-
-
-def snapshot_hook(
-    averages: Sequence[PowerEma], folder: Path, tell: Callable[[str], None], *, writes: bool = True
-) -> Hook:
-    """Store every average; a disk that is full now is told, and training goes on."""
-
-    def keep(progress: Progress, _: Reports) -> None:
-        for average in averages:
-            try:
-                store(folder, average, progress.update, writes=writes)
-            except OSError as error:
-                tell(f"{average.name} of update {progress.update} was not stored: {error}")
-
-    return keep
 
 
 def _snapshot(file: Path) -> Snapshot:

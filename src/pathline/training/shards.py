@@ -30,7 +30,7 @@ def save(
     group: dist.ProcessGroup | None,
     done: Callable[[], None],
 ) -> Future:
-    """Begin to write all ranks' parts under `work`; `done` is called on rank 0 when all are written.
+    """Begin to write all ranks' parts under `work`; rank 0 calls `done` when all are written.
 
     Collective. group: of gloo and used for nothing else, so that messages in the background don't
     mix with training's. The tensors are copied before this returns. The future is over when `done`

@@ -1,20 +1,33 @@
-"""Where numbers go: `metrics.jsonl`, always. A line is {"update": n, "images": n, name: value}."""
+"""Where numbers and pictures go: to `metrics.jsonl` always, to others who may fail beside it.
+
+A line of metrics.jsonl is {"update": n, "images": n, name: value}.
+"""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 Track = Callable[[int, int, Mapping[str, float]], None]  # update, images, values
+METRICS = "metrics.jsonl"
+
+
+class Tracker(NamedTuple):
+    """One place where a run is told of; `close` is called once, after everything else."""
+
+    numbers: Track
+    picture: Callable[[int, str, Path], None]  # update, tag as "samples/fixed", PNG file
+    close: Callable[[], None]
 
 
 def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
     """A tracker that appends lines to `file`; lines after `resumed_at` are dropped first,
     for the resumed run will write them again."""
     if file.exists():
-        kept = [line for line in file.read_text().splitlines() if _update_of(line) <= resumed_at]
+        kept = [json.dumps(line) + "\n" for line in lines(file) if line["update"] <= resumed_at]
         fresh = file.with_suffix(".tmp")
-        fresh.write_text("".join(f"{line}\n" for line in kept))
+        fresh.write_text("".join(kept))
         os.replace(fresh, file)
 
     def track(update: int, images: int, values: Mapping[str, float]) -> None:
@@ -24,8 +37,53 @@ def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
     return track
 
 
-def _update_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["update"])
-    except (json.JSONDecodeError, KeyError):  # a line cut by a kill
-        return float("inf")
+def lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics file; one that a kill has cut is passed over."""
+    for text in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            line = json.loads(text)
+            line["update"] = int(line["update"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+        yield line
+
+
+def together(
+    folder: Path,
+    openers: Mapping[str, Callable[[], Tracker]],
+    warn: Callable[[str], None],
+    *,
+    resumed_at: int = 0,
+) -> Tracker:
+    """metrics.jsonl of the run folder and the others as one tracker.
+
+    One of the others that fails, when opened or later, is told of by `warn` and left out from then
+    on. metrics.jsonl is the run's own record and is tried again each time.
+    """
+    record = jsonl(folder / METRICS, resumed_at=resumed_at)
+    opened: dict[str, Tracker] = {}
+
+    def tried(name: str, after: str, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except Exception as error:  # whatever a tracker does, the training goes on
+            warn(f"tracker {name}: {type(error).__name__}: {error}; {after}")
+            return False
+        return True
+
+    def each(act: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(opened.items()):
+            if not tried(name, "left out from here on", lambda of=tracker: act(of)):
+                del opened[name]
+
+    def numbers(update: int, images: int, values: Mapping[str, float]) -> None:
+        after = f"update {update} is missing in {METRICS}"
+        tried("jsonl", after, lambda: record(update, images, values))
+        each(lambda tracker: tracker.numbers(update, images, values))
+
+    def picture(update: int, tag: str, file: Path) -> None:
+        each(lambda tracker: tracker.picture(update, tag, file))
+
+    for name, opener in openers.items():
+        tried(name, "left out", lambda n=name, o=opener: opened.update({n: o()}))
+    return Tracker(numbers, picture, lambda: each(lambda tracker: tracker.close()))

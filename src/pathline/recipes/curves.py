@@ -1,0 +1,94 @@
+"""Curves of a sweep: one small plot a metric, one line for each setting of the other axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COLUMNS, WIDTH, HEIGHT = 3, 4.2, 3.2  # plots in a row; inches of each
+WIDE = 4  # ratio of greatest to least from which an axis is logarithmic
+
+
+class Spot(NamedTuple):
+    """One combination of a sweep and its scores."""
+
+    setting: Mapping[str, str]  # axis -> value, as it was typed
+    scores: Mapping[str, float]
+
+
+def curves(
+    spots: Sequence[Spot],
+    metrics: Sequence[str],
+    real: Mapping[str, float],
+    title: str,
+    file: Path,
+) -> None:
+    """Write the plots as a PNG. real: what real pictures score, a dashed line where it is known.
+
+    Raises ImportError, naming the install line, where matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("curves are drawn by matplotlib: pip install 'pathline[eval]'") from error
+    along = abscissa(spots)
+    rows = math.ceil(len(metrics) / COLUMNS)
+    columns = min(len(metrics), COLUMNS)
+    page = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.7), layout="constrained")
+    page.suptitle(title, fontsize=9)
+    panels = page.subplots(rows, columns, squeeze=False).flatten()
+    for panel, metric in zip(panels, metrics, strict=False):
+        _draw(panel, spots, along, metric, real.get(metric))
+    fullest = max(panels, key=lambda panel: len(panel.get_legend_handles_labels()[0]))
+    if fullest.get_legend_handles_labels()[0]:
+        fullest.legend(fontsize=7)
+    for panel in panels[len(metrics) :]:
+        panel.set_axis_off()
+    page.savefig(file, dpi=110)
+
+
+def abscissa(spots: Sequence[Spot]) -> str:
+    """The axis drawn to the right: of those with numbers the one with most values, else the first.
+
+    Its values must lie apart, so words only stand there where no axis has numbers.
+    """
+    names = list(spots[0].setting)
+    values = {name: {spot.setting[name] for spot in spots} for name in names}
+    numeric = [name for name in names if all(_number(v) is not None for v in values[name])]
+    return max(numeric or names[:1], key=lambda name: len(values[name]))
+
+
+def _draw(panel: Any, spots: Sequence[Spot], along: str, metric: str, real: float | None) -> None:
+    words = list(dict.fromkeys(spot.setting[along] for spot in spots))
+    numbers = [number for word in words if (number := _number(word)) is not None]
+    is_scale = len(numbers) == len(words)
+    at = dict(zip(words, numbers if is_scale else range(len(words)), strict=True))
+    for label, line in _lines(spots, along).items():
+        known = sorted((at[s.setting[along]], s.scores[metric]) for s in line if metric in s.scores)
+        if known:
+            panel.plot(*zip(*known, strict=True), marker="o", markersize=3, label=label or None)
+    if real is not None:
+        panel.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real against real")
+    if is_scale and 0 < WIDE * min(numbers) < max(numbers):
+        panel.set_xscale("log")
+    panel.set_xticks(list(at.values()), words)
+    panel.minorticks_off()
+    panel.set_xlabel(along)
+    panel.set_title(metric, fontsize=10)
+    panel.grid(alpha=0.3)
+
+
+def _lines(spots: Sequence[Spot], along: str) -> dict[str, list[Spot]]:
+    """The spots by their setting on the other axes."""
+    found: dict[str, list[Spot]] = {}
+    for spot in spots:
+        label = ", ".join(f"{name} {v}" for name, v in spot.setting.items() if name != along)
+        found.setdefault(label, []).append(spot)
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
