@@ -34,6 +34,7 @@ from pathline.config.run import Run
 from pathline.generate import generate
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
+from pathline.recipes.beside import VALIDATION_TIMES
 from pathline.recipes.prepare import (
     Data,
     data_of,
@@ -44,7 +45,6 @@ from pathline.recipes.prepare import (
     source_of,
 )
 from pathline.recipes.samples import items_of
-from pathline.recipes.train import VALIDATION_TIMES
 from pathline.training.ema import Ema, lent
 from pathline.training.loop import Progress
 from pathline.training.loop import train as loop

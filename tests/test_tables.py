@@ -25,7 +25,12 @@ GIVEN = {  # what a row can't do without, or what makes it small enough for a te
     ("backbone", "dit"): {"depth": 1, "width": 16, "heads": 2},
     ("data.source", "shapes"): {"count": 3},
     ("data.source", "hub"): {"repo": "nobody/nothing"},
+    ("eval.feature", "classifier"): {"updates": 2},
+    ("eval.feature", "inception"): {"path": "missing.safetensors"},
+    ("eval.feature", "dinov2"): {"model": "./missing"},
+    ("eval.feature", "clip"): {"model": "./missing"},
 }
+WEIGHTS = ("inception", "dinov2", "clip")  # of others; test_encoders and test_inception read some
 
 
 def rows(table):
@@ -298,3 +303,21 @@ def test_source(name, pictures, monkeypatch):
 
 def _unreachable(*_, **__):
     raise ConnectionError("no net")
+
+
+@rows("eval.feature")
+def test_a_feature_turns_pictures_into_vectors_and_names_its_resize(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=rng())
+    row = bound("eval.feature", name)
+    if name in WEIGHTS:
+        with pytest.raises((ValueError, OSError), match="missing"):
+            row(real, None, torch.device("cpu"))
+        return
+    feature = row(real, torch.arange(20) % 2, torch.device("cpu"))
+    vectors = feature.embed(real[:5])
+    assert vectors.shape == (5, feature.width)
+    assert vectors.isfinite().all()
+    assert not torch.equal(vectors[0], vectors[1])
+    torch.testing.assert_close(feature.embed(real[2:3])[0], vectors[2])
+    assert feature.name.startswith(name)

@@ -16,9 +16,11 @@ PALETTE = {
     "yellow": (245, 215, 40),
     "purple": (205, 50, 215),
     "cyan": (50, 210, 225),
+    "pink": (250, 140, 180),
+    "lime": (150, 230, 40),
 }
 SHAPES = ("circle", "square", "triangle")
-SIZES = {"small": 9, "large": 16}  # extents in pixels
+SIZES = {"small": 10, "large": 16}  # extents in pixels
 PLACES = {  # phrase -> the side of the middle on which the thing's centre lies (x, y)
     "at the top left": (-1, -1),
     "at the top right": (1, -1),

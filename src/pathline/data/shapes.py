@@ -34,7 +34,6 @@ EDGE = 1  # pixels kept free at the rim
 STEP = 4  # things stand on every fourth pixel: fewer views to learn in minutes
 GAP = 3  # least clear pixels between two things
 PAIRED = 11  # extent of each of two things: two large ones would not fit side by side
-DRIFT = 4  # most pixels by which two things leave their common line
 CORNER = 5  # least pixels from the middle line for a stated corner
 MIDDLE = 2  # most pixels from the middle for "in the middle"
 
@@ -108,10 +107,10 @@ def _spot(rng: np.random.Generator, extent: int, side: int | None) -> int:
 
 
 def _double(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> Scene:
-    """Two things, apart along one axis and nearly in line along the other."""
+    """Two things, apart along one axis and in line along the other."""
     relation = list(RELATIONS)[rng.integers(len(RELATIONS))]
     along = _apart(rng)[:: -sum(RELATIONS[relation])]
-    across = _aligned(rng)
+    across = [_place(rng, EDGE, SIDE - EDGE - PAIRED)] * 2
     x, y = (along, across) if RELATIONS[relation][1] == 0 else (across, along)
     things = tuple(
         Thing(*pair, None, None, (x[i], y[i], PAIRED, PAIRED)) for i, pair in enumerate(pairs)
@@ -124,13 +123,6 @@ def _apart(rng: np.random.Generator) -> list[int]:
     slack = SIDE - 2 * EDGE - 2 * PAIRED - GAP
     a, b = sorted(STEP * int(k) for k in rng.integers(slack // STEP + 1, size=2))
     return [EDGE + a, EDGE + PAIRED + GAP + b]
-
-
-def _aligned(rng: np.random.Generator) -> list[int]:
-    """Beginnings of two things along the other axis, at most DRIFT apart."""
-    last = SIDE - EDGE - PAIRED
-    first = _place(rng, EDGE, last)
-    return [first, _place(rng, max(EDGE, first - DRIFT), min(last, first + DRIFT))]
 
 
 def _place(rng: np.random.Generator, low: int, high: int) -> int:

@@ -224,7 +224,6 @@ def _refuse_ema(run: Run, way: Way) -> None:
 
 def _about(opened: runs.Opened, way: Way, weights: str) -> dict[str, Any]:
     sample = way.sample
-    assert opened.checkpoint is not None  # open_run sees to it
     return {
         "what": str(opened.folder),
         "checkpoint": opened.checkpoint.name,

@@ -28,7 +28,6 @@ def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
     opened = runs.open_run(run, lambda text: say(f"warning: {text}"))
     parts, which = runs.parts_of(opened, ema=ema, device=torch.device("cpu"))
     weights = {name: w.contiguous() for name, w in parts.network.state_dict().items()}
-    assert opened.checkpoint is not None  # open_run sees to it
     about = {"run": (opened.checkpoint / runs.SETTINGS).read_text(), "weights": which}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, about)

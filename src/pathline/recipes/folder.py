@@ -34,7 +34,14 @@ class Opened(NamedTuple):
     folder: Path
     run: Run
     facts: Facts
-    checkpoint: Path | None  # the one asked for; None: there is none yet
+    saved: Path | None  # the checkpoint asked for; None: there is none yet
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint asked for. Raises ValueError where there is none yet."""
+        if self.saved is None:
+            raise ValueError(f"{self.folder} has no whole checkpoint yet; train it further first.")
+        return self.saved
 
 
 def fresh(name: str, out: Path | None) -> Path:
@@ -90,9 +97,7 @@ def newest_run(name: str | None) -> Path:
 def open_run(where: Path, warn: Callable[[str], None]) -> Opened:
     """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
     opened = reopen(where, warn)
-    if opened.checkpoint is None:
-        raise ValueError(f"{where} has no whole checkpoint yet; train it further first.")
-    return opened
+    return opened._replace(saved=opened.checkpoint)
 
 
 def reopen(where: Path, warn: Callable[[str], None]) -> Opened:
@@ -130,7 +135,6 @@ def parts_of(
     ema: one of the run's decays; None its first; 0 the weights themselves; or the file of an
     average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
     """
-    assert opened.checkpoint is not None  # open_run sees to it
     parts = assemble(opened.run, opened.facts)
     weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
     average, named = _average(opened, ema)
@@ -157,7 +161,6 @@ def _average(opened: Opened, ema: float | Path | None) -> tuple[dict[str, Tensor
     if not decay:
         return {}, "weights"
     stem = f"network-ema-{decay}"
-    assert opened.checkpoint is not None
     return checkpoint.load(opened.checkpoint, only=(stem,)).tensors[stem], f"EMA {decay}"
 
 

@@ -29,17 +29,17 @@ def resumed(resume: str | None, what: str | None, out: Path | None, say: Say) ->
     if not latest and out and out != opened.folder:
         raise ValueError("--resume goes on in the run's own folder; leave out --out.")
     newest = checkpoint.newest(opened.folder / "checkpoints", lambda _: None)
-    if newest != opened.checkpoint:
+    if newest != opened.saved:
         raise ValueError(
             f"{opened.folder} has a newer checkpoint, {newest}; going on from "
-            f"{opened.checkpoint} would mix the two. Copy the run folder without the newer."
+            f"{opened.saved} would mix the two. Copy the run folder without the newer."
         )
     return opened
 
 
 def restored(player: Player, opened: runs.Opened | None, world: World, say: Say) -> Progress:
     """Put the checkpoint's state into the player; where the run stands."""
-    if opened is None or opened.checkpoint is None:
+    if opened is None or opened.saved is None:
         return Progress()
     found = checkpoint.load(opened.checkpoint)
     restore(player, found.tensors, found.state["players"][player.name])

@@ -53,7 +53,7 @@ def ways_of(opened: runs.Opened, sweep, flags: dict[str, Any], further: Sequence
         ema = said.pop("ema", None)
         overrides = [f"sample.{text}" for text in further]
         overrides += [f"sample.{_key(key, value)}={value}" for key, value in said.items()]
-        base = (opened.checkpoint or opened.folder) / runs.SETTINGS
+        base = (opened.saved or opened.folder) / runs.SETTINGS
         sample = read(None, (), overrides, base=base, check=problems_of).run.sample
         found.append(Way(setting, sample, sample.ema if ema is None else _number("ema", ema)))
     return found

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch._C._distributed_c10d import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as read_into
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 SHARDS = "shards"
 
@@ -27,7 +32,7 @@ def flat(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def save(
     work: Path,
     tensors: Mapping[str, Mapping[str, Tensor]],
-    group: dist.ProcessGroup | None,
+    group: ProcessGroup | None,
     done: Callable[[], None],
 ) -> Future:
     """Begin to write all ranks' parts under `work`; rank 0 calls `done` when all are written.
@@ -38,7 +43,7 @@ def save(
     """
     copies = {key: tensor.detach().clone() for key, tensor in flat(tensors).items()}
     writer = HuggingFaceStorageWriter(str(work / SHARDS), save_distributed=True)
-    written = dcp.async_save(copies, storage_writer=writer, process_group=group)
+    written = async_save(copies, storage_writer=writer, process_group=group)
     sealed: Future = Future()
 
     def settle(future: Future) -> None:
@@ -66,7 +71,7 @@ def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
     into = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in wanted.items()}  # type: ignore[union-attr]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process reads for itself
-        dcp.load(into, storage_reader=reader, no_dist=True)
+        read_into(into, storage_reader=reader, no_dist=True)
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in into.items():
         stem, name = key.split("/", 1)

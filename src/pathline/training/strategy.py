@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore, ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -28,7 +29,7 @@ class World(NamedTuple):
     rank: int = 0
     size: int = 1
     mesh: DeviceMesh | None = None
-    aside: dist.ProcessGroup | None = None  # for what goes on beside training
+    aside: ProcessGroup | None = None  # for what goes on beside training
 
 
 ALONE = World()
@@ -66,10 +67,10 @@ def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.d
     if launched:
         dist.init_process_group(BACKENDS if device.type == "cuda" else "gloo")
     else:  # a run of many processes that goes on in one
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh(device.type, (size,)) if strategy == "fsdp2" else None
-        aside = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
+        aside: Any = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
         yield World(strategy, dist.get_rank(), size, mesh, aside), device
     finally:
         dist.destroy_process_group()
@@ -101,7 +102,7 @@ def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) ->
         ddp = DistributedDataParallel(network)
         forward = torch.compile(ddp) if compiled else ddp
         return Wrapped(forward, lambda last: nullcontext() if last else ddp.no_sync())
-    sharded = shard(network, world, precision=precision, compiled=compiled)
+    sharded: Any = shard(network, world, precision=precision, compiled=compiled)
 
     def meeting(last: bool) -> AbstractContextManager:
         sharded.set_requires_gradient_sync(last)
