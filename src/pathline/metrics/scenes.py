@@ -16,7 +16,7 @@ from torch import Tensor
 from pathline.grammar import GROUND, PALETTE, PLACES, RELATIONS, SIZES, Scene, Thing, caption, parse
 
 HALF = 0.5  # share of the way from ground to colour from which a pixel counts
-STRAY = 0.4  # most distance from a colour's line, as a share of the way to that colour
+STRAY = 0.25  # most distance from a colour's line, as a share of the way to that colour
 LEAST = 12  # pixels of the smallest core
 MOST = 8  # things matched with a prompt, the largest ones
 BOUND = sum(SIZES.values()) / 2  # extent between small and large
