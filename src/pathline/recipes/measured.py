@@ -17,6 +17,7 @@ from pathline.metrics.alignment import clip_score, conditional_accuracy
 from pathline.metrics.features import Feature
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio
 from pathline.metrics.measure import baseline, cautions, measure
+from pathline.recipes.kept import LONG, cache, embedded
 from pathline.recipes.prepare import Data
 
 Item = str | int | None
@@ -162,8 +163,9 @@ def judge(chosen: Pick, ref: Reference, n: int, seed: int, device: torch.device)
     refuse_few(n, "drawn")
     refuse_few(len(ref.pixels), f"reference ({ref.name})")
     feature = bind(TABLES["eval.feature"], chosen, "feature")(ref.pixels, ref.labels, device)
-    real = feature.embed(ref.pixels)
-    held = None if ref.held is None else feature.embed(ref.held)
+    folder = cache() if chosen.name in LONG else None
+    real = embedded(feature, ref.pixels, folder)
+    held = None if ref.held is None else embedded(feature, ref.held, folder)
     both = real[some(len(real), min(2 * n, len(real)), seed)]
     halves = baseline(both, seed=seed) if len(both) > 3 else {}
     if halves and chosen.name == "clip":
