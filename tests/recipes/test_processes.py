@@ -71,6 +71,22 @@ def test_two_processes_are_one_with_twice_the_accumulation(strategy, one):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_bf16_trains_validates_draws_and_measures_in_two_processes(strategy):
+    """Everything that calls the network beside an update, with gathered bf16 weights."""
+    looks = ["train.sample_every=4", "train.validate_every=4", "sample.steps=2", "sample.count=4"]
+    looks += ["eval.every=4", "eval.n=20", "train.probe_every=2", "train.precision=bf16"]
+    many = [f"train.strategy={strategy}", "--procs=2"]
+    code, said = train("digits", *TINY, *looks, *many, "--out", "two")
+    assert code == 0, said
+    assert "Warning" not in said
+    assert len(list(Path("two/samples").glob("*.png"))) == 2
+    text = Path("two/metrics.jsonl").read_text()
+    assert all(word in text for word in ("eval/frechet", "val/loss", "gradient/mlp"))
+    assert torch.isfinite(tensors("two")["network/final.linear.weight"]).all()
+
+
+@pytest.mark.slow
 def test_other_noise_is_noticed(one):
     """The control: one lane instead of two."""
     assert train("digits", *TINY, "--out", "other")[0] == 0

@@ -65,10 +65,18 @@ def modulate(
     return torch.addcmul(shift, x, 1 + scale)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, whose gains may be narrower than its input, as fsdp2 gathers them under bf16."""
+
+    def forward(self, x: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def norm(kind: Literal["layer", "rms"], width: int) -> nn.Module:
     """What stands before a modulation: LayerNorm without weights (DiT) or RMSNorm with (JiT)."""
     if kind == "rms":
-        return nn.RMSNorm(width, eps=EPS)
+        return RMSNorm(width, eps=EPS)
     return nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
 
 

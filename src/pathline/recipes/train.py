@@ -141,7 +141,8 @@ def _run(
     player = player_of(run, watched, precision, device, world)
     feed = feeder(run, data, parts, device, world)
     ready = Ready(run, parts, data, player, where, device, world, console, say)
-    _rehearse(parts, batch_of(data, parts, data.train[:2], None, device))
+    with precision.autocast():
+        _rehearse(parts, batch_of(data, parts, data.train[:2], None, device))
     hooks_from = hooks_of(ready)
     texts = runs.write(where, run, facts) if first else {}
     start = restored(player, opened, world, say)

@@ -103,7 +103,8 @@ def validator(
 
 def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: int) -> torch.Tensor:
     rng = torch.Generator(batches[0].x1.device).manual_seed(seed)
-    total = sum(loss(player.forward, batch, rng)[0] * len(batch.x1) for batch in batches)
+    with player.precision.autocast():
+        total = sum(loss(player.forward, batch, rng)[0] * len(batch.x1) for batch in batches)
     return torch.as_tensor(total) / sum(len(batch.x1) for batch in batches)
 
 
