@@ -141,3 +141,27 @@ def test_a_strategy_goes_on_in_one_process(one):
     run = cut(one, "cut")
     assert main(["train", "--resume", run, "train.strategy=fsdp2"]) == 0
     assert apart(tensors(one), tensors(run)) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_and_goes_on(one):
+    """torchrun's elastic restart: the others are stopped too, and all go on from the newest."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += ["--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    run = ["train", "digits", *TINY, "train.strategy=ddp", "--out", "again"]
+    dies = (
+        "import os, signal, sys; from pathline.recipes import saving; keep = saving.attempt\n"
+        "def attempt(*given, **named):\n"
+        "    keep(*given, **named)\n"
+        "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
+        "    if first and os.environ['RANK'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pathline.recipes import beside; beside.attempt = attempt\n"
+        "from pathline.cli import main; sys.exit(main(sys.argv[1:]))\n"
+    )
+    Path("dies.py").write_text(dies)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, "dies.py", *map(str, run)]
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed at update 2 of 4" in done.stdout
+    assert apart(tensors(one), tensors("again")) < 1e-6
