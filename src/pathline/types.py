@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 
 
 class Facts(NamedTuple):
@@ -14,6 +14,9 @@ class Facts(NamedTuple):
     width: int
     names: tuple[str, ...] = ()  # class names, in label order
     words: tuple[str, ...] = ()  # every word of the captions, in table order
+    sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the buckets; () for one size
+    mean: tuple[float, ...] = ()  # of the raw latents' channels, where they were measured
+    std: tuple[float, ...] = ()
 
 
 class Frame(NamedTuple):
@@ -24,6 +27,7 @@ class Frame(NamedTuple):
     width: int
     classes: int = 0  # labels are 0 … classes − 1; `classes` itself is the null label
     text_width: int = 0  # of Cond.tokens as the backbone receives them
+    pooled_width: int = 0  # of Cond.pooled
 
 
 class Cond(NamedTuple):
@@ -43,6 +47,7 @@ class Example(NamedTuple):
     caption: str | None
     label: int | None
     key: str  # stable name: a file, a row
+    captions: tuple[str, ...] = ()  # all of them, where there are several
 
 
 class Batch(NamedTuple):
@@ -78,6 +83,8 @@ class Codec(NamedTuple):
     std: Tensor  # [C] of raw
     factor: int  # pixels a latent position stands for, along one side
     channels: int  # of raw
+    id: str = ""  # what made a latent: row, weights, revision
+    to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 
 class Text(NamedTuple):
@@ -87,6 +94,9 @@ class Text(NamedTuple):
     null: Cond  # one row
     width: int = 0  # of Cond.tokens as the backbone receives them
     module: nn.Module | None = None  # Cond.words -> Cond.tokens, when trained along
+    pooled_width: int = 0  # of Cond.pooled
+    id: str = ""  # what made a state: row, weights, revision
+    to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 
 class Objective(NamedTuple):

@@ -4,8 +4,9 @@ Everything collective stands here; with strategy "none" it all falls away. Proce
 torchrun, talk over gloo on CPU and nccl on CUDA, and differ in their rank alone.
 """
 
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class World(NamedTuple):
     size: int = 1
     mesh: DeviceMesh | None = None
     aside: ProcessGroup | None = None  # for what goes on beside training
+    held: Sequence[Any] = ()  # ddp's wrappers: they must be gone before the processes part
 
 
 ALONE = World()
@@ -68,11 +70,16 @@ def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.d
         dist.init_process_group(BACKENDS if device.type == "cuda" else "gloo")
     else:  # a run of many processes that goes on in one
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    held: list[Any] = []
     try:
         mesh = init_device_mesh(device.type, (size,)) if strategy == "fsdp2" else None
         aside: Any = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
-        yield World(strategy, dist.get_rank(), size, mesh, aside), device
+        yield World(strategy, dist.get_rank(), size, mesh, aside, held), device
     finally:
+        # A DDP that outlives the group frees it under the interpreter's lock and waits for gloo's
+        # threads, one of which may be waiting for that lock to free a tensor: a deadlock.
+        held.clear()
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -99,9 +106,7 @@ def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) ->
     if world.strategy == "none":
         return Wrapped(torch.compile(network) if compiled else network, _always)
     if world.strategy == "ddp":
-        ddp = DistributedDataParallel(network)
-        forward = torch.compile(ddp) if compiled else ddp
-        return Wrapped(forward, lambda last: nullcontext() if last else ddp.no_sync())
+        return _ddp(network, world.held, compiled=compiled)
     sharded: Any = shard(network, world, precision=precision, compiled=compiled)
 
     def meeting(last: bool) -> AbstractContextManager:
@@ -109,6 +114,16 @@ def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) ->
         return nullcontext()
 
     return Wrapped(sharded, meeting)
+
+
+def _ddp(network: nn.Module, held: Any, *, compiled: bool) -> Wrapped:
+    """DDP, reached through `held` alone."""
+    at, ddp = len(held), DistributedDataParallel(network)
+    held.append((ddp, torch.compile(ddp) if compiled else ddp))
+    return Wrapped(
+        lambda *inputs: held[at][1](*inputs),
+        lambda last: nullcontext() if last else held[at][0].no_sync(),
+    )
 
 
 def shard(
