@@ -29,7 +29,7 @@ from pathline.assemble import Parts, assemble
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
 from pathline.recipes.clocks import finish, peak_rate, timed
-from pathline.training.ema import Ema
+from pathline.training.ema import exponential
 from pathline.training.parallel import Precision, lane_rng, product_rate
 from pathline.training.players import Player, update
 from pathline.types import Batch, Cond, Facts
@@ -90,7 +90,7 @@ def player_of(parts: Parts, way: Switches) -> Player:
         rate=lambda _: 1.0,
         precision=Precision(way.precision, "", autocast, None),
         clip=0.0 if bare else 1.0,
-        emas=[] if bare else [Ema(network, 0.9999)],
+        emas=[] if bare else [exponential(network, 0.9999)],
     )
 
 

@@ -45,12 +45,12 @@ from pathline.recipes.prepare import (
     source_of,
 )
 from pathline.recipes.samples import items_of
-from pathline.training.ema import Ema, lent
+from pathline.training.ema import Ema, exponential, lent
 from pathline.training.loop import Progress
 from pathline.training.loop import train as loop
 from pathline.training.parallel import pick_device, pick_precision
 from pathline.training.players import Player
-from pathline.training.power_ema import PowerEma, rebuild, snapshots, store
+from pathline.training.power_ema import power_function, rebuild, snapshots, store
 
 STORED = (0.05, 0.1)  # lengths that are kept while training
 SNAPSHOTS = 5  # of each between two marks
@@ -66,7 +66,7 @@ class Arm:
     run: Run
     parts: Parts
     player: Player
-    powers: list[PowerEma]
+    powers: list[Ema]
     folder: Path  # of snapshots
     seconds: float  # it has in all
     clock: Callable[[], float]
@@ -84,7 +84,7 @@ def arm_of(
     run = replace(run, optimizer=Pick(name, {**run.optimizer.options, **given}))
     parts = assemble(run, facts)
     network = parts.network.to(device)
-    powers = [PowerEma(network, sigma_rel) for sigma_rel in STORED]
+    powers = [power_function(network, sigma_rel) for sigma_rel in STORED]
     player = Player(
         name="network",
         network=network,
@@ -94,7 +94,7 @@ def arm_of(
         rate=lambda _: 1.0,
         precision=pick_precision(run.train.precision, device),
         clip=run.train.clip,
-        emas=[Ema(network, run.train.ema[0]), *powers],  # type: ignore[list-item]
+        emas=[exponential(network, run.train.ema[0]), *powers],  # type: ignore[list-item]
     )
     arm = Arm(spec, run, parts, player, powers, Path(tempfile.mkdtemp()), seconds, clock)
     schedule, updates = rate(run), run.train.updates

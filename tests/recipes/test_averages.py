@@ -6,14 +6,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pathline.recipes.averages import ema
-from pathline.training.power_ema import PowerEma, store
+from pathline.training.power_ema import power_function, store
 
 
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "run.yaml").write_text("")
     network = nn.Linear(2, 2)
-    averages = [PowerEma(network, sigma_rel) for sigma_rel in (0.05, 0.1)]
+    averages = [power_function(network, sigma_rel) for sigma_rel in (0.05, 0.1)]
     for n in range(40):
         network.weight.data.fill_(float(n + 1))
         for average in averages:

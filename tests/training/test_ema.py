@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.training.ema import Ema
+from pathline.training.ema import exponential
+from pathline.training.power_ema import power_function
 
 
-def test_constant_weights_equal_their_average():
+@pytest.mark.parametrize("average", [exponential, power_function])
+def test_constant_weights_equal_their_average(average):
     network = nn.Linear(3, 2)
-    ema = Ema(network, 0.9)
+    ema = average(network, 0.1)
     for n in range(50):
         ema.update(network, n)
     for name, p in network.named_parameters():
@@ -19,7 +21,7 @@ def test_constant_weights_equal_their_average():
 def test_a_long_average_of_a_ramp_lags_by_the_known_amount():
     network, decay = nn.Linear(1, 1, bias=False).double(), 0.5
     nn.init.zeros_(network.weight)
-    ema = Ema(network, decay)
+    ema = exponential(network, decay)
     for n in range(200):
         network.weight.data.fill_(float(n))
         ema.update(network, n)
@@ -30,7 +32,7 @@ def test_a_long_average_of_a_ramp_lags_by_the_known_amount():
 def test_the_first_updates_are_ramped():
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    ema = Ema(network, 0.9999)
+    ema = exponential(network, 0.9999)
     network.weight.data.fill_(1.0)
     ema.update(network, 0)
     assert ema.weights["weight"].item() == pytest.approx(0.9)  # decay 1/10
@@ -38,12 +40,12 @@ def test_the_first_updates_are_ramped():
 
 def test_averages_are_float32_whatever_the_network():
     network = nn.Linear(2, 2).bfloat16()
-    assert {w.dtype for w in Ema(network, 0.9).weights.values()} == {torch.float32}
+    assert {w.dtype for w in exponential(network, 0.9).weights.values()} == {torch.float32}
 
 
 def test_lending_gives_the_own_weights_back_even_after_an_error():
     network = nn.Linear(2, 2)
-    ema = Ema(network, 0.9)
+    ema = exponential(network, 0.9)
     before = network.weight.detach().clone()
     ema.weights["weight"].fill_(7.0)
     seen = []
@@ -63,4 +65,4 @@ def test_lending_gives_the_own_weights_back_even_after_an_error():
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        Ema(nn.Linear(1, 1), decay)
+        exponential(nn.Linear(1, 1), decay)

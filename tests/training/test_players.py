@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.training.ema import Ema
+from pathline.training.ema import exponential
 from pathline.training.loop import Progress, train
 from pathline.training.optim import adamw
 from pathline.training.parallel import lane_rng, pick_precision
@@ -31,7 +31,7 @@ def player(seed=0, **changes):
         "loss": loss,
         "rate": lambda n: 1 / (n + 1),
         "precision": pick_precision("fp32", CPU),
-        "emas": [Ema(network, 0.9)],
+        "emas": [exponential(network, 0.9)],
     }
     return Player(**(settings | changes))
 
@@ -165,7 +165,7 @@ def test_a_foreign_checkpoint_is_refused_by_name():
     with pytest.raises(ValueError, match=r"the weights of network.*extra"):
         restore(player(), tensors, {})
     mine = player()
-    mine.emas = [Ema(mine.network, 0.5)]
+    mine.emas = [exponential(mine.network, 0.5)]
     with pytest.raises(ValueError, match=r"the average ema-0.5 of network"):
         restore(mine, tensors_of(player()), {})
 

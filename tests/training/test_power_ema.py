@@ -11,11 +11,11 @@ from pathline.training.hooks import snapshot_hook
 from pathline.training.loop import Progress
 from pathline.training.power_ema import (
     LONGEST,
-    PowerEma,
     forget,
     gamma_of,
     inner,
     mixture,
+    power_function,
     read,
     rebuild,
     sigma_of,
@@ -48,20 +48,11 @@ def ramp(average, network, updates, start=0):
         average.update(network, n)
 
 
-def test_constant_weights_are_their_average():
-    network = nn.Linear(3, 2)
-    average = PowerEma(network, 0.1)
-    for n in range(50):
-        average.update(network, n)
-    for name, p in network.named_parameters():
-        assert torch.equal(average.weights[name], p.detach())
-
-
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, LONGEST])
 def test_the_average_of_a_ramp_is_the_closed_form(sigma_rel):
     """Update τ weighs (τ/t)^(γ+1) − ((τ−1)/t)^(γ+1), so the mean is t − Σ_{τ<t} (τ/t)^(γ+1)."""
     network = nn.Linear(1, 1, bias=False)
-    average = PowerEma(network, sigma_rel)
+    average = power_function(network, sigma_rel)
     ramp(average, network, 200)
     power = gamma_of(sigma_rel) + 1
     exact = 200 - sum((n / 200) ** power for n in range(200))
@@ -102,8 +93,8 @@ def test_lengths_between_are_had_and_a_far_shorter_one_is_not():
 def stored_run(folder, lengths=(0.05, 0.1), updates=400, every=50):
     """A run of random-walking weights, snapshots of it, and one average that was not stored."""
     network, rng = nn.Linear(4, 3), torch.Generator().manual_seed(0)
-    averages = [PowerEma(network, sigma_rel) for sigma_rel in lengths]
-    direct = PowerEma(network, 0.07)
+    averages = [power_function(network, sigma_rel) for sigma_rel in lengths]
+    direct = power_function(network, 0.07)
     for n in range(updates):
         for p in network.parameters():
             p.data += 0.1 * torch.randn(p.shape, generator=rng)
@@ -143,21 +134,12 @@ def test_a_run_that_goes_on_forgets_what_came_later(tmp_path):
 
 def test_a_restored_average_goes_on_bit_for_bit():
     network = nn.Linear(2, 2)
-    straight, first, second = (PowerEma(network, 0.1) for _ in range(3))
+    straight, first, second = (power_function(network, 0.1) for _ in range(3))
     ramp(straight, network, 10)
     ramp(first, network, 5)
     second.restore(first.state())
     ramp(second, network, 10, start=5)
     assert torch.equal(straight.weights["weight"], second.weights["weight"])
-
-
-def test_lending_gives_the_own_weights_back():
-    network = nn.Linear(2, 2)
-    average, before = PowerEma(network, 0.1), network.weight.detach().clone()
-    average.weights["weight"].fill_(7.0)
-    with average.lent_to(network):
-        assert (network.weight == 7).all()
-    assert torch.equal(network.weight, before)
 
 
 def test_a_cut_snapshot_is_named(tmp_path):
@@ -172,7 +154,7 @@ def test_a_cut_snapshot_is_named(tmp_path):
 
 
 def test_reading_gives_the_weights_or_says_what_is_wrong(tmp_path):
-    average = PowerEma(nn.Linear(1, 1), 0.1)
+    average = power_function(nn.Linear(1, 1), 0.1)
     store(tmp_path, average, 3)
     weights = read(tmp_path / "power-0.1-00000003.safetensors")
     assert torch.equal(weights["weight"], average.weights["weight"])
@@ -189,7 +171,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch, ki
         path.write_bytes(b"half")
         raise kind("No space left on device")
 
-    said, average = [], PowerEma(nn.Linear(1, 1), 0.1)
+    said, average = [], power_function(nn.Linear(1, 1), 0.1)
     monkeypatch.setattr("pathline.training.power_ema.save_file", full)
     snapshot_hook([average], tmp_path, said.append)(Progress(7, 70), {})
     assert "power-0.1 of update 7" in said[0]
@@ -198,7 +180,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch, ki
 
 
 def test_only_one_rank_writes(tmp_path):
-    average = PowerEma(nn.Linear(1, 1), 0.1)
+    average = power_function(nn.Linear(1, 1), 0.1)
     store(tmp_path, average, 1, writes=False)
     assert list(tmp_path.iterdir()) == []
     assert average.name == "power-0.1"

@@ -18,7 +18,7 @@ from pathline.recipes.saving import Saver, attempt
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
 from pathline.training.loop import Hook, Progress
 from pathline.training.players import Player
-from pathline.training.power_ema import PowerEma, forget
+from pathline.training.power_ema import forget
 from pathline.training.strategy import World
 from pathline.training.trackers import Tracker
 
@@ -71,7 +71,7 @@ def hooks_of(ready: Ready) -> Late:
 
 def _snapshots(ready: Ready, start: Progress) -> Iterator[Hook]:
     """Power averages, stored; what a run that goes on will store again is deleted."""
-    averages = [ema for ema in ready.player.emas if isinstance(ema, PowerEma)]
+    averages = [ema for ema in ready.player.emas if ema.sigma_rel]
     if not averages:
         return
     folder, first = ready.where / AVERAGES, ready.world.rank == 0

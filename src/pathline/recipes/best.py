@@ -29,9 +29,10 @@ from pathline.recipes.measured import (
 )
 from pathline.recipes.prepare import Data
 from pathline.training import checkpoint
+from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.players import Average, Player
+from pathline.training.players import Player
 from pathline.training.strategy import told
 from pathline.training.trackers import Track
 
@@ -52,7 +53,7 @@ class Exam(NamedTuple):
 
     run: Run
     player: Player
-    ema: Average
+    ema: Ema
     judged: Judge
     items: list[Item]
     draw: Draw

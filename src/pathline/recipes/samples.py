@@ -11,9 +11,10 @@ from pathline.config.run import Run
 from pathline.generate import Autocast, generate, refuse_misfit, title
 from pathline.picture import sheet
 from pathline.recipes.prepare import Data
+from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.players import Average, Player
+from pathline.training.players import Player
 from pathline.training.strategy import World
 from pathline.training.trackers import Tracker
 
@@ -35,7 +36,7 @@ class Sampling(NamedTuple):
     run: Run
     parts: Parts
     player: Player
-    ema: Average
+    ema: Ema
     items: list[str | int | None]
     draw: Callable[[Sequence[int]], Tensor]
 

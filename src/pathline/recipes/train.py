@@ -29,12 +29,12 @@ from pathline.recipes.prepare import (
 from pathline.recipes.resume import restored, resumed, same_facts
 from pathline.recipes.saving import Saver, saver
 from pathline.training import boards, optim
-from pathline.training.ema import Ema
+from pathline.training.ema import exponential
 from pathline.training.loop import Hook, Outcome, Progress
 from pathline.training.loop import train as loop
 from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player
-from pathline.training.power_ema import PowerEma
+from pathline.training.power_ema import power_function
 from pathline.training.probes import probes, timed
 from pathline.training.screen import screen
 from pathline.training.strategy import ALONE, World, agreed, joined, number, told, wrap
@@ -211,8 +211,8 @@ def player_of(
         precision=precision,
         clip=run.train.clip,
         emas=[
-            *(Ema(network, decay) for decay in run.train.ema),
-            *(PowerEma(network, length) for length in run.train.power_ema),
+            *(exponential(network, decay) for decay in run.train.ema),
+            *(power_function(network, length) for length in run.train.power_ema),
         ],
         meeting=wrapped.meeting,
     )

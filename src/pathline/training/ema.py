@@ -1,7 +1,7 @@
-"""Exponential moving averages of a network's weights, in float32."""
+"""Moving averages of a network's weights, in float32."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,29 +11,30 @@ Weights = dict[str, Tensor]
 
 
 class Ema:
-    """One average of a network's trainable weights.
+    """One average of a network's trainable weights, on their own device and in their layout.
 
-    The decay is ramped up, min(decay, (1 + n) / (10 + n)) at the n-th update, so that a short run's
-    average is not its first weights. Averages stand on the weights' own device and layout.
+    decay: share that the average keeps of itself at the n-th update, from 0. sigma_rel: its length
+    as a share of the run, if that is constant (`power_ema.py`).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"An EMA decay of {decay} was asked for; it lies in [0, 1).")
-        self.decay = decay
-        self.name = f"ema-{decay}"
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        decay: Callable[[int], float],
+        sigma_rel: float | None = None,
+    ) -> None:
+        self.name, self.decay, self.sigma_rel = name, decay, sigma_rel
         self.weights = copied(network)
 
     @torch.no_grad()
     def update(self, network: nn.Module, n: int) -> None:
         """Take in the weights after update number n, counted from 0."""
-        blend(self.weights, network, min(self.decay, (1 + n) / (10 + n)))
+        live = [p.detach().float() for p in network.parameters() if p.requires_grad]
+        get_ema_multi_avg_fn(self.decay(n))(list(self.weights.values()), live, 0)
 
-    @contextmanager
-    def lent_to(self, network: nn.Module) -> Iterator[None]:
-        """The network wears the average inside the block and has its own weights again after it."""
-        with lent(self.weights, network):
-            yield
+    def lent_to(self, network: nn.Module) -> AbstractContextManager[None]:
+        return lent(self.weights, network)
 
     def state(self) -> Weights:
         return dict(self.weights)
@@ -42,17 +43,18 @@ class Ema:
         put(self.weights, state)
 
 
+def exponential(network: nn.Module, decay: float) -> Ema:
+    """The usual average. The decay is ramped up, min(decay, (1 + n) / (10 + n)) at the n-th update,
+    so that a short run's average is not its first weights."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"An EMA decay of {decay} was asked for; it lies in [0, 1).")
+    return Ema(network, f"ema-{decay}", lambda n: min(decay, (1 + n) / (10 + n)))
+
+
 def copied(network: nn.Module) -> Weights:
     """A float32 copy of every trainable weight, on its own device and in its own layout."""
     named = network.named_parameters()
     return {name: p.detach().float().clone() for name, p in named if p.requires_grad}
-
-
-@torch.no_grad()
-def blend(weights: Weights, network: nn.Module, decay: float) -> None:
-    """weights ← decay · weights + (1 − decay) · the network's."""
-    live = [p.detach().float() for p in network.parameters() if p.requires_grad]
-    get_ema_multi_avg_fn(decay)(list(weights.values()), live, 0)
 
 
 @contextmanager

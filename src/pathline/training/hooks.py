@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from pathline.training.ema import Ema
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.players import Average, Player
-from pathline.training.power_ema import PowerEma, store
+from pathline.training.players import Player
+from pathline.training.power_ema import store
 from pathline.training.trackers import Track
 from pathline.types import Batch
 
@@ -73,7 +74,7 @@ def validator(
     track: Track,
     show: Show,
     *,
-    ema: Average | None,
+    ema: Ema | None,
     seed: int = 0,
 ) -> Hook:
     """Held-out loss at fixed times with fixed noise, per time and their mean.
@@ -109,7 +110,7 @@ def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: in
 
 
 def snapshot_hook(
-    averages: Sequence[PowerEma], folder: Path, tell: Callable[[str], None], *, writes: bool = True
+    averages: Sequence[Ema], folder: Path, tell: Callable[[str], None], *, writes: bool = True
 ) -> Hook:
     """Store every average; a disk that is full now is told, and training goes on."""
 

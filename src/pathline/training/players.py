@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from pathline.training.ema import Ema
 from pathline.training.parallel import Precision
-from pathline.training.power_ema import PowerEma
 from pathline.training.strategy import mean, placed, whole
 from pathline.types import Batch
 
 Lane = tuple[Batch, torch.Generator]
-Average = Ema | PowerEma
 Loss = Callable[[Any, Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -36,7 +34,7 @@ class Player:
     rate: Callable[[int], float]  # share of the learning rate at an update
     precision: Precision
     clip: float = 0.0  # greatest gradient norm; 0: none
-    emas: Sequence[Average] = ()
+    emas: Sequence[Ema] = ()
     every: int = 1
     meeting: Callable[[bool], AbstractContextManager] = _alone  # do gradients meet in this pass?
     base_rates: list[float] = field(init=False)

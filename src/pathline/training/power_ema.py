@@ -5,18 +5,16 @@ length of an average is sigma_rel, the standard deviation of its profile as a sh
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from pathline.training.ema import Weights, blend, copied, lent, put
+from pathline.training.ema import Ema, Weights
 from pathline.training.strategy import whole
 
 LONGEST = 12**-0.5  # sigma_rel of γ = 0: the plain mean over all updates
@@ -24,31 +22,11 @@ SUFFIX = ".safetensors"
 Profile = tuple[float, float | int]  # (γ, t): p(τ) = (γ + 1)·τ^γ / t^(γ + 1) on (0, t]
 
 
-class PowerEma:
-    """One average of a network's trainable weights, at all times a fixed share of the run long."""
-
-    def __init__(self, network: nn.Module, sigma_rel: float) -> None:
-        self.sigma_rel = sigma_rel
-        self.name = f"power-{sigma_rel}"
-        self.gamma = gamma_of(sigma_rel)
-        self.weights = copied(network)
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, n: int) -> None:
-        """Take in the weights after update number n, counted from 0."""
-        blend(self.weights, network, (1 - 1 / (n + 1)) ** (self.gamma + 1))
-
-    @contextmanager
-    def lent_to(self, network: nn.Module) -> Iterator[None]:
-        """The network wears the average inside the block and has its own weights again after it."""
-        with lent(self.weights, network):
-            yield
-
-    def state(self) -> Weights:
-        return dict(self.weights)
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        put(self.weights, state)
+def power_function(network: nn.Module, sigma_rel: float) -> Ema:
+    """An average that is at all times the share sigma_rel of the run long."""
+    gamma = gamma_of(sigma_rel)
+    name = f"power-{sigma_rel}"
+    return Ema(network, name, lambda n: (1 - 1 / (n + 1)) ** (gamma + 1), sigma_rel)
 
 
 class Snapshot(NamedTuple):
@@ -107,7 +85,7 @@ def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[list[float], fl
     return shares.tolist(), float(np.sqrt(left / full))
 
 
-def store(folder: Path, average: PowerEma, update: int, *, writes: bool = True) -> None:
+def store(folder: Path, average: Ema, update: int, *, writes: bool = True) -> None:
     """Write the average as a snapshot, whole or not at all. Every rank calls; one `writes`."""
     weights: Weights = {}
     for name, weight in average.state().items():
