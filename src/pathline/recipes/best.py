@@ -22,7 +22,6 @@ from pathline.recipes.measured import (
     drawer,
     judge,
     known_metrics,
-    place,
     refuse_metric,
     score,
     training_pictures,
@@ -33,7 +32,7 @@ from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
-from pathline.training.strategy import told
+from pathline.training.strategy import first_says, place
 from pathline.training.trackers import Track
 
 Say = Callable[[str], None]
@@ -104,9 +103,9 @@ def eval_hook(
         with exam.ema.lent_to(exam.player.network):
             drawn = exam.draw(exam.items, seeds)
         exam.player.network.train()
-        value = _first_says(lambda: _measured(exam, drawn, progress, track))
+        value = first_says(lambda: _measured(exam, drawn, progress, track))
         best = Best(progress.update, exam.run.eval.metric, value, exam.how)
-        if _first_says(lambda: _is_best(folder, best)):
+        if first_says(lambda: _is_best(folder, best)):
             _keep(folder, best, lambda: save(progress), say)
 
     yield every(exam.run.eval.every, look, last=exam.run.train.updates)
@@ -132,11 +131,6 @@ def _introduce(judged: Judge, how: str, n: int, say: Say) -> None:
         )
     real = ", ".join(f"{name} {value:.4g}" for name, value in judged.baseline.items())
     say(f"eval: {how}; real against real: {real or 'too few pictures'}")
-
-
-def _first_says(ask: Callable[[], Any]) -> Any:
-    """What the first process finds, on all of them."""
-    return told(ask() if place()[0] == 0 else None)
 
 
 def best_of(folder: Path) -> Best | None:
@@ -169,7 +163,7 @@ def _is_best(folder: Path, now: Best) -> bool:
 def _keep(folder: Path, best: Best, save: Callable[[], Any], say: Say) -> None:
     """Save first, then name it: a kill between the two leaves the former best in place."""
     saved = folder / "checkpoints" / checkpoint.name(best.update) / checkpoint.MANIFEST
-    if not _first_says(saved.is_file):
+    if not first_says(saved.is_file):
         save()
     if place()[0] or not saved.is_file():  # the disk was full, which was told
         return

@@ -27,7 +27,6 @@ from pathline.recipes.measured import (
     drawer,
     judge,
     known_metrics,
-    place,
     refuse_few,
     refuse_metric,
     same_prompt,
@@ -44,7 +43,7 @@ from pathline.recipes.real import (
 )
 from pathline.recipes.sweep import Way, features_of, is_feature, ways_of
 from pathline.training.parallel import pick_device
-from pathline.training.strategy import joined
+from pathline.training.strategy import joined, place
 
 PLAIN = 160  # columns of a table that no terminal shows
 DRAWN = 1000  # pictures of a run, where --n is not given

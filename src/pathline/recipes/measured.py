@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pathline.assemble import TABLES, Parts, Sampler
@@ -19,6 +18,7 @@ from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_
 from pathline.metrics.measure import baseline, cautions, measure
 from pathline.recipes.kept import LONG, cache, embedded
 from pathline.recipes.prepare import Data
+from pathline.training.strategy import gathered, place
 
 Item = str | int | None
 Draw = Callable[[Sequence[Item], Sequence[int]], Tensor]  # items, seeds -> uint8 [n c h w]
@@ -57,13 +57,6 @@ class Judge(NamedTuple):
     baseline_n: int  # pictures of each half
 
 
-def place() -> tuple[int, int]:
-    """Rank and number of processes; (0, 1) where there is one."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def draw_shared(
     draw: Draw, items: Sequence[Item], seeds: Sequence[int], *, batch: int, walk: Walk = iter
 ) -> Tensor:
@@ -79,10 +72,7 @@ def draw_shared(
     turns = range(math.ceil(len(parts) / world))
     mine = [parts[min(turn * world + rank, len(parts) - 1)] for turn in turns]
     drawn = [draw(items[part], seeds[part]) for part in walk(mine)]
-    if world == 1:
-        return torch.cat(drawn)
-    everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, drawn)
+    everyone = gathered(drawn)
     return torch.cat([everyone[at % world][at // world] for at in range(len(parts))])
 
 

@@ -14,12 +14,11 @@ from pathline.data.shapes import HELD_OUT, draw, prompts, scored
 from pathline.generate import generate
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.picture import save_png, sheet
+from pathline.recipes.adherence import PROMPTS, SCORE_SEED
 from pathline.recipes.train import EXIT, Trained, run_training
 
-PROMPTS = 200  # scored on each split
 SHOWN = 12  # of each split on the picture
 SPLITS = {"seen": "pairs it saw", "held_out": "pairs it never saw"}
-SCORE_SEED = 1_000_000  # prompts that no training scene was drawn with
 
 
 def quickstart(

@@ -179,6 +179,11 @@ def agreed(flag: bool) -> bool:
     return bool(flags)
 
 
+def place() -> tuple[int, int]:
+    """Rank and number of processes; (0, 1) where there is one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 def told(value: Any) -> Any:
     """What rank 0 says. Collective."""
     if not dist.is_initialized():
@@ -186,6 +191,20 @@ def told(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def first_says(ask: Callable[[], Any]) -> Any:
+    """What the first process finds when it asks; no other does. Collective."""
+    return told(ask() if place()[0] == 0 else None)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every rank says, by rank. Collective."""
+    if not dist.is_initialized():
+        return [value]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
 
 
 def _always(_: bool) -> AbstractContextManager:
