@@ -37,12 +37,9 @@ from pathline.metrics.frechet import frechet, statistics
 from pathline.recipes.beside import VALIDATION_TIMES
 from pathline.recipes.prepare import (
     Data,
-    data_of,
-    facts_of,
     feeder,
+    found,
     held_out,
-    pictures_of,
-    source_of,
 )
 from pathline.recipes.samples import items_of
 from pathline.training.ema import Ema, exponential, lent
@@ -238,14 +235,12 @@ def compare(given: argparse.Namespace) -> tuple[list[dict], str]:
     if not run.data.holdout:
         run = replace(run, data=replace(run.data, holdout=0.02))
     device = pick_device(run.device)
-    run, source = source_of(run)
-    pictures = pictures_of(run, source, Path(tempfile.mkdtemp()) / "unreadable.jsonl", console)
-    run, facts = facts_of(run, pictures)
+    run, facts, data_for = found(run, None, console)
     clock = CLOCKS[given.clock]
     arms = [arm_of(spec, run, facts, given.seconds, clock, device) for spec in given.arms]
-    data = data_of(run, arms[0].parts, pictures)
-    batches = held_out(run, data, arms[0].parts, device, most=256)
-    feeds = {arm.name: feeder(arm.run, data, arm.parts, device) for arm in arms}
+    data = data_for(arms[0].parts)
+    batches = held_out(run, data, device, most=256)
+    feeds = {arm.name: feeder(arm.run, data, device) for arm in arms}
     for mark in range(1, given.marks + 1):
         for arm in arms:
             for part in range(1 - SNAPSHOTS, 1):
@@ -255,10 +250,10 @@ def compare(given: argparse.Namespace) -> tuple[list[dict], str]:
             for name, loss in judged.items():
                 arm.curves.setdefault(name, []).append((round(arm.spent, 2), loss))
             console.print(f"{arm.name} {arm.spent:.0f} s {arm.progress.update} {judged}")
-    real = pictures.pixels[data.train]
+    real = data.pixels(data.train)
     feature = pca(real, None, device)
     known = statistics(feature.embed(real))
-    floor = frechet(statistics(feature.embed(pictures.pixels[data.held])), known)
+    floor = frechet(statistics(feature.embed(data.pixels(data.held))), known)
     title = (
         f"{run.name}, {given.seconds:.0f} s ({given.clock}) each, {torch.get_num_threads()} "
         f"threads, seed {run.seed}, {run.sample.solver.name} {run.sample.steps} steps\n"

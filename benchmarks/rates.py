@@ -12,11 +12,9 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -24,7 +22,7 @@ from rich.console import Console
 from pathline.assemble import assemble, problems_of, sampler
 from pathline.config.read import read
 from pathline.generate import states
-from pathline.recipes.prepare import data_of, facts_of, feeder, pictures_of, source_of
+from pathline.recipes.prepare import feeder, found
 from pathline.recipes.samples import items_of
 from pathline.recipes.train import player_of
 from pathline.training.loop import Progress
@@ -49,14 +47,11 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     given = arguments.parse_args()
     run = read(given.preset, (), given.settings, check=problems_of).run
-    run, source = source_of(run)
-    folder = Path(tempfile.mkdtemp())
-    pictures = pictures_of(run, source, folder / "unreadable.jsonl", Console(stderr=True))
-    run, facts = facts_of(run, pictures)
+    run, facts, data_for = found(run, None, Console(stderr=True))
     parts = assemble(run, facts)
-    data = data_of(run, parts, pictures)
+    data = data_for(parts)
     player = player_of(run, parts, Precision("fp32", "", nullcontext, None), CPU)
-    feed = feeder(run, data, parts, CPU)
+    feed = feeder(run, data, CPU)
     items = items_of(run, parts, data, DRAWN)
     draws = sampler(read(None, (), [f"sample.steps={STEPS}"]).run.sample, parts.path)
     cond = parts.text.encode(items)

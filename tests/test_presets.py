@@ -7,6 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from pathline.assemble import problems_of
+from pathline.config.latent_presets import LATENT
 from pathline.config.presets import PRESETS
 from pathline.config.read import read
 from pathline.recipes.generate import generate
@@ -16,6 +17,11 @@ TINY = (
     *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
     *("train.batch=32", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
     *("sample.steps=2", "sample.count=2"),
+)
+# Codecs and encoders of others are not there; tests/recipes/test_cached.py trains on a cache.
+LOOSE = (
+    *("codec=pixel", "text=labels", "data.cache=''", "data.size=16", "data.holdout=0"),
+    *("train.accumulate=1", "backbone.patch=2"),
 )
 
 
@@ -40,8 +46,10 @@ def test_preset(preset, pictures, tmp_path, monkeypatch):
         small.append("train.precision=fp32")  # what it would choose is measured, not decided
     if named.data.source.name == "shapes":
         small.append("data.source.count=8")
-    if named.data.source.name == "hub":
+    if named.data.source.name in ("hub", "folder", "tar"):
         small += ["data.source=folder", f"data.source.path={pictures}"]
+    if named in LATENT:
+        small += LOOSE
     what = str(pictures) if preset == "own" else preset
     run = read(what, (), small, check=problems_of).run
     trained = run_training(run, Path("run"), None, Console(quiet=True))
@@ -50,4 +58,4 @@ def test_preset(preset, pictures, tmp_path, monkeypatch):
     assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
     (drawn,) = Path("drawn").iterdir()
     with Image.open(drawn) as picture:
-        assert picture.size == (named.data.size, named.data.size)
+        assert picture.size == (run.data.size, run.data.size)

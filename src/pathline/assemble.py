@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pathline.backbones import BACKBONES
 from pathline.codecs import CODECS
+from pathline.codecs.stored import stored as stored_codec
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, bind, problems
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
@@ -18,11 +19,13 @@ from pathline.flow.couplings import COUPLINGS, independent
 from pathline.flow.guidance import GUIDANCE
 from pathline.flow.paths import PATHS, Path, draw_point
 from pathline.flow.solvers import STEPS, integrate
-from pathline.flow.times import DRAWS, GRIDS
+from pathline.flow.times import DRAWS, GRIDS, Grid, begun_at
 from pathline.metrics.features import FEATURES
+from pathline.nn.attention import needed
 from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.terms import compose
 from pathline.text import TEXTS
+from pathline.text.lazy import stored as stored_text
 from pathline.text.learned import Worded
 from pathline.training.optim import OPTIMIZERS, SCHEDULES
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
@@ -62,6 +65,8 @@ TABLES: dict[str, dict[str, Any]] = {
     "eval.feature": FEATURES,
 }
 
+ONE_SIZE = ("dit",)  # backbones whose positions are a table of one size
+UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
 
@@ -78,17 +83,31 @@ class Parts(NamedTuple):
     draw_at: Callable[[float], Callable[[Tensor, Cond, torch.Generator], Point]]  # at a fixed time
     criterion: Callable
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """[C H W] of x1."""
+    def shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """[C H W] of x1 for pictures of this (height, width); None: the size most trained on.
+
+        Raises ValueError for a size that the codec or the data rules out.
+        """
         f, codec = self.facts, self.codec
-        return codec.channels, f.height // codec.factor, f.width // codec.factor
+        height, width = size or (f.height, f.width)
+        if size and size != (f.height, f.width) and not f.sizes:
+            raise ValueError(
+                f"This run was trained on pictures of {f.height}x{f.width} alone and can't draw "
+                f"{height}x{width}. Runs on buckets can (data.buckets.max_ratio above 1)."
+            )
+        if height % codec.factor or width % codec.factor:
+            raise ValueError(
+                f"{height}x{width} can't be drawn: both must be multiples of {codec.factor}, the "
+                "pixels that a latent position of this codec stands for."
+            )
+        return codec.channels, height // codec.factor, width // codec.factor
 
 
 class Sampler(NamedTuple):
     """How a picture is drawn from a field."""
 
-    walk: Callable[[Field, Tensor, Callable[[Tensor], Tensor]], States]  # (field, x0, noise)
+    # (field, x, noise, time that x is of: 0)
+    walk: Callable[..., States]
     guide: Callable[[Field, Field], Field]  # (field, the other one)
     weak: bool  # the other field is a weaker network's, not that of the null condition
     jumps: bool  # the solver asks for average velocities
@@ -109,12 +128,13 @@ def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
     path = _bound(run, "path")()
     objective = _bound(run, "objective")(path)
-    codec = _bound(run, "codec")(facts)
+    codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
-        text: Text = _bound(run, "text")(facts)
+        text = _text(run, facts)
         backbone = _bound(run, "backbone")(_frame(facts, codec, text))
     _refuse_narrow(objective, backbone, codec.channels)
+    _refuse_sizes(run, facts)
     network = Worded(text.module, backbone) if text.module else backbone
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
@@ -126,20 +146,51 @@ def assemble(run: Run, facts: Facts) -> Parts:
     )
 
 
+def _codec(run: Run, facts: Facts) -> Codec:
+    make = partial(_bound(run, "codec"), facts)
+    return stored_codec(make, facts.made) if facts.made else make()
+
+
+def _text(run: Run, facts: Facts) -> Text:
+    make = partial(_bound(run, "text"), facts)
+    if facts.made is None or run.text.name in UNFROZEN:
+        return make()
+    return stored_text(make, facts.made)
+
+
+def put_on(parts: Parts, device: torch.device) -> None:
+    """Move the network; tell codec and text encoder where their weights will run."""
+    parts.network.to(device)
+    for to in (parts.codec.to, parts.text.to):
+        if to:
+            to(device)
+
+
+def labelled(text: Text) -> bool:
+    """Whether it reads classes; a frozen encoder is not woken to find out."""
+    return not text.width and text.null.labels is not None
+
+
 def sampler(sample: Sample, path: Path) -> Sampler:
     """The solver, grid and guidance that `sample` names, as one."""
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
     guide(_still, _still)  # a scale or an interval that can't be is refused now
     weak, jumps = sample.guidance.name == "autoguidance", sample.solver.name == "jump"
     if sample.solver.name in ADAPTIVE:
-        return Sampler(lambda field, x0, _: solver(field, x0), guide, weak, jumps)
+        return Sampler(partial(_walk_adaptive, solver=solver), guide, weak, jumps)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     return Sampler(walk, guide, weak, jumps)
 
 
-def _walk(field: Field, x0: Tensor, noise: Callable, *, grid, solver, path: Path) -> States:
-    return integrate(field, x0, grid, solver, noise, path)
+def _walk(
+    field: Field, x: Tensor, noise: Callable, start: float = 0.0, *, grid: Grid, solver, path: Path
+) -> States:
+    return integrate(field, x, begun_at(grid, start), solver, noise, path)
+
+
+def _walk_adaptive(field: Field, x: Tensor, _: Callable, start: float = 0.0, *, solver) -> States:
+    return solver(field, x, start=start)
 
 
 def _still(x: Tensor, *_: object) -> Tensor:
@@ -170,14 +221,16 @@ def _criterion(run: Run) -> Callable:
 
 
 def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
-    if facts.height % codec.factor or facts.width % codec.factor:
+    sizes = facts.sizes or ((facts.height, facts.width),)
+    height, width = max(sizes, key=lambda size: size[0] * size[1])  # beyond it places are stretched
+    if height % codec.factor or width % codec.factor:
         raise ValueError(
-            f"data.size {facts.height}x{facts.width} is no multiple of {codec.factor}, "
+            f"data.size {height}x{width} is no multiple of {codec.factor}, "
             "the pixels a latent position of this codec stands for."
         )
-    height, width = facts.height // codec.factor, facts.width // codec.factor
-    classes = len(facts.names) if text.null.labels is not None else 0
-    return Frame(codec.channels, height, width, classes, text.width)
+    height, width = height // codec.factor, width // codec.factor
+    classes = len(facts.names) if labelled(text) else 0
+    return Frame(codec.channels, height, width, classes, text.width, text.pooled_width)
 
 
 def _refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> None:
@@ -196,6 +249,15 @@ def _refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> 
         )
 
 
+def _refuse_sizes(run: Run, facts: Facts) -> None:
+    if facts.sizes and run.backbone.name in ONE_SIZE:
+        raise ValueError(
+            f"The data has pictures of {len(facts.sizes)} sizes, but backbone={run.backbone.name} "
+            "takes one: use stream_dit or cross_dit, or make a cache of squares with "
+            "data.buckets.max_ratio=1."
+        )
+
+
 def _draw_at(path: Path, t: float) -> Callable[[Tensor, Cond, torch.Generator], Point]:
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         times = partial(_constant, t=t)
@@ -208,11 +270,13 @@ def _constant(x1: Tensor, _: torch.Generator, *, t: float) -> Tensor:
     return torch.full((len(x1),), t, device=x1.device)
 
 
-def rows_of(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
+def rows_of(cond: Cond, rows: Tensor | Sequence[int] | slice) -> Cond:
     """The condition of these rows."""
     return Cond(*(None if value is None else value[rows] for value in cond))
 
 
 def moved(cond: Cond, device: torch.device) -> Cond:
-    """The condition on the device."""
+    """The condition on the device; a mask that hides nothing stays behind."""
+    if cond.words is None:  # the word encoder wants its mask
+        cond = cond._replace(mask=needed(cond.mask))
     return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))

@@ -20,7 +20,6 @@ app = App(
     version_flags="--version",
     error_formatter=lambda error: f"pathline: {error}",
 )
-config = App(name="config", help="Show settings and their sources; list what there is.", sort_key=9)
 
 # name, where it is, help
 COMMANDS = (
@@ -31,18 +30,35 @@ COMMANDS = (
     ("logging", "dashboards:logging", "Look at runs in a browser: losses, gradients, grids."),
     ("ema", "averages:ema", "Rebuild an average of the weights of any length."),
     ("export", "export:export", "Write a run's weights as one file."),
+    ("caption", "caption:caption", "Write captions of your pictures with a vision-language model."),
+    ("preprocess", "preprocess:preprocess", "Encode pictures and captions once, into a cache."),
     ("data", "inspect:data", "Look at data: counts, sizes, captions, a contact sheet."),
     ("bench", "bench:bench", "Measure speed and memory of a preset on this machine."),
     ("doctor", "doctor:doctor", "Look at this machine and say what to mend."),
 )
-CONFIG = (
-    ("show", "show:show", "Print the resolved settings as YAML, with the source of each value."),
-    ("list", "show:rows", "List the presets, or the rows and options of a table."),
-)
-for group, commands in ((app, COMMANDS), (config, CONFIG)):
+GROUPS = {
+    "codec": (
+        "Train a codec; measure one on your pictures.",
+        ("train", "codec_train:codec_train", "Train a small codec: a preset or your own pictures."),
+        ("check", "codec_check:codec_check", "PSNR, statistics and equivariance on your pictures."),
+    ),
+    "config": (
+        "Show settings and their sources; list what there is.",
+        ("show", "show:show", "Print the resolved settings as YAML, and who set each value."),
+        ("list", "show:rows", "List the presets, or the rows and options of a table."),
+    ),
+}
+
+
+def _fill(group: App, commands: Sequence[tuple[str, str, str]]) -> App:
     for order, (name, place, text) in enumerate(commands):
         group.command(f"pathline.recipes.{place}", name=name, help=text, sort_key=order)
-app.command(config)
+    return group
+
+
+_fill(app, COMMANDS)
+for group, (about, *commands) in GROUPS.items():
+    app.command(_fill(App(name=group, help=about, sort_key=len(COMMANDS)), commands))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     try:
-        _refuse_unknown(tokens, [name for name, *_ in COMMANDS] + ["config"], "pathline")
-        if tokens[:1] == ["config"]:
-            _refuse_unknown(tokens[1:], [name for name, *_ in CONFIG], "pathline config")
+        _refuse_unknown(tokens, [name for name, *_ in COMMANDS] + [*GROUPS], "pathline")
+        if tokens and tokens[0] in GROUPS:
+            known = [name for name, *_ in GROUPS[tokens[0]][1:]]
+            _refuse_unknown(tokens[1:], known, f"pathline {tokens[0]}")
         return _run(tokens, debug)
     except CycloptsError:
         return USAGE  # already told

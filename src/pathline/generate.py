@@ -2,28 +2,49 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pathline.assemble import Parts, Sampler, moved
-from pathline.codecs import denormalise
+from pathline.assemble import Parts, Sampler, moved, rows_of
+from pathline.codecs import denormalise, normalise
 from pathline.flow.solvers import last
 from pathline.types import Cond, Output
 
 Autocast = Callable[[], AbstractContextManager]
+Item = str | int | None  # a prompt, a class, or anything
+
+
+class Ask(NamedTuple):
+    """What a drawing may be told beside its items; everything may be left out."""
+
+    cond: Cond | None = None  # [n rows] to draw in place of the items' own
+    null: Cond | None = None  # one row that guidance leads away from; None: the text's own
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the run's own
+    x1: Tensor | None = None  # [n C H W] finished pictures to begin from
+    strength: float = 1.0  # share of the way that is walked anew from x1: 1 all, 0 none of it
+
+    def rows(self, some: slice) -> "Ask":
+        """The same for these of its rows."""
+        cond = None if self.cond is None else rows_of(self.cond, some)
+        return self._replace(cond=cond, x1=None if self.x1 is None else self.x1[some])
+
+
+NOTHING = Ask()
 
 
 def generate(
     parts: Parts,
-    items: Sequence[str | int | None],
+    items: Sequence[Item],
     seeds: Sequence[int],
     sampler: Sampler,
     *,
     batch: int = 64,
     weak: nn.Module | None = None,
     autocast: Autocast = nullcontext,
+    ask: Ask = NOTHING,
 ) -> UInt8[Tensor, "n c h w"]:
     """Draw one picture for each item (a prompt, a label, or None for anything) and its seed.
 
@@ -31,8 +52,16 @@ def generate(
     """
     drawn = []
     for start in range(0, len(items), batch):
-        part = slice(start, start + batch)
-        walk = states(parts, items[part], seeds[part], sampler, weak=weak, autocast=autocast)
+        rows = slice(start, start + batch)
+        walk = states(
+            parts,
+            items[rows],
+            seeds[rows],
+            sampler,
+            weak=weak,
+            autocast=autocast,
+            ask=ask.rows(rows),
+        )
         drawn.append(decode(parts, last(walk)))
     return torch.cat(drawn)
 
@@ -40,12 +69,13 @@ def generate(
 @torch.no_grad()
 def states(
     parts: Parts,
-    items: Sequence[str | int | None],
+    items: Sequence[Item],
     seeds: Sequence[int],
     sampler: Sampler,
     *,
     weak: nn.Module | None = None,
     autocast: Autocast = nullcontext,
+    ask: Ask = NOTHING,
 ) -> Iterator[tuple[float, Tensor]]:
     """Every (t, x) on the way from noise to x1, the noise included."""
     if len(items) != len(seeds):
@@ -54,22 +84,38 @@ def states(
         )
     refuse_misfit(parts, sampler, weak)
     device = next(parts.network.parameters()).device
-    cond = moved(parts.text.encode(items), device)
+    cond = moved(parts.text.encode(items) if ask.cond is None else ask.cond, device)
+    null = moved(parts.text.null if ask.null is None else ask.null, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise(x: Tensor) -> Tensor:
         drawn = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in generators])
         return drawn.to(x)
 
-    x0 = noise(torch.empty(len(items), *parts.shape, device=device))
-    network = _quiet(parts.network, autocast)
+    x0 = noise(torch.empty(len(items), *parts.shape(ask.size), device=device))
+    field = parts.objective.field(_quiet(parts.network, autocast), cond)
     other = (
         parts.objective.field(_quiet(weak, autocast), cond)
         if weak is not None
-        else parts.objective.field(network, moved(_repeated(parts.text.null, len(items)), device))
+        else parts.objective.field(_quiet(parts.network, autocast), _repeated(null, len(items)))
     )
-    field = sampler.guide(parts.objective.field(network, cond), other)
-    yield from sampler.walk(field, x0, noise)
+    yield from sampler.walk(sampler.guide(field, other), *_begun(parts, ask, x0, noise))
+
+
+def _begun(parts: Parts, ask: Ask, x0: Tensor, noise: Callable) -> tuple[Tensor, Callable, float]:
+    """Where the walk begins: at noise, or at a picture carried back towards it (SDEdit)."""
+    if ask.x1 is None:
+        return x0, noise, 0.0
+    if not 0 < ask.strength <= 1:
+        raise ValueError(f"A strength of {ask.strength} was asked for; it lies in (0, 1].")
+    if ask.x1.shape != x0.shape:
+        raise ValueError(
+            f"The picture to begin from is {tuple(ask.x1.shape[1:])} as x1, the one to be drawn "
+            f"{tuple(x0.shape[1:])}; give them one size."
+        )
+    start = 1 - ask.strength
+    path = parts.path
+    return path.alpha(start) * ask.x1.to(x0) + path.sigma(start) * x0, noise, start
 
 
 def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None) -> None:
@@ -86,12 +132,20 @@ def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None)
         )
 
 
+@torch.no_grad()
+def encode(
+    parts: Parts, pixels: UInt8[Tensor, "n c h w"], device: torch.device
+) -> Float[Tensor, "n k i j"]:
+    """Pictures as x1."""
+    return normalise(parts.codec, parts.codec.encode(pixels.to(device)))
+
+
 def decode(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:
     """States or finished x1 as pictures, on the CPU."""
     return parts.codec.decode(denormalise(parts.codec, x)).cpu()
 
 
-def title(parts: Parts, item: str | int | None) -> str:
+def title(parts: Parts, item: Item) -> str:
     """An item in words."""
     return parts.facts.names[item] if isinstance(item, int) else item or ""
 

@@ -6,6 +6,19 @@ from typing import NamedTuple
 from torch import Tensor, device, nn
 
 
+class Made(NamedTuple):
+    """Codec and text encoder as the cache they made knows them, so that neither need be there."""
+
+    codec: str  # id
+    channels: int  # of raw
+    factor: int
+    mean: tuple[float, ...]  # of raw, measured, by channel
+    std: tuple[float, ...]
+    text: str  # id
+    text_width: int
+    pooled_width: int
+
+
 class Facts(NamedTuple):
     """What a run learnt of its data; kept beside the weights, to use them without it."""
 
@@ -15,8 +28,7 @@ class Facts(NamedTuple):
     names: tuple[str, ...] = ()  # class names, in label order
     words: tuple[str, ...] = ()  # every word of the captions, in table order
     sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the buckets; () for one size
-    mean: tuple[float, ...] = ()  # of the raw latents' channels, where they were measured
-    std: tuple[float, ...] = ()
+    made: Made | None = None  # what a cache of latents tells of its codec and text encoder
 
 
 class Frame(NamedTuple):

@@ -135,7 +135,7 @@ def test_one_problem_is_one_line():
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("digts", "Did you mean 'digits'? There are: cifar10"),
+        ("digts", "Did you mean 'digits'? There are: anime-256"),
         ("zzz", "no preset called 'zzz', and no folder. There are"),
         ("./zzz", "There is no folder or file './zzz'"),
         ("some/where.tar", "There is no folder or file 'some/where.tar'"),

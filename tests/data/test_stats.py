@@ -46,3 +46,14 @@ def test_words_and_summaries():
     assert words("A cat's ill-lit № 7 -- ünder…") == ["a", "cat's", "ill-lit", "7", "ünder"]
     assert summary(Counter({5: 3, 1: 1, 9: 1})) == (1, 5, 9)
     assert summary(Counter()) is None
+
+
+def test_every_caption_and_every_tag_is_counted(tmp_path, png):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png())
+    (tmp_path / "a.txt").write_text("1girl, blue_hair, smile\nA girl smiles.\n")
+    (tmp_path / "b.txt").write_text("1boy, blue_hair, hat\n")
+    stats = measure(folder(path=tmp_path), examples=2)
+    assert stats.captions == Counter({2: 1, 1: 1})
+    assert stats.lengths == Counter({3: 3})
+    assert stats.tags == Counter({"blue_hair": 2, "1girl": 1, "smile": 1, "1boy": 1, "hat": 1})

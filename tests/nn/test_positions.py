@@ -1,9 +1,24 @@
 """Sinusoids, tables and rotations against published numbers and their defining identities."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from pathline.nn.positions import Table, rotary, rotate, sincos, time_sinusoid, unturned
+from pathline.nn import positions
+from pathline.nn.positions import (
+    Table,
+    axes,
+    growth,
+    once,
+    rotary,
+    rotary_picture,
+    rotary_text,
+    rotate,
+    sincos,
+    time_sinusoid,
+    unturned,
+)
 
 
 def test_time_sinusoid_has_the_published_values():
@@ -77,3 +92,106 @@ def test_text_is_not_turned():
     assert torch.equal(turned[:, 4:], x[:, 4:])
     assert torch.equal(turned[:, 0], x[:, 0])  # row 0, column 0
     assert not torch.allclose(turned[:, 3], x[:, 3])
+
+
+def test_a_head_is_shared_by_three_axes():
+    assert axes(128) == (32, 48, 48)  # Z-Image
+    assert axes(64) == (16, 24, 24)
+    for width in range(6, 130, 2):
+        parts = axes(width)
+        assert sum(parts) == width
+        assert all(part >= 2 and part % 2 == 0 for part in parts)
+    for width in (4, 7):
+        with pytest.raises(ValueError, match=f"at least 6, got {width}"):
+            axes(width)
+
+
+def turned(q, k, table):
+    """Products of q turned to one place and k turned to another [l l]."""
+    spread = rotate(torch.stack([q, k]).expand(1, table.shape[1], 2, len(q)), table.double())[0]
+    return spread[:, 0] @ spread[:, 1].T
+
+
+def test_products_depend_on_the_offset_only_on_each_of_three_axes():
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    rows, columns, length = 4, 5, 6
+    picture = turned(q, k, rotary_picture(rows, columns, 16)).view(rows, columns, rows, columns)
+    text = turned(q, k, rotary_text(length, 16))
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(picture[:-1, :, :-1], picture[1:, :, 1:], **close)  # row
+    torch.testing.assert_close(picture[:, :-1, :, :-1], picture[:, 1:, :, 1:], **close)  # column
+    torch.testing.assert_close(text[:-1, :-1], text[1:, 1:], **close)
+    offsets = picture[0, 0, 1, 0], picture[0, 0, 0, 1], text[0, 1]
+    assert all(abs(a - b) > 1e-3 for a, b in pairwise(offsets))
+
+
+def test_a_word_is_as_far_from_the_picture_as_its_number_says():
+    """The first patch stands where a word number 0 would; no patch differs on the text axis."""
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    both = turned(q, k, torch.cat([rotary_picture(2, 2, 16), rotary_text(4, 16)], dim=1))
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(both[0, 4:7], both[4, 5:8], **close)
+    text = axes(16)[0] // 2
+    assert torch.equal(rotary_picture(3, 4, 16)[0, :, :text], torch.ones(12, text))
+
+
+def test_more_words_do_not_move_the_first():
+    assert torch.equal(rotary_text(64, 16)[:, :9], rotary_text(9, 16))
+
+
+def test_three_axes_have_the_published_frequencies():
+    """Z-Image: theta 256 over the 48 entries of the column: 256^(-46/48) is the slowest."""
+    angle = torch.asin(rotary_picture(1, 2, 128)[1, 1, -1])
+    assert angle.item() == pytest.approx(256 ** (-46 / 48), rel=1e-4)
+
+
+def test_larger_pictures_are_squeezed_or_spread():
+    known, head = rotary_picture(4, 4, 64), 64
+    squeezed = rotary_picture(8, 8, head, squeeze=2.0).view(2, 8, 8, head)
+    torch.testing.assert_close(squeezed[:, ::2, ::2].reshape(2, 16, head), known)
+    spread = rotary_picture(1, 2, head, spread=2.0)[1, 1, -12:].asin()
+    plain = rotary_picture(1, 2, head)[1, 1, -12:].asin()
+    assert spread[-1].item() == pytest.approx(plain[-1].item() / 2, rel=1e-4)
+    assert spread[0].item() == pytest.approx(plain[0].item(), rel=1e-6)
+
+
+def test_growth():
+    assert growth(8, 8, (4, 4)) == 2
+    assert growth(2, 8, (4, 4)) == growth(2, 2, (4, 4)) == 1
+    torch.testing.assert_close(
+        sincos(8, 8, 8, squeeze=2.0).view(8, 8, 8)[::2, ::2].flatten(0, 1), sincos(4, 4, 8)
+    )
+
+
+def test_a_table_is_made_once():
+    made, device = [], torch.device("cpu")
+
+    def make(rows, *, device, squeeze):
+        made.append((rows, squeeze))
+        return torch.ones(rows, device=device)
+
+    first = once(make, 3, squeeze=1.0, device=device)
+    assert once(make, 3, squeeze=1.0, device=device) is first
+    once(make, 4, squeeze=1.0, device=device)
+    once(make, 3, squeeze=2.0, device=device)
+    assert made == [(3, 1.0), (4, 1.0), (3, 2.0)]
+
+
+def test_a_kept_table_serves_training_wherever_it_was_made(monkeypatch):
+    """In inference mode and in a transformation things are made that training can't use."""
+    monkeypatch.setattr(positions, "_kept", positions.lru_cache(positions._kept.__wrapped__))
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        once(rotary_text, 7, 16, device=device)
+        bare = rotary_text(7, 16)
+    assert bare.is_inference()
+    table = once(rotary_text, 7, 16, device=device)
+    assert not table.is_inference()
+
+    def scaled(x):
+        return (x * once(rotary_text, 8, 16, device=device)[0]).sum()
+
+    slope = torch.func.grad(scaled)(torch.ones(8, 16))
+    kept = once(rotary_text, 8, 16, device=device)
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(kept)
+    assert torch.equal(slope, kept[0])

@@ -13,7 +13,7 @@ from pathline.config.pick import pick
 from pathline.config.read import read
 from pathline.recipes import best as bests
 from pathline.recipes.best import best_of, eval_hook, exam_of, is_better
-from pathline.recipes.prepare import data_of, facts_of, pictures_of, source_of
+from pathline.recipes.prepare import found
 from pathline.recipes.train import player_of
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
@@ -28,14 +28,13 @@ class Scene:
     def __init__(self, folder, **options):
         chosen = read("debug", overrides=["data.holdout=0.2", "sample.steps=2"]).run
         evaluation = replace(chosen.eval, **{"every": 2, "n": 10, **options})
-        run, source = source_of(replace(chosen, eval=evaluation))
-        pictures = pictures_of(run, source, folder / "bad", Console(file=io.StringIO()))
-        self.run, facts = facts_of(run, pictures)
+        console = Console(file=io.StringIO())
+        self.run, facts, data_for = found(replace(chosen, eval=evaluation), folder / "bad", console)
         parts = assemble(self.run, facts)
         precision = pick_precision("fp32", CPU)
         self.player = player_of(self.run, parts, precision, CPU)
         self.tracked, self.saved, self.said, self.folder = [], [], [], folder
-        data = data_of(self.run, parts, pictures)
+        data = data_for(parts)
         exam = exam_of(self.run, parts, data, self.player, precision.autocast, self.said.append)
         self.hooks = list(eval_hook(exam, folder, self.track, self.save, self.said.append))
 

@@ -46,3 +46,12 @@ def test_the_command_reads_a_folder_and_fails_where_nothing_can_be_read(tmp_path
     assert not (tmp_path / "none.png").exists()
     with pytest.raises(ValueError, match="would lie among the pictures"):
         data(str(root), out=root / "sheet.png")
+
+
+def test_several_captions_and_tags_are_told(tmp_path):
+    Image.new("RGB", (9, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("1girl, blue_hair, smile\nA girl smiles.\n")
+    text = printed(folder(path=tmp_path), tmp_path / "sheet.png")
+    assert "captions of a picture" in text
+    assert "blue_hair" in text
+    assert "captions of a picture" not in printed(shapes(count=9), tmp_path / "sheet.png")

@@ -3,7 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from pathline.codecs.dcae import dcae
+from pathline.codecs.detok import detok
+from pathline.codecs.kl import kl
 from pathline.codecs.pixel import pixel
+from pathline.codecs.rae import rae
+from pathline.codecs.taesd import taef2, taesd
+from pathline.codecs.trained import trained
 from pathline.types import Codec
 
 
@@ -19,4 +25,13 @@ def denormalise(codec: Codec, x1: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 
     return x1 * std + mean
 
 
-CODECS = {"pixel": pixel}
+CODECS = {
+    "pixel": pixel,
+    "kl": kl,
+    "dcae": dcae,
+    "taesd": taesd,
+    "taef2": taef2,
+    "rae": rae,
+    "detok": detok,
+    "trained": trained,
+}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pathline.config.latent_presets import LATENT
 from pathline.config.pick import Pick, pick
 from pathline.config.run import About, Data, Run, Sample, Train
 
@@ -248,6 +249,6 @@ PRESETS = {
     run.name: run
     for run in (
         *(QUICKSTART, DIGITS, SHAPES, FASHION, CIFAR10, CIFAR10_CPU),
-        *(DEBUG, OVERFIT, OWN),
+        *(DEBUG, OVERFIT, OWN, *LATENT),
     )
 }

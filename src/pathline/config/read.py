@@ -1,10 +1,10 @@
 """From what a person typed to a Run: defaults < preset < files < key=value < flags."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pathline.config.files import Entry, read_file, read_value
 from pathline.config.layers import Problem, build, flatten, merge, nest, to_tree
@@ -15,20 +15,35 @@ from pathline.config.values import convert
 
 COMMAND_LINE = "command line"
 YAML = (".yaml", ".yml")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Root(Generic[R]):
+    """The record that settings are read into, its presets, and what finds wrong numbers in it."""
+
+    record: type[R]
+    presets: Mapping[str, R]
+    problems: Callable[[R], list[Problem]]
+    hint: str  # where every setting can be seen
+
+
+RUN = Root(Run, PRESETS, problems, "`pathline config show PRESET` prints every setting there is.")
 
 
 class Settings(NamedTuple):
     """A resolved run and where each of its values came from."""
 
-    run: Run
+    run: Any  # of the root's record: a Run, unless another root was asked for
     tree: dict[str, Any]  # of `run`, as it is written to YAML
     origins: dict[str, str]  # dotted key -> "default", "preset digits", "mine.yaml:3", …
 
 
-class Base(NamedTuple):
+@dataclass(frozen=True)
+class Base(Generic[R]):
     """What the other layers are laid over."""
 
-    run: Run
+    run: R
     origins: dict[str, str]
     problems: list[Problem]
 
@@ -42,16 +57,30 @@ def read(
     base: Path | None = None,
     check: Callable[[Run], list[Problem]] | None = None,
 ) -> Settings:
-    """Resolve a run.
+    """Resolve a run of a flow; see `read_as`."""
+    return read_as(RUN, what, files, overrides, flags, base=base, check=check)
+
+
+def read_as(
+    root: Root[R],
+    what: str | None = None,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    base: Path | None = None,
+    check: Callable[[R], list[Problem]] | None = None,
+) -> Settings:
+    """Resolve a record of settings.
 
     what: a preset, a folder or file of pictures, or a run.yaml; None: `base`, else defaults.
     files: YAML, later ones win. overrides: "key=value". flags: command-line flags, None where not
     given. check: finds what else is wrong, such as rows and options that the tables don't have.
     Raises ValueError that lists all problems with their origins, FileNotFoundError.
     """
-    if what and "=" in what and what not in PRESETS and not Path(what).exists():
+    if what and "=" in what and what not in root.presets and not Path(what).exists():
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
-    ground = _ground(what if what or base is None else str(base))
+    ground = _ground(root, what if what or base is None else str(base))
     layers = [read_file(Path(file)) for file in files]
     layers.append([_override(text) for text in overrides])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
@@ -61,11 +90,11 @@ def read(
         tree = merge(tree, _tree(layer))
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
     found = list(ground.problems)
-    run = build(Run, tree, found)
-    found += problems(run)
+    run = build(root.record, tree, found)
+    found += root.problems(run)
     found += check(run) if check else []
     if found:
-        raise ValueError(_report(found, origins))
+        raise ValueError(_report(found, origins, root.hint))
     tree = to_tree(run)
     return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
 
@@ -82,36 +111,37 @@ def fill(run: Run, tables: Mapping[str, Table]) -> Run:
     return build(Run, tree)
 
 
-def _ground(what: str | None) -> Base:
+def _ground(root: Root[Any], what: str | None) -> Base[Any]:
     """The preset, the run.yaml or the own pictures that `what` names."""
+    presets = root.presets
     if what is None:
-        return Base(Run(), {}, [])
-    if what in PRESETS:
-        return Base(PRESETS[what], _changes(PRESETS[what], f"preset {what}"), [])
+        return Base(root.record(), {}, [])
+    if what in presets:
+        return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
     path = Path(what)
     if path.suffix in YAML:
         entries, found = read_file(path), []
-        run = build(Run, _tree(entries), found)
+        run = build(root.record, _tree(entries), found)
         return Base(run, {entry.key: entry.origin for entry in entries}, found)
     if path.exists():
-        own = PRESETS["own"]
+        own = presets["own"]
         data = replace(own.data, source=pick("auto", path=what))
         typed = dict.fromkeys(("name", "data.source.name", "data.source.path"), COMMAND_LINE)
         run = replace(own, name=_title(path), data=data)
         return Base(run, _changes(own, "preset own") | typed, [])
-    raise _unknown(what)
+    raise _unknown(what, presets)
 
 
-def _unknown(what: str) -> Exception:
+def _unknown(what: str, presets: Iterable[str]) -> Exception:
     path = Path(what)
     if len(path.parts) > 1 or path.suffix or what.startswith((".", "~")):
         return FileNotFoundError(
             f"There is no folder or file {what!r}. Give a folder of pictures, a file of them "
-            f"(.tar, .parquet), or a preset: {listing(PRESETS)}."
+            f"(.tar, .parquet), or a preset: {listing(presets)}."
         )
     return ValueError(
-        f"There is no preset called {what!r}, and no folder.{nearest(what, PRESETS)} "
-        f"There are: {listing(PRESETS)}."
+        f"There is no preset called {what!r}, and no folder.{nearest(what, presets)} "
+        f"There are: {listing(presets)}."
     )
 
 
@@ -120,9 +150,9 @@ def _title(path: Path) -> str:
     return (full.name if full.is_dir() else full.stem) or "own"
 
 
-def _changes(run: Run, name: str) -> dict[str, str]:
+def _changes(run: Any, name: str) -> dict[str, str]:
     """The keys whose value a preset changes, as its doing."""
-    before = flatten(to_tree(Run()))
+    before = flatten(to_tree(type(run)()))
     after = flatten(to_tree(run))
     return {k: name for k, v in after.items() if k not in before or before[k] != v}
 
@@ -169,7 +199,7 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return ""
 
 
-def _report(found: Sequence[Problem], origins: Mapping[str, str]) -> str:
+def _report(found: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
     """One line a problem: origin, key, what is wrong."""
     lines = []
     for key, message in dict.fromkeys(found):
@@ -178,7 +208,7 @@ def _report(found: Sequence[Problem], origins: Mapping[str, str]) -> str:
         shown = f"{key.removesuffix('.name')}:" if is_sentence else key
         lines.append(f"{origin}{shown} {message}")
     if any(message.startswith("is not a setting") for _, message in found):
-        lines.append("`pathline config show PRESET` prints every setting there is.")
+        lines.append(hint)
     if len(found) == 1:
         return " ".join(lines)
     return "\n  ".join([f"{len(found)} problems in the settings:", *lines])

@@ -40,6 +40,16 @@ class About:
 
 
 @dataclass(frozen=True)
+class Buckets:
+    """Sizes of pictures that keep their shape; each has about data.size² pixels."""
+
+    max_ratio: float = 1.0  # long side by short side; 1: square ones only
+    multiple: int = 0  # pixels that divide both sides; 0: as few as codec and patch allow
+    upscale: float = 1.25  # how far a picture may be enlarged
+    small: Literal["refuse", "keep"] = "refuse"  # those that would need more
+
+
+@dataclass(frozen=True)
 class Data:
     source: Pick = field(default_factory=lambda: Pick("digits"))
     size: int = 32  # pictures are cut square and scaled to size × size
@@ -49,6 +59,8 @@ class Data:
     max_bad: float = 0.01  # largest share of unreadable pictures
     missing_captions: Literal["refuse", "null"] = "refuse"
     memory_gb: float = 8.0  # decoded pictures above this lie on disk
+    cache: str = ""  # a folder that `pathline preprocess` made; the data is taken from there
+    buckets: Buckets = Buckets()  # of pathline preprocess
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,8 @@ def _relations(run: Run) -> Iterator[tuple[str, str]]:
         for key in chosen.options if chosen.name == "auto" else ():
             if key not in allowed:
                 yield f"{place}.{key}", f"is no option of 'auto'; name a row first, {place}=…"
-    if run.data.source.name == "auto" and not run.data.source.options.get("path"):
+    named = run.data.cache or run.data.source.options.get("path")
+    if run.data.source.name == "auto" and not named:
         yield "data.source", "is left to your folder, but none is named: give its path."
     if not run.name or "/" in run.name or run.name in (".", ".."):
         yield "name", f"names the run's folder and cannot be {run.name!r}."

@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
-CAPTIONS = ("text", "caption", "txt", "prompt")
+CAPTIONS = ("text", "caption", "txt", "prompt", "tag_string")
+SEVERAL = ("captions",)
 LABELS = ("label", "labels", "cls", "class")
 
 
@@ -13,6 +14,7 @@ class Columns(NamedTuple):
     image: str
     caption: str | None
     label: str | None
+    captions: str | None = None  # lists of texts: further captions of a picture
 
 
 def choose(
@@ -25,8 +27,9 @@ def choose(
 ) -> Columns:
     """The columns by what was asked for, else by kind and customary name.
 
-    kinds: column -> "image", "bytes", "text", "class", "int" or "other", in the table's order.
-    Raises ValueError, listing the columns, where one is missing, unfit or ambiguous.
+    kinds: column -> "image", "bytes", "text", "texts" (a list), "class", "int" or "other", in the
+    table's order. `caption` may name a list too, which then holds all captions. Raises ValueError,
+    listing the columns, where one is missing, unfit or ambiguous.
     """
     pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
     captions = _called(_of(kinds, "text"), CAPTIONS)
@@ -36,11 +39,12 @@ def choose(
         raise ValueError(
             f"{where} has no column of pictures; {_listing(kinds)}. Name it by image=…"
         )
-    return Columns(
-        picture,
-        _one(kinds, "caption", caption, captions, ("text",), where),
-        _one(kinds, "label", label, labels, ("class", "int", "text"), where),
-    )
+    said = _one(kinds, "caption", caption, captions, ("text", "texts"), where)
+    classed = _one(kinds, "label", label, labels, ("class", "int", "text"), where)
+    if said is not None and kinds[said] == "texts":
+        return Columns(picture, None, classed, said)
+    several = _called(_of(kinds, "texts"), SEVERAL)
+    return Columns(picture, said, classed, several[0] if several else None)
 
 
 def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[str, ...]]:

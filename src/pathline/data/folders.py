@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pathline.data.columns import choose, class_rows
-from pathline.data.source import Source
+from pathline.data.columns import Columns, choose, class_rows
+from pathline.data.source import UNDECODED, Source
 from pathline.data.transforms import decode
 from pathline.types import Example
 
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
     path: Path
     key: str
-    caption: str | None
+    captions: tuple[str, ...]  # as they are wanted, the first first
     label: Any = None
 
 
@@ -34,8 +34,9 @@ def folder(
     """Pictures under a folder, sorted by path. caption, label: fields of metadata.jsonl.
 
     Captions come from `metadata.jsonl` (in any folder; `file_name` and a text field), else from a
-    side-car `a.png.txt` or `a.txt`, whose lines are joined; pictures of one stem share `a.txt`. An
-    empty caption is none. Labels come from metadata, else from the sub-folders if every picture
+    side-car `a.png.txt` or `a.txt`, where each line is a caption; pictures of one stem share
+    `a.txt`. Those of a list `captions` in metadata.jsonl follow; `caption` may name another list.
+    An empty caption is none. Labels come from metadata, else from the sub-folders if every picture
     lies exactly one deep in at least two. Sub-folders called train, test … are splits; the default
     is train. Raises FileNotFoundError, or ValueError where there is no picture.
     """
@@ -51,15 +52,19 @@ def folder(
     names: tuple[str, ...] = ()
     if any(value is not None for value in labels):
         labels, names = class_rows(labels, str(root))
-    elif _is_classes(root, [entry.path for entry in entries]):
+    elif is_classes(root, [entry.path for entry in entries]):
         labels, names = class_rows([entry.path.parent.name for entry in entries], str(root))
 
     def read(row: int) -> Example:
         entry = entries[row]
-        return Example(decode(entry.path), entry.caption, labels[row], entry.key)
+        return about(row)._replace(image=decode(entry.path))
 
-    captioned = any(entry.caption for entry in entries)
-    return Source(len(entries), read, names, captioned, lambda row: entries[row].path)
+    def about(row: int) -> Example:
+        entry = entries[row]
+        return example(UNDECODED, entry.captions, labels[row], entry.key)
+
+    captioned = any(entry.captions for entry in entries)
+    return Source(len(entries), read, names, captioned, lambda row: entries[row].path, about)
 
 
 def existing_folder(path: Path) -> Path:
@@ -93,14 +98,32 @@ def tidy(text: Any) -> str | None:
     return (" ".join(str(text).split()) or None) if text is not None else None
 
 
-def _split_root(root: Path, split: str | None) -> Path:
-    """The folder of the wanted split, where the sub-folders are splits; else the root."""
+def several(*texts: Any) -> tuple[str, ...]:
+    """Captions, each tidy and once; a list among them is taken apart, None and "" are none."""
+    flat = [part for text in texts for part in (text if isinstance(text, list | tuple) else [text])]
+    return tuple(dict.fromkeys(found for part in flat if (found := tidy(part))))
+
+
+def example(image: Any, captions: tuple[str, ...], label: int | None, key: str) -> Example:
+    """An example whose caption is the first of its captions."""
+    return Example(image, captions[0] if captions else None, label, key, captions)
+
+
+def splits_of(root: Path) -> dict[str, Path]:
+    """The sub-folders by their names, where all of them are splits and no picture lies beside."""
     inside = [path for path in root.iterdir() if not path.name.startswith(".")]
     splits = {path.name.lower(): path for path in inside if path.is_dir()}
-    if split is None and (not splits or not set(splits) <= set(SPLITS)):
+    mixed = not set(splits) <= set(SPLITS) or any(is_picture(path) for path in inside)
+    return {} if mixed else splits
+
+
+def _split_root(root: Path, split: str | None) -> Path:
+    """The folder of the wanted split, where the sub-folders are splits; else the root."""
+    splits = splits_of(root)
+    if split is None and not splits:
         return root
-    if split is None and any(is_picture(path) for path in inside):
-        return root
+    if split is not None:  # asked for by name, it may lie among other things
+        splits = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     wanted = split or next((name for name in ("train", "training") if name in splits), "train")
     if wanted not in splits:
         there = ", ".join(sorted(splits)) or "none"
@@ -113,19 +136,19 @@ def _split_root(root: Path, split: str | None) -> Path:
 def _entries(root: Path, found: list[Path], caption: str | None, label: str | None) -> list[Entry]:
     """A row for each metadata line and for each picture that no line names, sorted by key."""
     files = set(found)
-    lines = [line for file in found if file.name == METADATA for line in _lines(file)]
+    lines = [(file, line) for file in found if file.name == METADATA for line in records(file)]
     if not lines and (caption or label):
         raise ValueError(f"caption= and label= name fields of {METADATA}, but {root} has none")
-    said, labelled = _fields(lines, caption, label, str(root))
+    fields = fields_of([line for _, line in lines], str(root), caption=caption, label=label)
     entries, named = [], set()
     for place, record in lines:
         path = place.parent / PurePosixPath(record["file_name"])
-        text = record.get(said) if said else None
-        text = tidy(text) or _sidecar(path, files)
+        first = tidy(record.get(fields.caption or "")) or sidecar(path, files)
+        said = several(first, record.get(fields.captions or ""))
         named.add(path)
-        entries.append(Entry(path, _key(root, path), text, record.get(labelled or "")))
+        entries.append(Entry(path, _key(root, path), said, record.get(fields.label or "")))
     rest = (path for path in found if is_picture(path) and path not in named)
-    entries += [Entry(path, _key(root, path), _sidecar(path, files)) for path in rest]
+    entries += [Entry(path, _key(root, path), sidecar(path, files)) for path in rest]
     return _numbered(sorted(entries, key=lambda entry: entry.key))
 
 
@@ -144,20 +167,25 @@ def _key(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _sidecar(path: Path, files: set[Path]) -> str | None:
-    """The caption beside a picture: `a.png.txt` before `a.txt`."""
-    for beside in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")):
-        if beside in files:
+def beside(path: Path) -> tuple[Path, Path]:
+    """Where side-cars of a picture lie: `a.png.txt` goes before `a.txt`."""
+    return path.with_name(path.name + ".txt"), path.with_suffix(".txt")
+
+
+def sidecar(path: Path, files: set[Path]) -> tuple[str, ...]:
+    """The captions beside a picture, one a line."""
+    for file in beside(path):
+        if file in files:
             try:
-                return tidy(beside.read_text("utf-8-sig"))
+                return several(file.read_text("utf-8-sig").splitlines())
             except UnicodeDecodeError as fault:
-                raise ValueError(f"{beside} is not UTF-8 text: {fault}") from fault
-    return None
+                raise ValueError(f"{file} is not UTF-8 text: {fault}") from fault
+    return ()
 
 
-def _lines(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def records(file: Path) -> Iterator[dict[str, Any]]:
     """The records of a metadata file; ValueError names file and line of a wrong one."""
-    for number, line in enumerate(file.read_text("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -169,28 +197,35 @@ def _lines(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             raise ValueError(f'{file}, line {number} has no "file_name": {line[:80]}')
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"{file}, line {number} leads out of its folder: {name!r}")
-        yield file, record
+        yield record
 
 
-def _fields(
-    lines: list[tuple[Path, dict[str, Any]]], caption: str | None, label: str | None, where: str
-) -> tuple[str | None, str | None]:
-    """The metadata fields that hold caption and label."""
+def fields_of(
+    lines: list[dict[str, Any]],
+    where: str,
+    *,
+    caption: str | None = None,
+    label: str | None = None,
+) -> Columns:
+    """The metadata fields that hold caption, label and further captions."""
     kinds = {"file_name": "image"}
-    for _, record in lines:
+    for record in lines:
         for key, value in record.items():
-            if key != "file_name" and value is not None:
+            if key != "file_name" and value is not None and value != []:
                 kinds.setdefault(key, _kind(value))
-    return choose(kinds, caption=caption, label=label, where=f"{METADATA} of {where}")[1:]
+    return choose(kinds, caption=caption, label=label, where=f"{METADATA} of {where}")
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "texts"
     if isinstance(value, bool) or not isinstance(value, str | int):
         return "other"
     return "text" if isinstance(value, str) else "int"
 
 
-def _is_classes(root: Path, paths: list[Path]) -> bool:
+def is_classes(root: Path, paths: list[Path]) -> bool:
+    """Whether every picture lies exactly one folder deep, in at least two."""
     folders = {path.parent for path in paths}
     return len(folders) > 1 and all(folder.parent == root for folder in folders)
 

@@ -1,16 +1,28 @@
 """Which picture comes when: pure functions of the seed and of how many were seen.
 
+`rows` serves pictures of one size, `bucketed` those of several.
+
 The cursor is one integer, images seen. Resuming recomputes, ranks slice the same list, and nothing
 of it depends on workers or on a random generator's version: the order is a sort by hash.
 """
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-ORDER, COIN = 1, 2  # uses of the hash, so that one never tells of the other
+ORDER, COIN, CHOICE, TURN = 1, 2, 3, 4  # uses of the hash: one never tells of the other
+
+
+class Turn(NamedTuple):
+    """Rows of one bucket, and how often each of them came before."""
+
+    rows: Int64[np.ndarray, " n"]
+    epochs: Int64[np.ndarray, " n"]
 
 
 @lru_cache(maxsize=4)
@@ -30,14 +42,9 @@ def rows(
     Batches run on over the end of an epoch: none is short, no row is left out or comes twice in an
     epoch. The ranks' slices put one after the other are the same for every world size.
     """
-    if batch % world or not 0 <= rank < world:
-        raise ValueError(
-            f"a global batch of {batch} on rank {rank} of {world}: wanted a multiple of {world} "
-            f"and a rank in 0 … {world - 1}"
-        )
+    share = _share(batch, rank, world)
     if count < 1:
         raise ValueError(f"an epoch of {count} pictures has no rows; the data needs at least one")
-    share = batch // world
     start = cursor + rank * share
     epochs, places = np.divmod(np.arange(start, start + share), count)
     if share and epochs[0] == epochs[-1]:
@@ -49,6 +56,80 @@ def rows(
     return found
 
 
+def bucketed(bucket: Int64[np.ndarray, " n"], batch: int, *, seed: int) -> Callable[..., Turn]:
+    """The order of pictures that lie in buckets: a function (cursor, rank=0, world=1) -> Turn.
+
+    bucket: of each row. Update number cursor // batch takes `batch` rows of one bucket, the same
+    one on every rank; the ranks' slices one after the other are the same for every world size. A
+    bucket's rows come as in `rows`: none a second time before all of them came once, and batches
+    run on over the end. So a bucket smaller than the batch shows its pictures several times in one
+    update. In a cycle of updates (`cycle`) every row comes equally often, exactly; at any moment
+    within it the share of a bucket's updates that were taken is that of the cycle, but for one or
+    two updates.
+    """
+    kinds, counts = np.unique(bucket, return_counts=True)
+    if not len(bucket) or batch < 1:
+        raise ValueError(f"{len(bucket)} pictures in batches of {batch}: wanted at least one")
+    members = [np.flatnonzero(bucket == kind) for kind in kinds]
+    visits = cycle(counts, batch)
+    turns = lru_cache(maxsize=2)(lambda number: _turns(visits, seed, number))
+
+    @lru_cache(maxsize=2 * len(kinds))
+    def order_of(kind: int, epoch: int) -> Int64[np.ndarray, " m"]:
+        own = members[kind]
+        keys = _hash(seed, ORDER, np.uint64(epoch), own.astype(np.uint64))
+        return own[np.argsort(keys, kind="stable")]
+
+    def turn(cursor: int, rank: int = 0, world: int = 1) -> Turn:
+        share = _share(batch, rank, world)
+        number, place = divmod(cursor // batch, int(visits.sum()))
+        which, visit = turns(number)
+        kind = int(which[place])
+        first = (number * int(visits[kind]) + int(visit[place])) * batch + rank * share
+        epochs, places = np.divmod(np.arange(first, first + share), len(members[kind]))
+        found = np.empty(share, np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            found[here] = order_of(kind, int(epoch))[places[here]]
+        return Turn(found, epochs)
+
+    return turn
+
+
+def cycle(counts: Int64[np.ndarray, " k"], batch: int) -> Int64[np.ndarray, " k"]:
+    """The updates of each bucket in the shortest run in which every picture comes equally often.
+
+    That is `times` epochs, `times` being the least number for which batches fit into each bucket's
+    pictures × times; it divides the batch.
+    """
+    times = math.lcm(*(batch // math.gcd(batch, int(count)) for count in counts))
+    return counts * times // batch
+
+
+def _turns(
+    visits: Int64[np.ndarray, " k"], seed: int, number: int
+) -> tuple[Int64[np.ndarray, " u"], Int64[np.ndarray, " u"]]:
+    """For each update of a cycle its bucket, and how many of that bucket came before it.
+
+    Each bucket's updates are spread evenly over the cycle, each somewhere within its share of it.
+    """
+    kinds = np.repeat(np.arange(len(visits)), visits)
+    begins = np.repeat(np.cumsum(visits) - visits, visits)
+    visit = np.arange(len(kinds)) - begins
+    jitter = _uniform(seed, TURN, number, np.arange(len(kinds)))
+    found = np.argsort((visit + jitter) / visits[kinds], kind="stable")
+    return kinds[found], visit[found]
+
+
+def _share(batch: int, rank: int, world: int) -> int:
+    if batch % world or not 0 <= rank < world:
+        raise ValueError(
+            f"a global batch of {batch} on rank {rank} of {world}: wanted a multiple of {world} "
+            f"and a rank in 0 … {world - 1}"
+        )
+    return batch // world
+
+
 def coins(
     seed: int, epoch: int | np.ndarray, rows: Int64[np.ndarray, " n"], share: float
 ) -> Bool[np.ndarray, " n"]:
@@ -56,8 +137,19 @@ def coins(
 
     epoch: one number, or one for each row.
     """
-    keys = _hash(seed, COIN, np.asarray(epoch).astype(np.uint64), rows.astype(np.uint64))
-    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share
+    return _uniform(seed, COIN, epoch, rows) < share
+
+
+def chances(
+    seed: int, epoch: int | np.ndarray, rows: Int64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """For each row a number in [0, 1), to choose among its captions; told as `coins` are."""
+    return _uniform(seed, CHOICE, epoch, rows)
+
+
+def _uniform(seed: int, use: int, epoch: int | np.ndarray, rows: np.ndarray) -> np.ndarray:
+    keys = _hash(seed, use, np.asarray(epoch).astype(np.uint64), rows.astype(np.uint64))
+    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _hash(

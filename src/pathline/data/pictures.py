@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.data.source import Source
+from pathline.data.source import UNDECODED, Source
 from pathline.data.transforms import fit, recolour
 from pathline.types import Example
 
@@ -52,13 +52,12 @@ def load(
     """
     pixels = _room((source.count, channels, size, size), memory_gb)
     rows = progress(range(source.count))
-    blank = torch.empty((0, 0, 0), dtype=torch.uint8)  # its pixels stand in `pixels`
     found: list[Example] = []
     bad: list[tuple[str, str]] = []
     for row, outcome in zip(rows, _outcomes(source, size, channels), strict=True):
         if isinstance(outcome, Example):
             pixels[len(found)] = outcome.image
-            found.append(outcome._replace(image=blank))
+            found.append(outcome._replace(image=UNDECODED))
         else:
             bad.append((f"row {row}", outcome))
     _check_bad(bad, source.count, max_bad, report)

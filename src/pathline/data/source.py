@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from pathline.types import Example
+
+UNDECODED = torch.empty((0, 0, 0), dtype=torch.uint8)  # in the place of a picture
 
 
 class Source(NamedTuple):
@@ -15,3 +19,4 @@ class Source(NamedTuple):
     names: tuple[str, ...]  # of the classes; empty without labels
     captioned: bool  # whether any picture may have a caption
     encoded: Callable[[int], bytes | Path] | None = None  # row -> file or its bytes, undecoded
+    about: Callable[[int], Example] | None = None  # the same example with no pixels, undecoded

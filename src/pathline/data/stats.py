@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pathline.data.source import Source
+from pathline.data.tags import is_tags, split
 from pathline.data.transforms import fit, recolour
 from pathline.types import Example
 
@@ -24,6 +25,7 @@ RATIOS = {  # width by height, up to this
     "3:2 … 2:1": 2.02,
     "over 2:1": float("inf"),
 }
+COUNTS = ("sizes", "modes", "labels", "lengths", "words", "captions", "tags")
 ALPHA = ("RGBA", "LA", "La", "PA", "RGBa")
 
 
@@ -40,6 +42,8 @@ class Stats(NamedTuple):
     missing: int  # pictures without a caption
     words: Counter[str]
     examples: list[tuple[Tensor, str]]  # (uint8 [3 side side], title), spread over the source
+    captions: Counter[int]  # of a picture
+    tags: Counter[str]  # of the captions that are lists of tags
 
     @property
     def ratios(self) -> dict[str, int]:
@@ -54,7 +58,8 @@ def measure(
     source: Source, *, examples: int = 54, side: int = 96, progress: Progress = iter
 ) -> Stats:
     """Read every picture once, one at a time, and count; keep `examples` of them, cut square."""
-    stats = Stats(source.count, [], Counter(), Counter(), 0, Counter(), Counter(), 0, Counter(), [])
+    counts = {name: Counter() for name in COUNTS}
+    stats = Stats(total=source.count, bad=[], alpha=0, missing=0, examples=[], **counts)
     shown = {i * source.count // examples for i in range(examples)}
     alpha = missing = 0
     for row in progress(range(source.count)):
@@ -70,13 +75,22 @@ def measure(
         stats.labels[example.label] += 1
         alpha += clear
         missing += not example.caption
-        said = words(example.caption or "")
-        stats.lengths.update([len(said)] if said else [])
-        stats.words.update(said)
+        _listen(stats, example)
         if row in shown:
             tile = fit(recolour(example.image, 3), side)
             stats.examples.append((tile, _title(source, example)))
     return stats._replace(alpha=alpha, missing=missing)
+
+
+def _listen(stats: Stats, example: Example) -> None:
+    """Count what is said of a picture."""
+    captions = example.captions or ((example.caption,) if example.caption else ())
+    stats.captions.update([len(captions)] if captions else [])
+    for caption in captions:
+        said = words(caption)
+        stats.lengths.update([len(said)] if said else [])
+        stats.words.update(said)
+        stats.tags.update(split(caption) if is_tags(caption) else [])
 
 
 def _title(source: Source, example: Example) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pathline.data.columns import IMAGES, choose, class_rows
-from pathline.data.folders import SPLITS, existing_folder, tidy, walk
-from pathline.data.source import Source
+from pathline.data.folders import SPLITS, example, existing_folder, several, walk
+from pathline.data.source import UNDECODED, Source
 from pathline.data.transforms import decode
 from pathline.types import Example
 
@@ -129,7 +129,9 @@ def _table(
     kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
     pictures = cells[columns.image][1]
-    captions = cells[columns.caption][1] if columns.caption else None
+    caption, further = columns.caption, columns.captions
+    texts = [cells[name][1] for name in (caption, further) if name]
+    by_line = caption is not None and caption.lower().rpartition(".")[2] == "txt"  # as side-cars
     keys = cells["__key__"][1] if "__key__" in cells else None
     labels, names = ([None] * len(found), ())
     if columns.label:
@@ -141,12 +143,17 @@ def _table(
     def encoded(row: int) -> bytes | Path:
         return _encoded(pictures[row].as_py(), key(row))
 
-    def read(row: int) -> Example:
-        text = tidy(captions[row].as_py()) if captions is not None else None
-        image = decode(encoded(row), name=f"{where}: {key(row)}")
-        return Example(image, text, labels[row], key(row))
+    def about(row: int) -> Example:
+        said = [column[row].as_py() for column in texts]
+        if by_line and said[0] is not None:
+            said[0] = said[0].splitlines()
+        return example(UNDECODED, several(*said), labels[row], key(row))
 
-    return Source(len(found), read, names, captions is not None, encoded)
+    def read(row: int) -> Example:
+        image = decode(encoded(row), name=f"{where}: {key(row)}")
+        return about(row)._replace(image=image)
+
+    return Source(len(found), read, names, bool(texts), encoded, about)
 
 
 def _cells(found: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -176,6 +183,9 @@ def _kind(feature: Any) -> str:
         return {"Image": "image", "ClassLabel": "class"}[named]
     if isinstance(feature, dict):
         return "bytes" if "bytes" in feature else "other"
+    if named in ("List", "LargeList", "Sequence") or isinstance(feature, list):
+        inner = feature[0] if isinstance(feature, list) else feature.feature
+        return "texts" if _kind(inner) == "text" else "other"
     dtype = str(getattr(feature, "dtype", ""))
     if dtype in ("string", "large_string"):
         return "text"

@@ -94,6 +94,13 @@ def edm(
     return _checked((0.0, *(shifted(1 / (1 + s), shift) for s in levels), 1.0))
 
 
+def begun_at(grid: Grid, start: float) -> Grid:
+    """What is left of the grid for a state of time `start`, in [0, 1)."""
+    if not 0 <= start < 1:
+        raise ValueError(f"A walk can't begin at time {start}; wanted 0 (noise) or later, below 1.")
+    return (start, *(t for t in grid if t > start))
+
+
 def _count(steps: int) -> int:
     if steps < 1:
         raise ValueError(f"steps is {steps}; a grid has at least 1 step")

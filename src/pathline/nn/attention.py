@@ -1,4 +1,4 @@
-"""Self-attention over picture and text tokens, with optional qk-norm and rotary positions."""
+"""Attention among tokens and from picture to text, with optional qk-norm and rotary positions."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,3 +48,50 @@ class Attention(nn.Module):
                 qk = rotate(qk, turn)
         q, k = qk.to(v.dtype).unbind(2)
         return q, k, v.squeeze(2)
+
+
+class CrossAttention(nn.Module):
+    """Picture tokens ask, text tokens answer; k and v fused."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(width, 2 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.gain = nn.Parameter(torch.ones(2 * width // heads)) if qk_norm else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        text: Float[Tensor, "b m d"],
+        mask: Bool[Tensor, "b 1 1 m"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """mask: true where there is text; a row without any gets zeros, not NaN."""
+        b, length, width = x.shape
+        q = self.q(x).view(b, length, self.heads, width // self.heads)
+        k, v = self.kv(text).view(b, text.shape[1], 2, self.heads, -1).unbind(2)
+        if self.gain is not None:
+            gain_q, gain_k = self.gain.chunk(2)
+            q, k = _normed(q, gain_q), _normed(k, gain_k)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
+        )
+        return self.out(y.transpose(1, 2).reshape(b, length, width))
+
+
+def _normed(x: Tensor, gain: Tensor) -> Tensor:
+    """Every head's vector at length √width times the gain, computed in float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        return (F.rms_norm(x.float(), x.shape[-1:], eps=EPS) * gain.float()).to(x.dtype)
+
+
+def needed(mask: Bool[Tensor, "b l"] | None) -> Bool[Tensor, "b l"] | None:
+    """The mask, or None if it hides nothing: without one, attention runs its fused kernels.
+
+    Asked on the CPU, where masks are made; one on a device is returned as it is, for to look at it
+    would mean to wait for the device.
+    """
+    if mask is None or mask.device.type != "cpu":
+        return mask
+    return None if bool(mask.all()) else mask

@@ -1,8 +1,14 @@
 """What is learnt: an objective runs the network, terms only read."""
 
 from pathline.objectives.flow import flow
+from pathline.objectives.mean_flow import alpha_flow, improved_mean_flow, mean_flow
 from pathline.objectives.terms import TERMS
 
-OBJECTIVES = {"flow": flow}
+OBJECTIVES = {
+    "flow": flow,
+    "mean_flow": mean_flow,
+    "improved_mean_flow": improved_mean_flow,
+    "alpha_flow": alpha_flow,
+}
 
 __all__ = ["OBJECTIVES", "TERMS"]

@@ -10,16 +10,48 @@ from pathline.flow.paths import Path, velocity_from_x1
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 
-def drop(cond: Cond, null: Cond, share: float, rng: torch.Generator) -> Cond:
-    """cond with each row replaced by the null condition with probability `share`."""
-    if share == 0 or all(value is None for value in cond):
+def drop(
+    cond: Cond, null: Cond, share: float, rng: torch.Generator, pooled: float | None = None
+) -> Cond:
+    """cond with each row replaced by the null condition with probability `share`.
+
+    pooled: the share of pooled vectors, which then fall apart from the rest; None: with the rest.
+    Raises ValueError for a null that lacks what cond has: it would never be dropped.
+    """
+    if not (share or pooled) or all(value is None for value in cond):
         return cond
-    device = rng.device
+    cond, null = _masked(cond, null)
+    for name, value, blank in zip(Cond._fields, cond, null, strict=True):
+        if value is not None and blank is None:
+            raise ValueError(f"The condition has {name}, but the null has no {name} to drop it to.")
     rows = next(len(value) for value in cond if value is not None)
-    dropped = torch.rand(rows, generator=rng, device=device) < share
+    dropped = _chosen(rows, share, rng)
+    apart = dropped if pooled is None else _chosen(rows, pooled, rng)
     return Cond(
-        *(_replace_rows(value, blank, dropped) for value, blank in zip(cond, null, strict=True))
+        *(
+            _replace_rows(value, blank, apart if name == "pooled" else dropped)
+            for name, value, blank in zip(Cond._fields, cond, null, strict=True)
+        )
     )
+
+
+def _masked(cond: Cond, null: Cond) -> tuple[Cond, Cond]:
+    """A mask left out says that all is text; it must stand again where lengths will differ."""
+    if cond.tokens is None or null.tokens is None:
+        return cond, null
+    if cond.mask is None and null.mask is None and cond.tokens.shape[1] == null.tokens.shape[1]:
+        return cond, null
+    return _with_mask(cond, cond.tokens), _with_mask(null, null.tokens)
+
+
+def _with_mask(cond: Cond, tokens: Tensor) -> Cond:
+    if cond.mask is not None:
+        return cond
+    return cond._replace(mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+def _chosen(rows: int, share: float, rng: torch.Generator) -> Tensor:
+    return torch.rand(rows, generator=rng, device=rng.device) < share
 
 
 def _replace_rows(value: Tensor | None, blank: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -53,13 +85,14 @@ def loss(
     prediction,
     dropout,
     floor,
+    dropout_pooled=None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sample the path, predict, regress. draw: (x1, cond, rng) -> Point. criterion: composed terms.
 
     With x1-prediction the network's picture and the true one are both read as velocities with the
     same floored denominator (JiT, arXiv 2511.13720): times weigh as they do in velocity loss.
     """
-    cond = drop(batch.cond, batch.null, dropout, rng)
+    cond = drop(batch.cond, batch.null, dropout, rng, dropout_pooled)
     point: Point = draw(batch.x1, cond, rng)
     out: Output = network(point.xt, point.t, cond)
     v = _read(out.value.float(), point.xt, point.t, path, prediction, floor)
@@ -87,9 +120,12 @@ def flow(
     *,
     prediction: Literal["v", "x1"] = "v",
     dropout: float = 0.1,
+    dropout_pooled: float | None = None,
     floor: float = 0.05,
 ) -> Objective:
     """Flow matching. dropout: share of conditions replaced by the null; floor: least 1 − t (or σ)
-    by which an x1-prediction is divided."""
+    by which an x1-prediction is divided. dropout_pooled: share of pooled vectors replaced apart
+    from it, for two encoders (FLUX.1: .447 each, .2 of both); null: they go together."""
     ways = {"path": path, "prediction": prediction, "floor": floor}
-    return Objective(partial(loss, dropout=dropout, **ways), partial(field, **ways), prediction)
+    drops = {"dropout": dropout, "dropout_pooled": dropout_pooled}
+    return Objective(partial(loss, **drops, **ways), partial(field, **ways), prediction)

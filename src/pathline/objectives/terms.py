@@ -1,10 +1,12 @@
 """Loss terms read a computed Point and Output, never the network; one number a sample."""
 
+import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pathline.types import Output, Point
@@ -28,24 +30,144 @@ def huber(point: Point, out: Output, *, delta: float = 1.0) -> Float[Tensor, " b
     return error.flatten(1).mean(1)
 
 
+def adaptive(
+    point: Point, out: Output, *, power: float = 1.0, floor: float = 0.01
+) -> Float[Tensor, " b"]:
+    """Squared error by its own size, so that no sample outweighs the others (for mean flows).
+
+    Summed over the picture and divided by (itself + floor)^power, without gradient: power 0 is a
+    plain sum, ½ about a distance, 1 only tells directions (MeanFlow, arXiv 2505.13447).
+    """
+    if not 0 <= power <= 1 or not floor > 0:
+        raise ValueError(f"power is {power}, floor {floor}; want power in [0, 1] and floor above 0")
+    error = (out.value - point.v).square().flatten(1).sum(1)
+    return error / (error.detach() + floor) ** power
+
+
 def cosine(point: Point, out: Output) -> Float[Tensor, " b"]:
     """One minus the cosine over channels, averaged over places (LightningDiT, arXiv 2501.01423)."""
     return (1 - F.cosine_similarity(out.value, point.v, dim=1)).flatten(1).mean(1)
 
 
+def contrastive(point: Point, out: Output, *, apart: bool = False) -> Float[Tensor, " b"]:
+    """Minus the squared distance to another sample's velocity (ΔFM, arXiv 2506.05350).
+
+    Beside mse of a greater weight. The other sample is the next of the batch on this device; apart:
+    the next of another class, none where there is none. A batch of one has none.
+    """
+    other, known = _next_apart(_labels(point)) if apart else _next(out.value)
+    away = (out.value - point.v[other]).square().flatten(1).mean(1)
+    return -away * known
+
+
+def dispersive(
+    point: Point,  # noqa: ARG001
+    out: Output,
+    *,
+    distance: Literal["l2", "cosine"] = "l2",
+    temperature: float = 0.5,
+) -> Float[Tensor, " b"]:
+    """Spread what the network holds of different samples (arXiv 2506.09027).
+
+    log mean exp(−distance / temperature) over all pairs of the batch on this device, each with
+    itself too: 0 where all are alike, never below −log of the batch. One number, for every sample.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    held = _inner(out).flatten(1).float()
+    with torch.autocast(held.device.type, enabled=False):  # bf16 can't tell near samples apart
+        apart = _distances(held, distance)
+    spread = (-apart / temperature).flatten().logsumexp(0) - 2 * math.log(len(held))
+    return spread.expand(len(held))
+
+
+def _distances(held: Tensor, kind: str) -> Float[Tensor, "b b"]:
+    """Between all pairs of rows: squared, a number of the row; or one minus the cosine."""
+    rows = F.normalize(held, dim=1) if kind == "cosine" else held / held.shape[1] ** 0.5
+    product = rows @ rows.T
+    if kind == "cosine":
+        return 1 - product
+    square = product.diagonal()
+    return (square[:, None] + square[None, :] - 2 * product).clamp(min=0)
+
+
+def _inner(out: Output) -> Tensor:
+    """Tokens of the block that the backbone was told to show, or of the last one."""
+    inner = getattr(out, "inner", None)
+    found = out.hidden if inner is None else inner
+    if found is None:
+        raise ValueError(
+            "The loss term 'dispersive' reads the hidden states of the network, but this one "
+            "gives none: take a backbone that does (dit), or leave the term out."
+        )
+    return found
+
+
+def _labels(point: Point) -> Tensor:
+    labels = getattr(point, "labels", None)
+    if labels is None:
+        raise ValueError(
+            "terms.contrastive.apart wants samples of another class, but this run has no classes: "
+            "take text=labels, or apart=false."
+        )
+    return labels
+
+
+def _next(x: Tensor) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """The next row of each, around the end; and 1 where that is another one."""
+    rows = torch.arange(len(x), device=x.device)
+    return rows.roll(-1), torch.full((len(x),), float(len(x) > 1), device=x.device)
+
+
+def _next_apart(labels: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """The next row of another label for each, around the end; and 1 where there is one."""
+    rows = torch.arange(len(labels), device=labels.device)
+    order = (rows[:, None] + rows) % len(labels)  # b b: itself, the next, the one after …
+    differs = labels[order] != labels[:, None]
+    nearest = differs.int().argmax(1, keepdim=True)  # of the first that differs
+    return order.gather(1, nearest)[:, 0], differs.any(1).float()
+
+
 def compose(terms: Mapping[str, tuple[float, Term]]) -> Callable:
-    """Weighted terms as one criterion: (point, out) -> (scalar, {name: unweighted mean})."""
-    if not terms or all(weight == 0 for weight, _ in terms.values()):
+    """Weighted terms as one criterion: (point, out) -> (scalar, {name: unweighted mean}).
+
+    Raises ValueError for weights that leave no loss, or one without a least value.
+    """
+    weights = {name: weight for name, (weight, _) in terms.items()}
+    if not any(weights.values()):
         raise ValueError(
             "The loss has no term of non-zero weight; give at least one, e.g. terms.mse=1."
         )
+    _refuse_unbounded(weights)
 
     def criterion(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
         values = {name: term(point, out).mean() for name, (_, term) in terms.items()}
-        total = torch.stack([values[name] * weight for name, (weight, _) in terms.items()]).sum()
+        total = torch.stack([values[name] * weight for name, weight in weights.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
 
     return criterion
 
 
-TERMS = {"mse": mse, "l1": l1, "huber": huber, "cosine": cosine}
+def _refuse_unbounded(weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(
+                f"terms.{name} has the weight {weight}: a weight is 0 or above and finite."
+            )
+    against, plain = weights.get("contrastive", 0.0), weights.get("mse", 0.0)
+    if against and against >= plain:
+        raise ValueError(
+            f"terms.contrastive={against:g} beside terms.mse={plain:g} has no least value: going "
+            "far away would pay. Give mse a greater weight, e.g. mse 1 and contrastive 0.05."
+        )
+
+
+TERMS = {
+    "mse": mse,
+    "l1": l1,
+    "huber": huber,
+    "adaptive": adaptive,
+    "cosine": cosine,
+    "contrastive": contrastive,
+    "dispersive": dispersive,
+}

@@ -1,7 +1,6 @@
 """`pathline bench`: how fast this machine trains and draws with a run's settings, and why."""
 
 import json as text
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,14 +29,13 @@ from pathline.recipes.clocks import (
     split,
     turns,
 )
+from pathline.recipes.from_cache import adopted
 from pathline.recipes.prepare import (
     Data,
     batch_of,
-    data_of,
-    facts_of,
     feeder,
-    pictures_of,
-    source_of,
+    first_rows,
+    found,
 )
 from pathline.recipes.samples import items_of
 from pathline.recipes.train import player_of
@@ -107,7 +105,7 @@ def bench(
     console = Console(highlight=False, soft_wrap=True)
     if json and not json.parent.is_dir():
         raise ValueError(f"--json {json}: there is no folder {json.parent}.")
-    run = read(what, config, overrides, {"device": device}, check=problems_of).run
+    run = adopted(read(what, config, overrides, {"device": device}, check=problems_of))
     report = measured(prepared(run, console), console, compiled=compile)
     console.print(_table(report))
     for line in _told(report):
@@ -121,14 +119,10 @@ def prepared(run: Run, console: Console) -> Setup:
     """Data, parts and precision as a training has them, in one process."""
     device = pick_device(run.device)
     alone = replace(run.train, accumulate=1, strategy="none", compile=False)
-    run, source = source_of(replace(run, train=alone))
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = pictures_of(run, source, Path(folder) / "unreadable.jsonl", console)
-    run, facts = facts_of(run, pictures)
+    run, facts, data = found(replace(run, train=alone), None, console)
     parts = assemble(run, facts)
     parts.network.to(device)
-    data = data_of(run, parts, pictures)
-    return Setup(run, parts, data, pick_precision(run.train.precision, device), device)
+    return Setup(run, parts, data(parts), pick_precision(run.train.precision, device), device)
 
 
 def measured(setup: Setup, console: Console, *, compiled: bool) -> dict[str, Any]:
@@ -173,7 +167,7 @@ def flops(setup: Setup) -> float:
     What a backbone recomputes to save memory is counted as well.
     """
     parts, rng = setup.parts, torch.Generator(setup.device).manual_seed(0)
-    batch = batch_of(setup.data, parts, setup.data.train[:2], None, setup.device)
+    batch = batch_of(setup.data, first_rows(setup.data, 2), setup.device)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss, _ = parts.objective.loss(parts.network, batch, rng, parts.draw, parts.criterion)
         loss.backward()
@@ -220,7 +214,7 @@ def _player(setup: Setup, *, compiled: bool) -> Player:
 
 def _feed(setup: Setup, batch: int) -> Callable[[Progress], list[Lane]]:
     run = replace(setup.run, train=replace(setup.run.train, batch=batch))
-    return feeder(run, setup.data, setup.parts, setup.device)
+    return feeder(run, setup.data, setup.device)
 
 
 def _updates(setup: Setup, player: Player, batch: int, *, count: int) -> None:

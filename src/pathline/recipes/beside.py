@@ -12,7 +12,8 @@ from pathline.assemble import Parts
 from pathline.config.run import Run
 from pathline.recipes.averages import AVERAGES
 from pathline.recipes.best import eval_hook, exam_of
-from pathline.recipes.prepare import Data, held_out
+from pathline.recipes.examples import Data
+from pathline.recipes.prepare import held_out
 from pathline.recipes.samples import sampling, sampling_hook
 from pathline.recipes.saving import Saver, attempt
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
@@ -91,7 +92,7 @@ def _validation(ready: Ready, tracker: Tracker, show: Show) -> Iterator[Hook]:
         )
         for t in VALIDATION_TIMES
     }
-    batches: Sequence = held_out(run, ready.data, parts, ready.device)
+    batches: Sequence = held_out(run, ready.data, ready.device)
     ema = ready.player.emas[0]
     hook = validator(ready.player, loss_at, batches, tracker.numbers, show, ema=ema)
     yield every(run.train.validate_every, hook, last=run.train.updates)

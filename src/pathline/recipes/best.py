@@ -12,6 +12,7 @@ from pathline.config.run import Run
 from pathline.generate import Autocast, refuse_misfit
 from pathline.metrics.scenes import adherence
 from pathline.recipes.adherence import is_scenes
+from pathline.recipes.examples import Data
 from pathline.recipes.folder import BEST
 from pathline.recipes.measured import (
     LOWER,
@@ -26,7 +27,6 @@ from pathline.recipes.measured import (
     score,
     training_pictures,
 )
-from pathline.recipes.prepare import Data
 from pathline.training import checkpoint
 from pathline.training.ema import Ema
 from pathline.training.hooks import every

@@ -14,7 +14,7 @@ import torch
 
 GIB = 1 << 30
 OPTIONAL = {
-    "diffusers": "pip install 'pathline[bench]'",
+    "diffusers": "pip install 'pathline[codecs]'",
     "matplotlib": "pip install 'pathline[bench]'",
     "pytest": "pip install 'pathline[dev]'",
 }

@@ -5,34 +5,52 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, assemble
+from pathline.assemble import Parts, assemble, put_on
 from pathline.config.files import write as yaml_of
 from pathline.config.layers import to_tree
-from pathline.config.read import read
+from pathline.config.read import RUN, Root, read_as
 from pathline.config.run import Run
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
-from pathline.types import Facts
+from pathline.types import Facts, Made
 
 RUNS = Path("runs")
 SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
 LATEST, BEST = "latest", "best"  # texts that name a checkpoint
 UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
+R = TypeVar("R")
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True)
+class Kind(Generic[R]):
+    """A kind of run: the file of its settings, what they are read into, the command that makes one.
+
+    Kinds differ in that file, so that none is taken for another.
+    """
+
+    settings: str
+    root: Root[R]
+    command: str
+
+
+FLOW = Kind(SETTINGS, RUN, "pathline train")
+
+
+@dataclass(frozen=True)
+class Opened(Generic[R]):
     """A run as it lies on disk."""
 
     folder: Path
-    run: Run
+    run: R
     facts: Facts
     saved: Path | None  # the checkpoint asked for; None: there is none yet
 
@@ -59,10 +77,10 @@ def fresh(name: str, out: Path | None) -> Path:
     return out
 
 
-def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
+def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[str, str]:
     """Write what a run is before its first update; returns the texts each checkpoint repeats."""
     texts = {
-        SETTINGS: yaml_of(to_tree(run)),
+        kind.settings: yaml_of(to_tree(run)),
         FACTS: json.dumps(facts._asdict()),
     }
     origin = json.dumps(_origin(), indent=1)
@@ -71,8 +89,8 @@ def write(folder: Path, run: Run, facts: Facts) -> dict[str, str]:
     return texts
 
 
-def publish(folder: Path, saved: Path, run: Run) -> None:
-    """Name a new checkpoint in `latest`, and prune the old ones."""
+def publish(folder: Path, saved: Path, run: Any) -> None:
+    """Name a new checkpoint in `latest`, and prune the old ones as run.train says."""
     _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
     best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
     checkpoint.prune(
@@ -83,27 +101,27 @@ def publish(folder: Path, saved: Path, run: Run) -> None:
     )
 
 
-def newest_run(name: str | None) -> Path:
+def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
     """The run folder under runs/ that was written to last; with a name, of that preset."""
-    found = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{SETTINGS}")]
+    found = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
     if not found:
         raise ValueError(
             f"There is no {name or ''} run under {RUNS.resolve()} to take as latest; "
             "name its folder, or train one first."
         )
-    return max(found, key=lambda path: (path / SETTINGS).stat().st_mtime_ns)
+    return max(found, key=lambda path: (path / kind.settings).stat().st_mtime_ns)
 
 
-def open_run(where: Path, warn: Callable[[str], None]) -> Opened:
+def open_run(where: Path, warn: Callable[[str], None]) -> Opened[Run]:
     """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
-    opened = reopen(where, warn)
-    return opened._replace(saved=opened.checkpoint)
+    opened = reopen(where, warn, FLOW)
+    return replace(opened, saved=opened.checkpoint)
 
 
-def reopen(where: Path, warn: Callable[[str], None]) -> Opened:
+def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]:
     """The same for a run to go on with, which may have been stopped before its first checkpoint."""
     if where.name == LATEST and not where.exists():
-        where = newest_run(None)
+        where = newest_run(None, kind)
     if not where.is_dir():
         raise ValueError(f"{where} is no run folder: it does not exist. Runs lie under {RUNS}/.")
     if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
@@ -111,24 +129,33 @@ def reopen(where: Path, warn: Callable[[str], None]) -> Opened:
             raise ValueError(
                 f"{where} is no whole checkpoint: {fault}. Name the run to take its newest."
             )
-        return _read(where.parent.parent, where)
-    if not (where / SETTINGS).is_file() or not (where / FACTS).is_file():
+        return _read(where.parent.parent, where, kind)
+    if not (where / kind.settings).is_file() or not (where / FACTS).is_file():
         raise ValueError(
-            f"{where} is no run folder: it has no {SETTINGS}. pathline train makes one."
+            f"{where} is no run folder: it has no {kind.settings}. {kind.command} makes one."
         )
-    return _read(where, checkpoint.newest(where / "checkpoints", warn))
+    return _read(where, checkpoint.newest(where / "checkpoints", warn), kind)
 
 
-def _read(folder: Path, found: Path | None) -> Opened:
+def _read(folder: Path, found: Path | None, kind: Kind[R]) -> Opened[R]:
     texts = found or folder
-    run = read(base=texts / SETTINGS).run
-    facts = json.loads((texts / FACTS).read_text())
-    lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
-    return Opened(folder, run, Facts(**{**facts, **lists}), found)
+    run = read_as(kind.root, base=texts / kind.settings).run
+    return Opened(folder, run, _facts((texts / FACTS).read_text()), found)
+
+
+def _facts(text: str) -> Facts:
+    """Facts as `write` left them: JSON knows no tuples and no names of a record within a record."""
+    found = {key: _tupled(value) for key, value in json.loads(text).items()}
+    made = found.pop("made", None)
+    return Facts(**found, made=Made(*made) if made else None)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def parts_of(
-    opened: Opened, *, ema: float | Path | None, device: torch.device
+    opened: Opened[Run], *, ema: float | Path | None, device: torch.device
 ) -> tuple[Parts, str]:
     """The run's parts with trained weights, and which weights they are.
 
@@ -144,11 +171,11 @@ def parts_of(
         raise ValueError(
             f"{named} is not of this network: {' '.join(str(error).split())}"
         ) from None
-    parts.network.to(device)
+    put_on(parts, device)
     return parts, named
 
 
-def _average(opened: Opened, ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
     """The averaged weights and their name; none for the weights themselves."""
     if isinstance(ema, Path):
         return read_average(ema), f"average {ema.stem}"

@@ -15,7 +15,7 @@ from pathline.config.read import read
 from pathline.data.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.picture import sheet
-from pathline.recipes.prepare import source_of
+from pathline.recipes.from_pictures import source_of
 
 MOST = 12  # rows of a table of counts
 NAMED = 10  # unreadable pictures that are named
@@ -93,6 +93,8 @@ def _tables(stats: Stats, source: Source) -> list[Table]:
         found.append(_counts("label", labels, readable))
     if stats.words:
         found.append(_counts("word", dict(stats.words.most_common(MOST)), readable, share=False))
+    if stats.tags:
+        found.append(_counts("tag", dict(stats.tags.most_common()), readable, share=False))
     return found
 
 
@@ -103,6 +105,7 @@ def _facts(stats: Stats) -> Table:
         widths[width] += times
         heights[height] += times
     lines = {"width": widths, "height": heights, "words of a caption": stats.lengths}
+    lines |= {"captions of a picture": stats.captions} if max(stats.captions, default=0) > 1 else {}
     for name, counts in lines.items():
         if numbers := summary(counts):
             table.add_row(name, *map(str, numbers))

@@ -16,8 +16,8 @@ from pathline.metrics.alignment import clip_score, conditional_accuracy
 from pathline.metrics.features import Feature
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio
 from pathline.metrics.measure import baseline, cautions, measure
+from pathline.recipes.examples import Data
 from pathline.recipes.kept import LONG, cache, embedded
-from pathline.recipes.prepare import Data
 from pathline.training.strategy import gathered, place
 
 Item = str | int | None
@@ -96,9 +96,9 @@ def asked_of(run: Run, data: Data, n: int, seed: int) -> list[Item]:
     """The labels or captions of n random training pictures; None for anything."""
     rows = data.train[some(len(data.train), n, seed)].tolist()
     if run.text.name == "labels":
-        assert data.pictures.labels is not None
-        return data.pictures.labels[rows].tolist()
-    captions = data.pictures.captions
+        assert data.labels is not None
+        return data.labels[rows].tolist()
+    captions = data.captions
     if run.text.name == "none" or captions is None:
         return [None] * n
     return [captions[row] for row in rows]
@@ -115,13 +115,13 @@ def training_pictures(run: Run, data: Data, n: int, seed: int) -> Reference:
     """The run's training and held-out pictures; of many a random part, enough to judge n by."""
     most = max(MOST, 2 * n)  # the baseline takes two sets of n
     rows = data.train[some(len(data.train), min(most, len(data.train)), seed)]
-    labels, held = data.pictures.labels, data.held[:most]
+    labels, held = data.labels, data.held[:most]
     return Reference(
         f"training pictures of {run.name}",
-        data.pictures.pixels[rows],
+        data.pixels(rows),
         None if labels is None else labels[rows],
-        data.pictures.pixels[held] if len(held) > 1 else None,
-        data.pictures.names,
+        data.pixels(held) if len(held) > 1 else None,
+        data.names,
     )
 
 

@@ -15,8 +15,9 @@ from pathline.data.pictures import Pictures, load
 from pathline.data.source import Source
 from pathline.data.sources import detect
 from pathline.recipes import folder as runs
+from pathline.recipes.examples import Data
 from pathline.recipes.measured import Reference, training_pictures
-from pathline.recipes.prepare import Data, data_of, facts_of, pictures_of, source_of
+from pathline.recipes.prepare import found
 
 
 def is_run(where: Path) -> bool:
@@ -79,13 +80,11 @@ def reference_of(
 
 def data_again(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Data]:
     """A run's data, read as for its training. Raises ValueError if it has changed since."""
-    run, source = source_of(opened.run)
-    pictures = pictures_of(run, source, opened.folder / runs.UNREADABLE, console)
-    _, facts = facts_of(run, pictures)
+    run, facts, data = found(opened.run, opened.folder / runs.UNREADABLE, console)
     for name, was, now in zip(facts._fields, opened.facts, facts, strict=True):
         if was != now:
             raise ValueError(
                 f"The data of {opened.folder} is not what it was trained on: {name} was {was}, is "
                 f"{now}. Put it back as it was; prompts and labels are taken from it."
             )
-    return run, data_of(run, parts, pictures)
+    return run, data(parts)

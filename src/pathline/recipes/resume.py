@@ -1,7 +1,7 @@
 """Going on with a run: which one, from where, and whether it still is the same run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,21 @@ from pathline.types import Facts
 Say = Callable[[str], None]
 
 
-def resumed(resume: str | None, what: str | None, out: Path | None, say: Say) -> runs.Opened | None:
+def resumed(
+    resume: str | None,
+    what: str | None,
+    out: Path | None,
+    say: Say,
+    kind: runs.Kind[Any] = runs.FLOW,
+) -> runs.Opened | None:
     """The run to go on with, or None for a new one."""
-    if resume is None and _restarted() and out and (out / runs.SETTINGS).is_file():
+    if resume is None and _restarted() and out and (out / kind.settings).is_file():
         resume = str(out)
     if resume is None:
         return None
     latest = resume == runs.LATEST
-    where = (out or runs.newest_run(what)) if latest else Path(resume)
-    opened = runs.reopen(where, lambda text: say(f"warning: {text}"))
+    where = (out or runs.newest_run(what, kind)) if latest else Path(resume)
+    opened = runs.reopen(where, lambda text: say(f"warning: {text}"), kind)
     if what and opened.run.name != what and not latest and not _restarted():
         raise ValueError(f"{where} is a run of {opened.run.name!r}; leave out {what!r}.")
     if not latest and out and out != opened.folder:
@@ -37,12 +43,20 @@ def resumed(resume: str | None, what: str | None, out: Path | None, say: Say) ->
     return opened
 
 
-def restored(player: Player, opened: runs.Opened | None, world: World, say: Say) -> Progress:
-    """Put the checkpoint's state into the player; where the run stands."""
+def restored(
+    player: Player,
+    opened: runs.Opened | None,
+    world: World,
+    say: Say,
+    *,
+    beside: Sequence[Player] = (),
+) -> Progress:
+    """Put the checkpoint's state into the player and those beside it; where the run stands."""
     if opened is None or opened.saved is None:
         return Progress()
     found = checkpoint.load(opened.checkpoint)
-    restore(player, found.tensors, found.state["players"][player.name])
+    for each in (player, *beside):
+        restore(each, found.tensors, found.state["players"].get(each.name, {}))
     start, was = Progress(**found.state["progress"]), found.state.get("processes", 1)
     if was != world.size:
         say(

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, sampler
+from pathline.assemble import UNFROZEN, Parts, sampler
 from pathline.config.run import Run
-from pathline.generate import Autocast, generate, refuse_misfit, title
+from pathline.generate import Ask, Autocast, Item, decode, generate, refuse_misfit, title
 from pathline.picture import sheet
-from pathline.recipes.prepare import Data
+from pathline.recipes.examples import Data
 from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
@@ -19,15 +20,24 @@ from pathline.training.strategy import World
 from pathline.training.trackers import Tracker
 
 
-def items_of(run: Run, parts: Parts, data: Data, count: int) -> list[str | int | None]:
+def items_of(run: Run, parts: Parts, data: Data, count: int) -> list[Item]:
     """What to draw for a look at the run: classes in turn, or captions of the data, or anything."""
+    return _asked(run, parts, data, count)[0]
+
+
+def _asked(run: Run, parts: Parts, data: Data, count: int) -> tuple[list[Item], Ask]:
+    """The items, and their conditions as the data holds them where a frozen encoder made them."""
     if run.text.name == "labels":
-        return [index % len(parts.facts.names) for index in range(count)]
-    captions = data.pictures.captions
+        return [index % len(parts.facts.names) for index in range(count)], Ask()
+    captions = data.captions
     if run.text.name == "none" or not captions:
-        return [None] * count
+        return [None] * count, Ask()
     rows = data.held if len(data.held) else data.train
-    return [captions[int(rows[index % len(rows)])] for index in range(count)]
+    rows = rows[torch.arange(count) % len(rows)]
+    items: list[Item] = [captions[row] for row in rows.tolist()]
+    if run.text.name in UNFROZEN:
+        return items, Ask()
+    return items, Ask(data.cond(rows, None), data.null)
 
 
 class Sampling(NamedTuple):
@@ -37,7 +47,7 @@ class Sampling(NamedTuple):
     parts: Parts
     player: Player
     ema: Ema
-    items: list[str | int | None]
+    items: list[Item]
     draw: Callable[[Sequence[int]], Tensor]
 
 
@@ -50,14 +60,18 @@ def sampling(
     """
     if not run.train.sample_every:
         return None
-    items = items_of(run, parts, data, run.sample.count)
+    items, ask = _asked(run, parts, data, run.sample.count)
     wanted = f"ema-{run.sample.ema or run.train.ema[0]}"
     ema = next(ema for ema in player.emas if ema.name == wanted)
     draws = sampler(run.sample, parts.path)
     refuse_misfit(parts, draws)
+    device = next(player.network.parameters()).device
+    decode(parts, torch.zeros(1, *parts.shape(), device=device))  # is the codec there?
 
     def draw(seeds: Sequence[int]) -> Tensor:
-        return generate(parts, items, seeds, draws, batch=run.sample.batch, autocast=autocast)
+        return generate(
+            parts, items, seeds, draws, batch=run.sample.batch, autocast=autocast, ask=ask
+        )
 
     return Sampling(run, parts, player, ema, items, draw)
 

@@ -1,6 +1,6 @@
 """Checkpoints of a run: written by rank 0, or by every rank its shards, in the background."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from safetensors import SafetensorError
+from torch import Tensor
 
-from pathline.config.run import Run
 from pathline.recipes import folder as runs
 from pathline.recipes.resume import state_of_run
 from pathline.training import checkpoint, shards
@@ -26,19 +26,33 @@ class Saver(NamedTuple):
     settle: Callable[[], None]
 
 
-def saver(where: Path, run: Run, texts: dict[str, str], player: Player, world: World) -> Saver:
-    """Whole checkpoints of this player under `where`. Both functions are called on every rank."""
-    root = where / "checkpoints"
+def saver(
+    where: Path,
+    run: Any,
+    texts: dict[str, str],
+    player: Player,
+    world: World,
+    *,
+    beside: Sequence[Player] = (),
+) -> Saver:
+    """Whole checkpoints of this player and those beside it, under `where`.
+
+    run: its train says which to keep. Both functions are called on every rank.
+    """
+    root, players = where / "checkpoints", (player, *beside)
 
     def state(progress: Progress) -> dict[str, Any]:
-        return state_of_run(progress, world, {player.name: state_of(player)})
+        return state_of_run(progress, world, {each.name: state_of(each) for each in players})
+
+    def tensors() -> dict[str, dict[str, Tensor]]:
+        return {name: group for each in players for name, group in tensors_of(each).items()}
 
     def publish(update: int) -> None:
         runs.publish(where, root / checkpoint.name(update), run)
 
     def save_whole(progress: Progress) -> None:
         if world.rank == 0:
-            checkpoint.save(root, progress.update, tensors_of(player), state(progress), texts)
+            checkpoint.save(root, progress.update, tensors(), state(progress), texts)
             publish(progress.update)
 
     if world.strategy != "fsdp2":
@@ -51,20 +65,20 @@ def saver(where: Path, run: Run, texts: dict[str, str], player: Player, world: W
 
     def save_shards(progress: Progress) -> None:
         settle()
-        work = _begun(root, progress.update, player, world)
+        work = _begun(root, progress.update, tensors, world)
         done = partial(_seal, root, progress.update, work, state(progress), texts, publish)
-        begun.append(shards.save(work, tensors_of(player), world.aside, done))
+        begun.append(shards.save(work, tensors(), world.aside, done))
 
     return Saver(save_shards, settle)
 
 
-def _begun(root: Path, update: int, player: Player, world: World) -> Path:
+def _begun(root: Path, update: int, tensors: Callable[[], checkpoint.Groups], world: World) -> Path:
     """A folder that all ranks write in. Raises OSError on all if the disk is too full."""
     work, fault = None, ""
     if world.rank == 0:
         try:
-            groups = tensors_of(player).values()
-            checkpoint.refuse_full_disk(root, sum(map(checkpoint.bytes_of, groups)))
+            need = sum(map(checkpoint.bytes_of, tensors().values()))
+            checkpoint.refuse_full_disk(root, need)
             work = str(checkpoint.begin(root, update))
         except OSError as error:
             fault = str(error)

@@ -1,7 +1,5 @@
 """Train a flow: settings, data, parts, player, hooks, loop, top to bottom."""
 
-import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,23 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, assemble, optimizer, problems_of, rate
+from pathline.assemble import Parts, assemble, optimizer, problems_of, put_on, rate
 from pathline.config.layers import to_tree
 from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.recipes import folder as runs
 from pathline.recipes.beside import Ready, hooks_of
+from pathline.recipes.from_cache import adopted
 from pathline.recipes.launch import launch
-from pathline.recipes.prepare import (
-    batch_of,
-    data_of,
-    facts_of,
-    feeder,
-    pictures_of,
-    source_of,
-)
+from pathline.recipes.prepare import batch_of, feeder, first_rows, found
 from pathline.recipes.resume import restored, resumed, same_facts
 from pathline.recipes.saving import Saver, saver
+from pathline.recipes.stopping import signals
 from pathline.training import boards, optim
 from pathline.training.ema import exponential
 from pathline.training.loop import Hook, Outcome, Progress
@@ -42,7 +35,6 @@ from pathline.training.trackers import Tracker
 from pathline.types import Batch
 
 EXIT = {"done": 0, "diverged": 3, "interrupted": 130}
-AT_ONCE = 2.0  # seconds within which a second signal is an echo of the first
 
 
 class Trained(NamedTuple):
@@ -99,10 +91,11 @@ def train(
     base = opened.folder / runs.SETTINGS if opened else None
     what = None if opened else what
     settings = read(what, config, overrides, flags, base=base, check=problems_of)
-    boards.refuse(settings.run.train.trackers)
+    run = adopted(settings)
+    boards.refuse(run.train.trackers)
     if procs != 1:
-        return launch(procs, settings.run, say)
-    trained = run_training(settings.run, out, opened, console)
+        return launch(procs, run, say)
+    trained = run_training(run, out, opened, console)
     if trained.outcome.reason == "done":
         say(f"next: pathline generate {trained.folder}")
     return EXIT[trained.outcome.reason]
@@ -127,22 +120,21 @@ def _run(
 ) -> Trained:
     say = partial(console.print, soft_wrap=True, highlight=False)
     first = world.rank == 0
-    run, source = source_of(run)
     where = opened.folder if opened else told(runs.fresh(run.name, out) if first else None)
-    pictures = pictures_of(run, source, where / runs.UNREADABLE if first else None, console)
-    run, facts = facts_of(run, pictures)
+    run, facts, data_for = found(run, where / runs.UNREADABLE if first else None, console)
     if opened:
         same_facts(opened, facts)
     parts = assemble(run, facts)
-    data = data_of(run, parts, pictures)
+    put_on(parts, device)
+    data = data_for(parts)
     criterion, by_time = timed(parts.criterion)
     watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
     precision = pick_precision(run.train.precision, device)
     player = player_of(run, watched, precision, device, world)
-    feed = feeder(run, data, parts, device, world)
+    feed = feeder(run, data, device, world)
     ready = Ready(run, parts, data, player, where, device, world, console, say)
     with precision.autocast():
-        _rehearse(parts, batch_of(data, parts, data.train[:2], None, device))
+        _rehearse(parts, batch_of(data, first_rows(data, 2), device))
     hooks_from = hooks_of(ready)
     texts = runs.write(where, run, facts) if first else {}
     start = restored(player, opened, world, say)
@@ -230,12 +222,12 @@ def _looped(
 
     def complain(progress: Progress, fault: str, lanes: Sequence[Lane]) -> None:
         rows = [row for batch, _ in lanes for row in batch.keys.tolist()]
-        names = ", ".join(ready.data.pictures.keys[row] for row in rows[:8])
+        names = ", ".join(ready.data.keys[row] for row in rows[:8])
         console.print(
             f"{whose}update {progress.update} not taken: {fault}; its pictures: {names} …"
         )
 
-    with _signals() as stopped:
+    with signals() as stopped:
         return loop(
             [player],
             feed,
@@ -263,21 +255,3 @@ def _introduce(ready: Ready, precision: Precision, start: Progress) -> None:
         )
     if start.update >= run.train.updates:
         say("nothing is left to do: raise train.updates to go on")
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C or SIGTERM came; a second one later stops at once."""
-    caught: list[float] = []
-
-    def catch(*_: Any) -> None:
-        if caught and time.monotonic() - caught[0] > AT_ONCE:  # torchrun hands on what all got
-            raise KeyboardInterrupt
-        caught.append(time.monotonic())
-
-    old = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,0 +1,105 @@
+"""Are pictures drawn for training captions those captions' pictures: rank among all of them.
+
+    python benchmarks/retrieval.py runs/emoji-1 --n 64
+
+Every drawn picture is compared with every real one by a feature (main axes of pixels, or any of
+`pathline config list eval.feature`); its rank is that of its own caption's picture. Two controls
+show that the measure can fail: the same pictures judged as if each had been asked for another's
+caption, and real pictures of other captions in place of drawn ones. The ceiling is the codec's own
+reconstruction of the right picture.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from pathline.assemble import TABLES, rows_of, sampler
+from pathline.config.pick import Pick, bind, pick
+from pathline.generate import Ask, generate
+from pathline.picture import sheet
+from pathline.recipes import folder as runs
+from pathline.recipes.from_pictures import pictures_of, source_of
+from pathline.recipes.measured import some
+from pathline.recipes.prepare import found
+from pathline.training.parallel import pick_device
+
+
+def ranks(drawn: Tensor, real: Tensor, own: Tensor) -> Tensor:
+    """Of each drawn row, how many real rows are nearer than its own [n]."""
+    apart = torch.cdist(drawn.double(), real.double())
+    return (apart < apart.gather(1, own[:, None])).sum(1)
+
+
+def shares(found: Tensor) -> dict[str, float]:
+    return {f"top{k}": round((found < k).double().mean().item(), 4) for k in (1, 5, 20)}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("--n", type=int, default=64)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--feature", default="pca")
+    arguments.add_argument("--guidance", type=float)
+    arguments.add_argument("--out", type=Path, help="a picture: real above drawn")
+    given = arguments.parse_args()
+    console, device = Console(stderr=True), pick_device("auto")
+    opened = runs.open_run(given.run, console.print)
+    parts, weights = runs.parts_of(opened, ema=None, device=device)
+    run, _, data_for = found(opened.run, None, console)
+    data = data_for(parts)
+    rows = data.train[some(len(data.train), given.n, given.seed)]
+    sample = run.sample
+    if given.guidance is not None:
+        sample = replace(sample, guidance=pick("cfg", scale=given.guidance))
+    ask = Ask(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
+    items = [data.captions[row] if data.captions else None for row in rows.tolist()]
+    seeds = [given.seed + index for index in range(len(items))]
+    drawn = generate(parts, items, seeds, sampler(sample, parts.path), batch=32, ask=ask)
+
+    run, source = source_of(run)
+    pictures = pictures_of(run.data, source, None, console)
+    place = {key: index for index, key in enumerate(pictures.keys)}
+    real = pictures.pixels[[place[key] for key in data.keys]]
+    row = bind(TABLES["eval.feature"], Pick(given.feature, {}), "feature")
+    feature = row(real, None, device)
+    seen = feature.embed(real)
+    asked = {
+        "drawn": (feature.embed(drawn), rows),
+        "judged by another's caption": (feature.embed(drawn), rows.roll(1)),
+        "another's real picture": (seen[rows.roll(1)], rows),
+        "the codec's own": (feature.embed(data.pixels(rows)), rows),
+    }
+    print(
+        json.dumps(
+            {
+                "run": str(given.run),
+                "checkpoint": opened.checkpoint.name,
+                "weights": weights,
+                "feature": feature.name,
+                "n": given.n,
+                "seed": given.seed,
+                "among": len(real),
+                "chance_top5": round(5 / len(real), 5),
+                "steps": sample.steps,
+                "solver": sample.solver.name,
+                "guidance": {"name": sample.guidance.name, **sample.guidance.options},
+                **{name: shares(ranks(x, seen, own)) for name, (x, own) in asked.items()},
+            },
+            indent=1,
+        )
+    )
+    if given.out:
+        both = torch.stack([real[rows[:16]], drawn[:16]], 1).flatten(0, 1)
+        order = [2 * i + j for start in (0, 8) for j in (0, 1) for i in range(start, start + 8)]
+        titles = [items[index // 2] or "" for index in order]
+        sheet(both[order], titles, columns=8).save(given.out)
+
+
+if __name__ == "__main__":
+    main()

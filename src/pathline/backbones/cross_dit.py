@@ -1,0 +1,203 @@
+"""Text by cross-attention, one modulation for all blocks: PixArt-α (arXiv 2310.00426)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
+from pathline.backbones.shapes import check, sized
+from pathline.nn import blocks
+from pathline.nn.attention import Attention, CrossAttention
+from pathline.nn.modulation import Offset
+from pathline.nn.positions import growth, once, sincos
+from pathline.types import Cond, Frame, Output
+
+Mlp = Literal["gelu", "swiglu"]
+Extrapolate = Literal["none", "rescale"]
+
+
+@dataclass(frozen=True)
+class CrossShape:
+    """What a cross_dit is made of, whatever the data. The settings are explained at `cross_dit`."""
+
+    depth: int
+    width: int
+    heads: int
+    patch: int
+    mlp: Mlp = "gelu"
+    qk_norm: bool = False
+    extrapolate: Extrapolate = "rescale"
+    bottleneck: int = 0
+    outputs: int | None = None
+    time_scale: float = 1000.0
+    label_std: float = 1.0
+    takes_r: bool = False
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, (), {"mlp": Mlp, "extrapolate": Extrapolate})
+
+
+class Block(nn.Module):
+    """Self-attention, text, feed-forward; identity at the start."""
+
+    def __init__(self, shape: CrossShape, text: bool) -> None:
+        super().__init__()
+        width, ways = shape.width, {"qk_norm": shape.qk_norm}
+        self.modulation = Offset(width, 6)
+        self.norm1 = blocks.norm("layer", width)
+        self.attention = Attention(width, shape.heads, **ways)
+        self.cross_attention = CrossAttention(width, shape.heads, **ways) if text else None
+        self.norm2 = blocks.norm("layer", width)
+        self.mlp = blocks.feed_forward(shape.mlp, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        signal: Float[Tensor, "b e"],
+        text: Float[Tensor, "b m d"] | None = None,
+        mask: Bool[Tensor, "b 1 1 m"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)  # b 1 d
+        y = self.attention(blocks.modulate(self.norm1(x), shift1, scale1))
+        x = torch.addcmul(x, gate1, y)
+        if self.cross_attention is not None and text is not None:
+            x = x + self.cross_attention(x, text, mask)
+        y = self.mlp(blocks.modulate(self.norm2(x), shift2, scale2))
+        return torch.addcmul(x, gate2, y)
+
+
+class Final(nn.Module):
+    """Norm, modulated by the time itself and a table, then tokens -> patches; zero at the start."""
+
+    def __init__(self, shape: CrossShape, outputs: int) -> None:
+        super().__init__()
+        self.modulation = Offset(shape.width, 2)
+        self.norm = blocks.norm("layer", shape.width)
+        self.linear = nn.Linear(shape.width, shape.patch**2 * outputs)
+
+    def forward(
+        self, x: Float[Tensor, "b l d"], steered: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b l e"]:
+        shift, scale = self.modulation(torch.cat([steered, steered], dim=1))
+        return self.linear(blocks.modulate(self.norm(x), shift, scale))
+
+
+class CrossDiT(nn.Module):
+    """(x [B C H W], t [B], cond, r) -> Output, for any H and W that the patch divides."""
+
+    def __init__(self, frame: Frame, shape: CrossShape) -> None:
+        super().__init__()
+        if frame.height % shape.patch or frame.width % shape.patch:
+            raise ValueError(blocks.misfit(frame.height, frame.width, shape.patch))
+        width, text = shape.width, frame.text_width
+        outputs = frame.channels if shape.outputs is None else shape.outputs
+        if outputs < frame.channels:
+            raise ValueError(f"outputs {outputs} is less than the {frame.channels} channels.")
+        sincos(1, 1, width)  # a width that it can't do is refused now
+        self.frame, self.shape = frame, shape
+        self.patch = blocks.patch_in(shape.patch**2 * frame.channels, shape.bottleneck, width)
+        self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
+        self.span = blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
+        self.text = blocks.TextIn(text, width) if text else None
+        self.text_out = nn.Linear(width, width) if text else None
+        pooled = frame.pooled_width
+        self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
+        self.shared: nn.Linear | None = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList([Block(shape, bool(text)) for _ in range(shape.depth)])
+        self.final = Final(shape, outputs)
+        initialise(self)
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                nn.init.zeros_(module.out.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        cond: Cond,
+        r: Float[Tensor, " b"] | None = None,
+    ) -> Output:
+        """t in [0, 1]. cond: one row per picture, or one for all.
+
+        hidden: the picture's tokens after the last block. Raises ValueError if the patch does not
+        divide x, or if the condition or r lacks what the network was built for or brings what it
+        was not.
+        """
+        refuse_misfit(self, x, cond, r, any_size=True)
+        assert self.shared is not None
+        patch, stream = self.shape.patch, self.time.up.weight.dtype
+        rows, columns = x.shape[2] // patch, x.shape[3] // patch
+        steered = steer(self, t, cond, r)  # b d
+        signal = self.shared(F.silu(steered))
+        # autocast must not narrow what blocks add to
+        tokens = self.patch(blocks.patchify(x, patch)).to(stream)  # b l d
+        tokens = tokens + self._places(rows, columns, x.device).to(stream)
+        text, mask = self._heard(cond, len(x))
+        for block in self.blocks:
+            tokens = run(block, self.shape.checkpoint, tokens, signal, text, mask)
+        value = blocks.unpatchify(self.final(tokens, steered), patch, rows, columns)
+        more = value.shape[1] > self.frame.channels
+        return Output(value[:, : self.frame.channels] if more else value, tokens)
+
+    def _places(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        known = self.frame.height // self.shape.patch, self.frame.width // self.shape.patch
+        squeeze = growth(rows, columns, known) if self.shape.extrapolate == "rescale" else 1.0
+        return once(sincos, rows, columns, self.shape.width, squeeze=squeeze, device=device)
+
+    def _heard(self, cond: Cond, b: int) -> tuple[Tensor | None, Tensor | None]:
+        """Text tokens through their own feed-forward, once for all blocks, and their key mask."""
+        if self.text is None or self.text_out is None or cond.tokens is None:
+            return None, None
+        text = self.text_out(blocks.gelu(self.text(cond.tokens))).expand(b, -1, -1)
+        mask = None if cond.mask is None else cond.mask.expand(b, -1)[:, None, None, :]
+        return text, mask
+
+
+SHAPES = {
+    "nano/1": CrossShape(depth=4, width=128, heads=4, patch=1),
+    "tiny/1": CrossShape(depth=6, width=256, heads=4, patch=1),
+    "S/1": CrossShape(depth=12, width=384, heads=6, patch=1),
+    "S/2": CrossShape(depth=12, width=384, heads=6, patch=2),
+    "B/1": CrossShape(depth=12, width=768, heads=12, patch=1),  # the 64x64 project's, 8x8 latents
+    "B/2": CrossShape(depth=12, width=768, heads=12, patch=2),
+    "L/2": CrossShape(depth=24, width=1024, heads=16, patch=2),
+    "XL/2": CrossShape(depth=28, width=1152, heads=16, patch=2),  # PixArt-α
+}
+
+
+def cross_dit(
+    frame: Frame,
+    *,
+    size: str = "S/2",
+    depth: int | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    patch: int | None = None,
+    mlp: Mlp = "gelu",
+    qk_norm: bool = False,
+    extrapolate: Extrapolate = "rescale",
+    bottleneck: int = 0,
+    outputs: int | None = None,
+    time_scale: float = 1000.0,
+    label_std: float = 1.0,
+    takes_r: bool = False,
+    checkpoint: bool = False,
+) -> CrossDiT:
+    """A DiT that hears text by cross-attention, for pictures of any size; a size, or parts of it.
+
+    size: nano, tiny, S, B, L or XL / patch. extrapolate: what happens to places in pictures larger
+    than `frame`; rescale keeps them among the places it has learnt. bottleneck: width between patch
+    and network, 0 for none. outputs: channels the network gives, of which the first frame.channels
+    are the value (PixArt's weights have twice as many). label_std: of the label table. takes_r: a
+    second time, for average velocities. checkpoint: recompute blocks in the backward pass to save
+    memory. The first weights come from torch's default generator. Raises ValueError for an unknown
+    size and for numbers that don't divide.
+    """
+    given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
+    return CrossDiT(frame, sized("cross_dit", SHAPES, size, given))

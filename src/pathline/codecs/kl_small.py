@@ -1,0 +1,49 @@
+"""A small KL autoencoder (arXiv 1312.6114, 2112.10752): latents are drawn near their means."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pathline.codecs.convolutions import Autoencoder, Coded
+from pathline.codecs.learning import kl as divergence
+
+LOGVAR = (-30.0, 20.0)
+
+
+class Gaussian(nn.Module):
+    """Mean and log-variance of every latent number; training draws, coding takes the mean."""
+
+    heads, size = 2, 0
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, h: Float[Tensor, "b c h w"], rng: torch.Generator) -> Coded:
+        mean, logvar = h.float().chunk(2, dim=1)
+        logvar = logvar.clamp(*LOGVAR)
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        cost = divergence(mean, logvar)
+        z = mean + (0.5 * logvar).exp() * noise
+        return Coded(z, self.weight * cost, {"kl": cost.detach()})
+
+    def latents(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        return h.float().chunk(2, dim=1)[0]
+
+    def settle(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return raw
+
+
+def kl_small(
+    pixels: int,
+    *,
+    channels: int = 4,
+    factor: int = 4,
+    patch: int = 1,
+    width: int = 32,
+    depth: int = 2,
+    kl: float = 1e-6,
+) -> Autoencoder:
+    """A small KL autoencoder. channels: of the latents; kl: weight of the summed divergence."""
+    sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}
+    return Autoencoder(Gaussian(kl), pixels=pixels, channels=channels, **sizes)

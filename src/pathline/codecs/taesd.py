@@ -1,0 +1,159 @@
+"""Tiny autoencoders (madebyollin/taesd): small, quick, in the latent spaces of large ones."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathline.codecs.frozen import Dtype, Known, frozen
+from pathline.codecs.kl import constants_of
+from pathline.codecs.weights import (
+    WEIGHTS,
+    config_of,
+    file_of,
+    fill,
+    id_of,
+    pretrained,
+    read_tensors,
+)
+from pathline.types import Codec, Facts
+
+PARTS = ("taef2_encoder.pth", "taef2_decoder.pth")  # as on GitHub
+WHOLE = "taef2.safetensors"  # as on the hub
+
+
+def taesd(facts: Facts, *, path: str = "madebyollin/taesd", dtype: Dtype = "fp32") -> Codec:
+    """The tiny family of diffusers (AutoencoderTiny): TAESD, TAESDXL, TAESD3, TAEF1, TAESANA.
+
+    path: a folder or hub name. Raw latents are already those of the large codec, scaled.
+    """
+    config, folder = config_of(path, "taesd")
+    mean, std = constants_of(config, None, None, default=1.0)
+    known = Known(
+        id_of(
+            "taesd",
+            path,
+            [folder / "config.json", folder / WEIGHTS],
+            dtype=None if dtype == "fp32" else dtype,
+        ),
+        config.get("latent_channels", 4),
+        2 ** (len(config.get("encoder_block_out_channels", range(4))) - 1),
+        mean,
+        std,
+    )
+    load = partial(pretrained, "AutoencoderTiny", path)
+    return frozen(facts, known, load, _tiny_encode, _tiny_decode, dtype)
+
+
+def _tiny_encode(network: Any, x: Tensor) -> Tensor:
+    return network.encode(x).latents
+
+
+def _tiny_decode(network: Any, raw: Tensor) -> Tensor:
+    return network.decode(raw.to(network.dtype)).sample
+
+
+def taef2(facts: Facts, *, path: str = "madebyollin/taef2", dtype: Dtype = "fp32") -> Codec:
+    """TAEF2, 2.7 M parameters, in the latent space of FLUX.2: 32 channels, 8 pixels a side.
+
+    path: a folder with taef2_encoder.pth and taef2_decoder.pth or with taef2.safetensors, or a hub
+    name. Raw latents are FLUX.2's before its patches and batch norm: mean about 0, std about 0.8.
+    """
+    folder = Path(path).expanduser()
+    pair = [folder / name for name in PARTS]
+    files = pair if any(part.is_file() for part in pair) else [folder / WHOLE]
+    if not folder.is_dir():
+        files = [file_of(path, WHOLE)]
+    id = id_of("taef2", path, files, dtype=None if dtype == "fp32" else dtype)
+    known = Known(id, 32, 8, unit=True)
+    return frozen(facts, known, partial(_load, path), Tiny.encode, Tiny.decode, dtype)
+
+
+class Block(nn.Module):
+    """Three convolutions; at the lowest resolution a wide branch with a group norm before them."""
+
+    def __init__(self, width: int = 64, *, wide: bool = False) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+        self.pool = _branch(width, 4 * width) if wide else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return torch.relu(self.conv(x) + x)
+
+
+def _branch(width: int, inner: int) -> nn.Sequential:
+    into, out = (nn.Conv2d(*sizes, 1, bias=False) for sizes in ((width, inner), (inner, width)))
+    return nn.Sequential(into, nn.GroupNorm(4, inner), nn.ReLU(), out)
+
+
+class Bound(nn.Module):
+    """Latents softly held within 3."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 3 * torch.tanh(z / 3)
+
+
+class Tiny(nn.Module):
+    """TAEF2's two stacks of convolutions, in the names of its published weights."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv(3, 64), Block()]
+        for wide in (False, False, True):
+            layers += [_conv(64, 64, stride=2, bias=False), *(Block(wide=wide) for _ in range(3))]
+        self.encoder = nn.Sequential(*layers, _conv(64, channels))
+        layers = [Bound(), _conv(channels, 64), nn.ReLU()]
+        for wide in (True, False, False):
+            layers += [*(Block(wide=wide) for _ in range(3)), nn.Upsample(scale_factor=2)]
+            layers += [_conv(64, 64, bias=False)]
+        self.decoder = nn.Sequential(*layers, Block(), _conv(64, 3))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1] to latents, an eighth a side."""
+        return self.encoder(x).contiguous()
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Latents to pixels in about [0, 1]."""
+        return self.decoder(raw.to(next(self.parameters()).dtype)).contiguous()
+
+
+def _conv(inner: int, outer: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=bias)
+
+
+def _load(path: str) -> nn.Module:
+    folder = Path(path).expanduser()
+    if any((folder / name).is_file() for name in PARTS):
+        state = _of_pair(*(file_of(path, name) for name in PARTS))
+    elif folder.is_dir() and not (folder / WHOLE).is_file():
+        raise FileNotFoundError(f"The folder {path} has neither {' and '.join(PARTS)} nor {WHOLE}.")
+    else:
+        state = _of_whole(file_of(path, WHOLE))
+    with torch.random.fork_rng(devices=[]):
+        network = Tiny()
+    fill(network, {name: value.float() for name, value in state.items()}, path)
+    last = torch.channels_last  # a third quicker on a CPU
+    return network.to(memory_format=last)  # pyright: ignore[reportCallIssue] - torch's stub lacks it
+
+
+def _of_pair(*files: Path) -> dict[str, Tensor]:
+    """Encoder's and decoder's weights under one roof."""
+    return {
+        f"{side}.{name}": value
+        for side, file in zip(("encoder", "decoder"), files, strict=True)
+        for name, value in read_tensors(file).items()
+    }
+
+
+def _of_whole(file: Path) -> dict[str, Tensor]:
+    """The hub's names count layers as diffusers does: the decoder's first has no number."""
+    found = {}
+    for name, value in read_tensors(file).items():
+        side, _, number, rest = name.split(".", 3)
+        found[f"{side}.{int(number) + (side == 'decoder')}.{rest}"] = value
+    return found

@@ -1,0 +1,190 @@
+"""Autoencoders with codes: a codebook that follows its latents, or fixed levels (FSQ).
+
+The raw latent is the continuous one before its code is taken, as in latent diffusion
+(CompVis/latent-diffusion:ldm/models/autoencoder.py, VQModelInterface); decoding takes the code.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from pathline.codecs.convolutions import Autoencoder, Coded
+from pathline.codecs.learning import commitment as closeness
+from pathline.codecs.learning import perplexity, straight
+
+EPS = 1e-5
+
+
+class Codebook(nn.Module):
+    """Codes that are moving averages of the latents nearest to them (arXiv 1711.00937, A.1).
+
+    Counts and sums are buffers and so part of the weights. `learn` moves the codes by the latents
+    of the last training pass; codes of few hits are put onto latents of that pass.
+    """
+
+    heads = 1
+    codes: Tensor  # [K c]
+    counts: Tensor  # [K] average hits an update
+    sums: Tensor  # [K c] average sum of the latents that hit
+
+    def __init__(
+        self, channels: int, size: int, *, decay: float, dead: float, commitment: float
+    ) -> None:
+        super().__init__()
+        if size < 2 or not 0 <= decay < 1:
+            raise ValueError(
+                f"A codebook of {size} codes with decay {decay} can't be: network.size is at "
+                "least 2, network.decay lies in [0, 1)."
+            )
+        self.size, self.decay, self.dead, self.weight = size, decay, dead, commitment
+        self.register_buffer("codes", torch.empty(size, channels).uniform_(-1 / size, 1 / size))
+        self.register_buffer("counts", torch.zeros(size))
+        self.register_buffer("sums", torch.zeros(size, channels))
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, h: Float[Tensor, "b c h w"], rng: torch.Generator) -> Coded:
+        del rng
+        z = h.float()
+        indices = self.indices(z)
+        q = self._taken(indices)
+        if self.training and torch.is_grad_enabled():
+            self.seen = _rows(z.detach()), indices.flatten()
+        cost = closeness(z, q)
+        terms = {"commitment": cost.detach(), "perplexity": perplexity(indices, self.size)}
+        return Coded(straight(z, q), self.weight * cost, terms)
+
+    def latents(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return h.float()
+
+    def settle(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self._taken(self.indices(raw))
+
+    def indices(self, raw: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
+        """The nearest code of every latent position."""
+        b, _, height, width = raw.shape
+        with torch.autocast(raw.device.type, enabled=False):
+            rows = _rows(raw.float())
+            distance = self.codes.square().sum(1) - 2 * rows @ self.codes.T
+        return distance.argmin(1).view(b, height, width)
+
+    @torch.no_grad()
+    def learn(self, rng: torch.Generator) -> None:
+        """Move the codes after an update that was taken; `rng` says which latents revive codes."""
+        assert self.seen is not None, "a codebook learns after a training pass"
+        rows, hit = self.seen
+        hits = torch.bincount(hit, minlength=self.size).float()
+        sums = torch.zeros_like(self.sums).index_add_(0, hit, rows)
+        self.counts.lerp_(hits, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        total = self.counts.sum()
+        share = (self.counts + EPS) / (total + self.size * EPS) * total
+        self.codes.copy_(self.sums / share[:, None])
+        drawn = torch.randint(len(rows), (self.size,), generator=rng, device=rows.device)
+        self._revive(self.counts < self.dead, rows[drawn])
+        self.seen = None
+
+    def _revive(self, dead: Tensor, rows: Tensor) -> None:
+        self.codes.copy_(torch.where(dead[:, None], rows, self.codes))
+        self.sums.copy_(torch.where(dead[:, None], rows, self.sums))
+        self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
+
+    def _taken(self, indices: Tensor) -> Tensor:
+        return self.codes[indices].permute(0, 3, 1, 2)
+
+
+class Levels(nn.Module):
+    """Finite scalar quantisation (arXiv 2309.15505): each channel is rounded to one of few levels.
+
+    The raw latent is the bounded number before rounding, in about [-1, 1].
+    """
+
+    heads = 1
+    reach: Tensor  # [c] below: constants a channel
+    offset: Tensor
+    shift: Tensor
+    unit: Tensor
+    top: Tensor
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        if not levels or min(levels) < 3:
+            raise ValueError(f"network.levels are {list(levels)}, but each is at least 3.")
+        self.levels, self.size = levels, math.prod(levels)
+        counts = torch.tensor(levels, dtype=torch.float32)
+        half, offset, unit = (counts - 1) * (1 + 1e-3) / 2, 0.5 * (counts % 2 == 0), counts // 2
+        parts = {"reach": half, "offset": offset, "shift": (offset / half).atanh()}
+        for name, value in {**parts, "unit": unit, "top": counts - 1 - unit}.items():
+            self.register_buffer(name, value.view(-1, 1, 1), persistent=False)
+
+    def forward(self, h: Float[Tensor, "b c h w"], rng: torch.Generator) -> Coded:
+        del rng
+        raw = self.latents(h)
+        settled = self.settle(raw)
+        terms = {"perplexity": perplexity(self.indices(raw), self.size)}
+        return Coded(straight(raw, settled), raw.new_zeros(()), terms)
+
+    def latents(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        bound = (h.float() + self.shift).tanh() * self.reach - self.offset
+        return bound / self.unit
+
+    def settle(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self._rounded(raw) / self.unit
+
+    def indices(self, raw: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
+        """Mixed radix, the first channel fastest."""
+        digits, place = (self._rounded(raw) + self.unit).long(), 1
+        total = torch.zeros_like(digits[:, 0])
+        for channel, levels in enumerate(self.levels):
+            total = total + digits[:, channel] * place
+            place *= levels
+        return total
+
+    def values(self, indices: Int64[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+        """The settled latents of these codes."""
+        digits = []
+        for levels in self.levels:
+            digits.append(indices % levels)
+            indices = indices // levels
+        return (torch.stack(digits, 1) - self.unit) / self.unit
+
+    def _rounded(self, raw: Tensor) -> Tensor:
+        return (raw * self.unit).round().maximum(-self.unit).minimum(self.top)
+
+
+def _rows(z: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c"]:
+    return z.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def vqvae(
+    pixels: int,
+    *,
+    channels: int = 4,
+    factor: int = 4,
+    patch: int = 1,
+    width: int = 32,
+    depth: int = 2,
+    size: int = 256,
+    decay: float = 0.95,
+    dead: float = 0.5,
+    commitment: float = 0.25,
+) -> Autoencoder:
+    """A VQ-VAE. size, decay: of the codebook; dead: a code of fewer hits an update is revived."""
+    codebook = Codebook(channels, size, decay=decay, dead=dead, commitment=commitment)
+    sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}
+    return Autoencoder(codebook, pixels=pixels, channels=channels, **sizes)
+
+
+def fsq(
+    pixels: int,
+    *,
+    levels: tuple[int, ...] = (8, 5, 5, 5),
+    factor: int = 4,
+    patch: int = 1,
+    width: int = 32,
+    depth: int = 2,
+) -> Autoencoder:
+    """Codes without a codebook: a latent channel for each of `levels`, rounded to so many."""
+    sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}
+    return Autoencoder(Levels(levels), pixels=pixels, channels=len(levels), **sizes)

@@ -1,0 +1,73 @@
+"""By how much an average velocity exceeds the velocity where it begins; without gradients.
+
+The average u(x, t, r) over the way from t to the later r obeys u = v + (r − t)·du/dt, where du/dt
+follows the flow: x moves by v, t by 1, r stays (MeanFlow, arXiv 2505.13447, in our time). Each
+function here gives the second summand, the lift: (average, x, t, r, v) -> like x.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pathline.flow.paths import like
+
+State = Float[Tensor, "b *shape"]
+Times = Float[Tensor, " b"]
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, t, r) -> u
+Lift = Callable[[Average, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def exact(average: Average, x: State, t: Times, r: Times, v: State) -> State:
+    """One pass that carries du/dt along (forward AD).
+
+    It takes the plain attention, for the fused ones know no forward AD, and nothing compiled.
+    Dual numbers rather than torch.func.jvp: they go through DDP's and FSDP's wrappers.
+    """
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        u, rise = forward_ad.unpack_dual(average(_dual(x, v), _dual(t, torch.ones_like(t)), r))
+        return torch.zeros_like(u) if rise is None else like(r - t, u) * rise
+
+
+def _dual(x: Tensor, tangent: Tensor) -> Tensor:
+    with warnings.catch_warnings():  # the first one loads a file of torch that torch warns of
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return forward_ad.make_dual(x, tangent)
+
+
+@torch.no_grad()
+def difference(
+    average: Average, x: State, t: Times, r: Times, v: State, *, step: float = 0.005
+) -> State:
+    """Two passes a step before and after, in float32; from one side where 0 or r is nearer."""
+    if not 0 < step < 0.5:
+        raise ValueError(f"step is {step}; a difference of times lies in (0, 0.5)")
+    before, after = (t - step).clamp(min=0), torch.minimum(t + step, r)
+    with torch.autocast(x.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        high, low = (average(x + like(s - t, x) * v, s, r) for s in (after, before))
+    gap = (after - before).clamp(min=torch.finfo(t.dtype).tiny)
+    return like((r - t) / gap, x) * (high - low)
+
+
+@torch.no_grad()
+def between(
+    average: Average, x: State, t: Times, r: Times, v: State, *, alpha: float = 0.5
+) -> State:
+    """α-Flow's (arXiv 2510.20771): the average from a point that v leads to, α of the way to r.
+
+    alpha 1 lifts nothing, ½ is like shortcut models; towards 0 it is α times what `exact` makes of
+    the loss, (v − u) + lift.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it lies in (0, 1]")
+    if alpha == 1:
+        return torch.zeros_like(v)
+    s = t + alpha * (r - t)
+    with torch.compiler.set_stance("force_eager"):
+        return (1 - alpha) * (average(x + like(s - t, x) * v, s, r) - v)

@@ -1,0 +1,237 @@
+"""Mean flow (arXiv 2505.13447), improved (2512.02012) and α-Flow (2510.20771): average velocities.
+
+The network answers (x, t, cond, r) with the average velocity u on the way from t to the later r, so
+one evaluation of the solver step `jump` leads from t to r: x_r = x + (r − t)·u. At r = t it is the
+velocity itself, from which every other solver draws.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pathline.flow.paths import Path, interpolate, velocity
+from pathline.objectives.flow import _read, drop
+from pathline.objectives.lift import Average, Lift, between, difference, exact
+from pathline.types import Batch, Cond, Field, Objective, Output, Point
+
+
+class Aim(NamedTuple):
+    """The guided velocity that is learnt in place of the plain one."""
+
+    scale: float  # of the guidance that comes out; 1: none
+    mix: float  # share of the network's own velocity in the target
+    low: float  # times that are guided
+    high: float
+
+
+def loss(
+    network,
+    batch: Batch,
+    rng: torch.Generator,
+    draw,
+    criterion,
+    *,
+    path: Path,
+    prediction: str,
+    floor: float,
+    dropout: float,
+    instant: float,
+    aim: Aim,
+    lift: Lift,
+    own: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Regress u − lift on the velocity, where the lift is what the way from t to r adds to it.
+
+    The first rows, a share of `instant`, have r = t: no lift, plain flow matching. own: the lift
+    follows the network's own velocity, not the drawn one. Only the last pass has gradients.
+    Terms see u − lift as the velocity, so that each means what it means elsewhere.
+    """
+    read = partial(_read, path=path, prediction=prediction, floor=floor)
+    cond = drop(batch.cond, batch.null, dropout, rng)
+    first = int(len(batch.x1) * instant + 1e-6)
+    point, r = _spanned(draw(batch.x1, cond, rng), first, cond, draw, rng, path)
+    v = point.v if prediction == "v" else read(point.x1, point.xt, point.t)
+    if aim.scale != 1:
+        null = drop(cond, batch.null, 1.0, rng)
+        v = _guided(partial(_average, network, read), point, v, cond, null, aim)
+
+    lifts, late = torch.zeros_like(v), slice(first, None)
+    if first < len(v):
+        average = partial(_average, network, read, _rows(cond, late))
+        lifts[late] = _lift(average, point.xt[late], point.t[late], r[late], v[late], lift, own)
+    out: Output = network(point.xt, point.t, cond, r)
+    u = read(out.value.float(), point.xt, point.t)
+    return criterion(point._replace(v=v), out._replace(value=u - lifts))
+
+
+def field(network, cond: Cond, *, path: Path, prediction: str, floor: float) -> Field:
+    """The average velocity from t to r, as a field of (x, t, r); without r the velocity at t."""
+
+    def between_times(x: Tensor, t: float | Tensor, r: float | Tensor | None = None) -> Tensor:
+        here = _times(t, x)
+        value = network(x, here, cond, here if r is None else _times(r, x)).value.to(x.dtype)
+        return _read(value, x, here.to(x.dtype), path, prediction, floor)
+
+    return between_times
+
+
+def _times(t: float | Tensor, x: Tensor) -> Tensor:
+    return t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
+
+
+def _rows(cond: Cond, rows: slice) -> Cond:
+    return Cond(*(None if value is None else value[rows] for value in cond))
+
+
+def _spanned(
+    point: Point, first: int, cond: Cond, draw, rng: torch.Generator, path: Path
+) -> tuple[Point, Tensor]:
+    """The point with a later time for every row: the row's own, from row `first` on a second draw.
+
+    The earlier one of the two is where the point then lies.
+    """
+    if first == len(point.t):
+        return point, point.t
+    second = draw(point.x1[first:], _rows(cond, slice(first, None)), rng).t
+    pair = point.t, torch.cat([point.t[:first], second])
+    t, r = torch.minimum(*pair), torch.maximum(*pair)
+    x0, x1 = point.x0, point.x1
+    xt, v = interpolate(path, x0, x1, t), velocity(path, x0, x1, t)
+    return point._replace(t=t, xt=xt, v=v), r
+
+
+def _average(network, read, cond: Cond, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    return read(network(x, t, cond, r).value.float(), x, t)
+
+
+@torch.no_grad()
+def _guided(average, point: Point, v: Tensor, cond: Cond, null: Cond, aim: Aim) -> Tensor:
+    """scale·(1 − mix)·v + mix·u(cond) + the rest·u(null): learnt to the end, guidance at `scale`.
+
+    What asks for nothing, and times outside, keep the plain velocity.
+    """
+    differs = [
+        (asked != blank).flatten(1).any(1) if asked.dim() > 1 else asked != blank
+        for asked, blank in zip(cond, null, strict=True)
+        if asked is not None and blank is not None
+    ]
+    if not differs:
+        raise ValueError(
+            f"objective.guidance is {aim.scale}, but this run has no conditions to guide by: "
+            "take objective.guidance=1, or a text encoder (text=labels …)."
+        )
+    share = aim.scale * (1 - aim.mix)
+    x, t = point.xt, point.t
+    guided = share * v + (1 - share - aim.mix) * average(null, x, t, t)
+    if aim.mix:
+        guided = guided + aim.mix * average(cond, x, t, t)
+    inside = torch.stack(differs).any(0) & (t >= aim.low) & (t <= aim.high)
+    return torch.where(inside.view(-1, *[1] * (v.dim() - 1)), guided, v)
+
+
+@torch.no_grad()
+def _lift(
+    average: Average, x: Tensor, t: Tensor, r: Tensor, v: Tensor, lift: Lift, own: bool
+) -> Tensor:
+    if own:
+        with torch.compiler.set_stance("force_eager"):  # of fewer rows than what is compiled
+            v = average(x, t, t)
+    return lift(average, x, t, r, v)
+
+
+def _objective(path: Path, lift: Lift, aim: Aim, *, own: bool, **more) -> Objective:
+    if not 0 <= more["instant"] <= 1:
+        raise ValueError(f"instant is {more['instant']}; it is a share and lies in [0, 1]")
+    if aim.scale < 0 or not 0 <= aim.mix < 1:
+        raise ValueError(
+            f"guidance is {aim.scale}, mix {aim.mix}; want guidance of 0 or above and 0 ≤ mix < 1"
+        )
+    if not 0 <= aim.low <= aim.high <= 1:
+        raise ValueError(
+            f"the guidance interval is {aim.low} to {aim.high}; want 0 ≤ low ≤ high ≤ 1"
+        )
+    ways = {"path": path, "prediction": more.pop("prediction"), "floor": more.pop("floor")}
+    learn = partial(loss, lift=lift, aim=aim, own=own, **ways, **more)
+    return Objective(learn, partial(field, **ways), ways["prediction"], spans=True)
+
+
+Derivative = Literal["exact", "difference"]
+
+
+def _along(derivative: str, step: float) -> Lift:
+    return exact if derivative == "exact" else partial(difference, step=step)
+
+
+def mean_flow(
+    path: Path,
+    *,
+    prediction: Literal["v", "x1"] = "v",
+    dropout: float = 0.1,
+    floor: float = 0.05,
+    instant: float = 0.75,
+    guidance: float = 1.0,
+    mix: float = 0.5,
+    low: float = 0.0,
+    high: float = 1.0,
+    derivative: Derivative = "exact",
+    step: float = 0.005,
+) -> Objective:
+    """Mean flow: average velocities, to be drawn in one step or few with solver=jump.
+
+    Best with terms.adaptive in place of mse. dropout, floor: as of flow. instant: share of rows
+    with r = t. guidance: scale of the guidance that is learnt in (draw without any then), for times
+    low to high; mix: how much of the target is the network's own velocity, which varies less.
+    derivative: exact, or a difference over `step` for networks without forward AD.
+    """
+    lift, aim = _along(derivative, step), Aim(guidance, mix, low, high)
+    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
+    return _objective(path, lift, aim, own=False, **more)
+
+
+def improved_mean_flow(
+    path: Path,
+    *,
+    prediction: Literal["v", "x1"] = "v",
+    dropout: float = 0.1,
+    floor: float = 0.05,
+    instant: float = 0.5,
+    guidance: float = 1.0,
+    low: float = 0.0,
+    high: float = 1.0,
+    derivative: Derivative = "exact",
+    step: float = 0.005,
+) -> Objective:
+    """Mean flow whose derivative follows the network's own velocity, which varies less.
+
+    Guided so that the drawn velocity counts once: mix is 1 − 1 / guidance. Settings as of
+    mean_flow.
+    """
+    mix = max(0.0, 1 - 1 / guidance) if guidance else 0.0
+    lift, aim = _along(derivative, step), Aim(guidance, mix, low, high)
+    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
+    return _objective(path, lift, aim, own=True, **more)
+
+
+def alpha_flow(
+    path: Path,
+    *,
+    prediction: Literal["v", "x1"] = "v",
+    dropout: float = 0.1,
+    floor: float = 0.05,
+    instant: float = 0.25,
+    guidance: float = 1.0,
+    mix: float = 0.5,
+    low: float = 0.0,
+    high: float = 1.0,
+    alpha: float = 0.5,
+) -> Objective:
+    """α-Flow: average velocities that agree along the way, learnt without a derivative.
+
+    alpha: how far towards r the way is cut; 1 is flow matching along trajectories, towards 0 mean
+    flow. Needs terms.adaptive, for its error shrinks with alpha. Settings as of mean_flow.
+    """
+    lift, aim = partial(between, alpha=alpha), Aim(guidance, mix, low, high)
+    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
+    return _objective(path, lift, aim, own=False, **more)

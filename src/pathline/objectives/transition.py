@@ -1,0 +1,154 @@
+"""Difference transition matching (arXiv 2506.23589): draw the whole way to the data, go part of it.
+
+A step samples Y = x1 − x0 by a small flow of its own, with value y and inner time s, that a head
+follows given the hidden states of a backbone which ran once. The source of several draws for each
+hidden state, of logit-normal times and of the overshoot is arXiv 2512.12465.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pathline.flow.paths import STRAIGHT, Path, interpolate
+from pathline.flow.solvers import STEPS, Noise, State, Stepped, integrate, last
+from pathline.flow.times import DRAWS, uniform_grid
+from pathline.objectives.flow import drop
+from pathline.types import Batch, Cond, Field, Objective, Output, Point
+
+InnerTimes = Literal["uniform", "logit_normal"]
+
+
+def loss(
+    network,
+    batch: Batch,
+    rng: torch.Generator,
+    draw,
+    criterion,
+    *,
+    dropout: float,
+    draws: int,
+    steps: int,
+    inner_times: InnerTimes,
+    patch: int = 1,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run the backbone once, the head `draws` times; regress the velocity from noise to Y.
+
+    patch: places along a side that share an inner time, those of a head's token. Terms see the
+    inner path: x0, x1, xt, v and value are of y, `draws` times as many rows as there are pictures;
+    t is the outer time, hidden has a row for each picture.
+    """
+    cond = drop(batch.cond, batch.null, dropout, rng)
+    point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
+    y1 = point.v.repeat(draws, 1, 1, 1)
+    y0 = torch.randn(y1.shape, generator=rng, device=y1.device, dtype=y1.dtype)
+    s = _inner(y1, rng, inner_times, patch)  # n i j
+    ys = torch.lerp(y0, y1, _spread(s, patch))
+    out: Output = network(point.xt, point.t, cond, None, None, ys, s)
+    seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0)
+    return criterion(seen, out._replace(value=out.value.float()))
+
+
+def _at_steps(point: Point, steps: int) -> Point:
+    """The point at the beginning of the step it lies in, of so many equal ones; 0: as it is."""
+    if not steps:
+        return point
+    t = (point.t * steps).floor().clamp(max=steps - 1) / steps
+    return point._replace(t=t, xt=interpolate(STRAIGHT, point.x0, point.x1, t))
+
+
+def _inner(y: Tensor, rng: torch.Generator, times: InnerTimes, patch: int) -> Tensor:
+    """An inner time for every token of y."""
+    tokens = y[:, 0, ::patch, ::patch]
+    return DRAWS[times](tokens.flatten(), rng).view(tokens.shape).to(y.dtype)
+
+
+def _spread(s: Tensor, patch: int) -> Tensor:
+    """Tokens' times [n i j] at every place [n 1 h w]."""
+    return s.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
+
+
+def field(network, cond: Cond) -> Field:
+    """(y, t, x, s) -> the head's velocity at y and s, for transitions out of x at time t.
+
+    The backbone runs when x or t is a new one. (x, t) alone gives the mean of what may be drawn:
+    a velocity as of flow matching. Further arguments pass through any guidance, which so leans the
+    head's velocity and asks at the outer time whether to.
+    """
+    kept: list[Any] = []  # x, t and the hidden states there
+
+    def velocity(y: Tensor, t: float | Tensor, x: Tensor | None = None, s: float = 0.0) -> Tensor:
+        times = t if isinstance(t, Tensor) else torch.full((len(y),), t, device=y.device)
+        if x is None:
+            return network(y, times, cond).value.to(y.dtype)
+        known = kept[2] if kept and kept[0] is x and kept[1] is t else None
+        out = network(x, times, cond, None, known, y, times.new_full((1, 1, 1), s))
+        kept[:] = x, t, out.hidden
+        return out.value.to(y.dtype)
+
+    return velocity
+
+
+def step(
+    field: Field,
+    x: State,
+    t: float,
+    t_next: float,
+    memory: Any,
+    noise: Noise,
+    _path: Path,
+    *,
+    head_steps: int = 4,
+    head_solver: Literal["midpoint", "heun", "euler"] = "midpoint",
+    overshoot: float = 0.0,
+) -> Stepped:
+    """A transition: the head draws Y in steps of its own, x goes its share of the way.
+
+    head_steps: of head_solver; euler leaves Y too narrow. overshoot: 0 … 1, how much of the rest is
+    gone beyond t_next and then undone by fresh noise. The field is (y, t, x, s) -> velocity of y.
+    """
+    if not 0 <= overshoot <= 1:
+        raise ValueError(f"overshoot is {overshoot}; a transition takes 0 (none) to 1")
+    if noise is None:
+        raise ValueError("a transition draws fresh noise; hand `integrate` a noise function")
+
+    def head(y: Tensor, s: float) -> Tensor:
+        return field(y, t, x, s)
+
+    y = last(integrate(head, noise(x), uniform_grid(head_steps), STEPS[head_solver]))
+    beyond = t_next + overshoot * (1 - t_next)
+    x_next = x + (beyond - t) * y
+    if beyond == t_next:
+        return x_next, memory
+    variance = (beyond - t_next) * (t_next + beyond - 2 * t_next * beyond)
+    return (t_next * x_next + math.sqrt(variance) * noise(x)) / beyond, memory
+
+
+def transition(
+    path: Path,
+    *,
+    dropout: float = 0.1,
+    draws: int = 4,
+    steps: int = 0,
+    inner_times: InnerTimes = "uniform",
+    head_width: int | None = None,
+    head_depth: int = 3,
+    head_group: int = 1,
+) -> Objective:
+    """Difference transition matching: draw with solver=transition.
+
+    dropout: share of conditions replaced by the null. draws: of noise and inner time for each
+    hidden state. steps: learn at the times of so many equal steps only; 0: at every time. The
+    head: its width (null: half the backbone's), depth, and how many tokens along a side it sees
+    together. Raises ValueError for a path that is not straight and for numbers that are too low.
+    """
+    if path is not STRAIGHT:
+        raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
+    if draws < 1 or steps < 0:
+        raise ValueError(f"draws is {draws}, steps {steps}; want draws of 1 and steps of 0 or more")
+    learn = partial(loss, dropout=dropout, draws=draws, steps=steps, inner_times=inner_times)
+    head: Mapping[str, Any] = {"width": head_width, "depth": head_depth, "group": head_group}
+    return Objective(learn, field, "v", head=head)

@@ -1,0 +1,130 @@
+"""Data from pictures, decoded once at the run's size and encoded as they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pathline.assemble import TABLES, Parts, rows_of
+from pathline.codecs import normalise
+from pathline.config.pick import Pick, bind
+from pathline.config.run import Run
+from pathline.data.pictures import Pictures, load
+from pathline.data.source import Source
+from pathline.data.sources import detect
+from pathline.recipes.examples import Data, Found, split
+from pathline.text.learned import vocabulary
+from pathline.types import Cond, Facts
+
+
+def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
+    """Read the run's pictures; the unreadable are listed in `report`, if any."""
+    run, source = source_of(run)
+    pictures = pictures_of(run.data, source, report, console)
+    run, facts = _facts_of(run, pictures)
+    return Found(run, facts, partial(_data, run, pictures))
+
+
+def source_of(run: Run) -> tuple[Run, Source]:
+    """The run with its data source settled, and the source."""
+    pick = run.data.source
+    if pick.name == "auto":
+        row, options = detect(Path(str(pick.options.get("path", ""))))
+        pick = Pick(row, options)
+        run = replace(run, data=replace(run.data, source=pick))
+    return run, bind(TABLES["data.source"], pick, "data source")()
+
+
+class Wanted(Protocol):
+    """What settings of data say of its pictures."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def max_bad(self) -> float: ...
+
+    @property
+    def memory_gb(self) -> float: ...
+
+
+def pictures_of(data: Wanted, source: Source, report: Path | None, console: Console) -> Pictures:
+    """Every readable picture at the size wanted; the unreadable are listed in `report`, if any."""
+
+    def progress(rows: Sequence[Any]) -> Any:
+        hidden = not console.is_terminal
+        return track(rows, "reading pictures", console=console, disable=hidden, transient=True)
+
+    found = load(
+        source,
+        size=data.size,
+        channels=data.channels,
+        max_bad=data.max_bad,
+        memory_gb=data.memory_gb,
+        report=report,
+        progress=progress,
+    )
+    if found.bad:
+        console.print(f"{len(found.bad)} pictures can't be read and are left out: {report}")
+    return found
+
+
+def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
+    """What the run will know of its data; text=auto is settled by what the data has."""
+    _, channels, height, width = pictures.pixels.shape
+    captioned = bool(pictures.captions) and any(pictures.captions or ())
+    if run.text.name == "auto":
+        name = "words" if captioned else "labels" if pictures.names else "none"
+        run = replace(run, text=Pick(name, run.text.options if name == "words" else {}))
+    words = vocabulary(pictures.captions or ()) if run.text.name == "words" else ()
+    return run, Facts(channels, height, width, tuple(pictures.names), words)
+
+
+def _data(run: Run, pictures: Pictures, parts: Parts) -> Data:
+    conditions = _conditions(run, parts, pictures)
+    train, held = split(run, len(pictures.pixels))
+
+    def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
+        pixels = pictures.pixels.index_select(0, rows).to(device, non_blocking=True)
+        if flips is not None:
+            pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        return normalise(parts.codec, parts.codec.encode(pixels))
+
+    return Data(
+        pictures.keys,
+        pictures.names,
+        pictures.labels,
+        pictures.captions,
+        train,
+        held,
+        x1,
+        lambda rows, _: rows_of(conditions, rows),
+        parts.text.null,
+        lambda rows: pictures.pixels[rows],
+    )
+
+
+def _conditions(run: Run, parts: Parts, pictures: Pictures) -> Cond:
+    """A row for each picture."""
+    if run.text.name == "labels":
+        assert pictures.labels is not None
+        return parts.text.encode(pictures.labels.tolist())
+    if run.text.name == "none":
+        return Cond()
+    captions = pictures.captions or [None] * len(pictures.pixels)
+    missing = [key for key, said in zip(pictures.keys, captions, strict=True) if not said]
+    if missing and run.data.missing_captions == "refuse":
+        raise ValueError(
+            f"{len(missing)} of {len(captions)} pictures have no caption, the first {missing[0]}. "
+            "Caption them, or train them unconditionally with data.missing_captions=null."
+        )
+    return parts.text.encode(captions)

@@ -1,0 +1,399 @@
+"""What both text backbones promise: start, gradients, conditions, padding, any size, refusals."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pathline.backbones import BACKBONES
+from pathline.types import Cond, Frame
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "text_dits.py"
+TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}
+CONDITIONS = [  # classes, text, pooled
+    (0, 0, 0),
+    (3, 0, 0),
+    (0, 6, 0),
+    (0, 0, 5),
+    (3, 6, 5),
+]
+NAMES = ("cross_dit", "stream_dit")
+named = pytest.mark.parametrize("name", NAMES)
+conditioned = pytest.mark.parametrize(("classes", "text", "pooled"), CONDITIONS)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def build(name, classes=0, text=6, pooled=0, **settings):
+    torch.manual_seed(0)
+    frame = Frame(2, 4, 6, classes, text, pooled)
+    return BACKBONES[name](frame, **{**TINY, **settings})
+
+
+def perturb(network, size=0.2):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * size)
+    return network
+
+
+def inputs(network, batch=3, length=5, size=(4, 6)):
+    """Random inputs of whatever kinds the network takes."""
+    frame, g = network.frame, torch.Generator().manual_seed(2)
+    x = torch.randn(batch, frame.channels, *size, generator=g)
+    t = torch.rand(batch, generator=g)
+    labels = torch.randint(frame.classes + 1, (batch,), generator=g) if frame.classes else None
+    tokens = mask = pooled = None
+    if frame.text_width:
+        tokens = torch.randn(batch, length, frame.text_width, generator=g)
+        mask = torch.arange(length) < torch.tensor([1, 3, length])[:batch, None]
+    if frame.pooled_width:
+        pooled = torch.randn(batch, frame.pooled_width, generator=g)
+    r = (t + 1) / 2 if network.shape.takes_r else None
+    return x, t, Cond(tokens, mask, pooled, labels), r
+
+
+def row(cond, i):
+    return Cond(*(None if c is None else c[i : i + 1] for c in cond))
+
+
+def idle(network, *args):
+    """The parameters that a squared output teaches nothing."""
+    network.zero_grad()
+    network(*args).value.square().mean().backward()
+    return [
+        n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+
+
+@named
+@conditioned
+def test_starts_at_zero_and_every_weight_can_learn(name, classes, text, pooled):
+    network = build(name, classes, text, pooled)
+    args = inputs(network)
+    assert network(*args).value.abs().max() == 0
+    assert idle(perturb(network), *args) == []
+    out = network(*args)
+    assert out.value.shape == (3, 2, 4, 6)
+    assert out.hidden.shape == (3, 6, 32)
+
+
+SETTINGS = [
+    ("cross_dit", {"mlp": "swiglu", "qk_norm": True, "bottleneck": 4, "extrapolate": "none"}),
+    ("cross_dit", {"takes_r": True, "outputs": 4}),
+    ("stream_dit", {"modulation": "block", "positions": "both", "takes_r": True}),
+    ("stream_dit", {"modulation": "lowrank", "rank": 3, "bias": True, "extrapolate": "ntk"}),
+    ("stream_dit", {"refiners": 0, "qk_norm": False, "bottleneck": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_every_weight_can_learn_with_the_remaining_settings(name, settings):
+    network = build(name, 3, 6, 5, **settings)
+    args = inputs(network)
+    assert network(*args).value.abs().max() == 0
+    assert idle(perturb(network), *args) == []
+
+
+@named
+def test_weights_are_reached_from_the_start_on(name):
+    """Nothing but the last layer at first; everything after three updates."""
+    network = build(name, 3, 6, 5)
+    args = inputs(network)
+    taught, optimizer = set(), torch.optim.SGD(network.parameters(), lr=0.5)
+    for update in range(4):
+        network.zero_grad()
+        (network(*args).value - args[0]).square().mean().backward()
+        now = {n for n, p in network.named_parameters() if p.grad.abs().sum() > 0}
+        assert update or now == {"final.linear.weight", "final.linear.bias"}
+        taught |= now
+        optimizer.step()
+    assert taught == {n for n, _ in network.named_parameters()}
+
+
+@named
+def test_a_weight_that_is_not_used_is_found(name):
+    network = perturb(build(name))
+    network.blocks[1].attention.more = nn.Parameter(torch.ones(2))
+    nn.init.zeros_(network.blocks[0].mlp.down.weight)
+    found = idle(network, *inputs(network))
+    assert {"blocks.0.mlp.up.weight", "blocks.1.attention.more"} <= set(found)
+    assert not any(n.startswith("blocks.1.mlp") for n in found)
+
+
+def test_golden_numbers():
+    module = runpy.run_path(str(GOLDEN))
+    stored = json.loads(module["FILE"].read_text())
+    found = module["numbers"]()
+    assert found.keys() == stored.keys()
+    for name, numbers in stored.items():
+        assert found[name] == pytest.approx(numbers, rel=1e-4, abs=1e-5), name
+
+
+@named
+def test_padding_is_not_heard(name):
+    network = perturb(build(name))
+    x, t, cond, _ = inputs(network)
+    plain = network(x, t, cond).value
+    noisy = torch.where(cond.mask[..., None], cond.tokens, 9 * torch.randn(3, 5, 6))
+    torch.testing.assert_close(network(x, t, cond._replace(tokens=noisy)).value, plain)
+    heard = network(x, t, cond._replace(tokens=cond.tokens * torch.randn(3, 5, 6))).value
+    assert (heard - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-4  # the words are
+
+
+@named
+def test_longer_padding_and_no_mask_change_nothing(name):
+    network = perturb(build(name))
+    x, t, _, _ = inputs(network)
+    tokens = torch.randn(3, 2, 6)
+    bare = network(x, t, Cond(tokens)).value
+    padded = torch.cat([tokens, torch.randn(3, 9, 6)], dim=1)
+    mask = (torch.arange(11) < 2).expand(3, 11)
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(network(x, t, Cond(padded, mask)).value, bare, **close)
+    assert not torch.allclose(network(x, t, Cond(padded)).value, bare, atol=1e-3)
+
+
+@named
+def test_a_picture_does_not_feel_its_batch(name):
+    network = perturb(build(name, 3, 6, 5))
+    x, t, cond, _ = inputs(network)
+    together = network(x, t, cond).value
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    for i in range(3):
+        alone = network(x[i : i + 1], t[i : i + 1], row(cond, i)).value
+        torch.testing.assert_close(alone, together[i : i + 1], **close)
+    turned = Cond(*(c if c is None else c.flip(0) for c in cond))
+    swapped = network(x.flip(0), t.flip(0), turned).value
+    torch.testing.assert_close(swapped.flip(0), together, **close)
+
+
+@named
+def test_one_row_of_condition_serves_all(name):
+    network = perturb(build(name, 3, 6, 5))
+    x, t, cond, _ = inputs(network)
+    one = row(cond, 1)
+    spread = Cond(*(None if c is None else c.expand(3, *c.shape[1:]) for c in one))
+    torch.testing.assert_close(network(x, t, one).value, network(x, t, spread).value)
+
+
+@named
+def test_the_order_of_patches_is_told(name):
+    network = perturb(build(name))
+    x, t, cond, _ = inputs(network, size=(4, 4))
+    turned = network(x.transpose(2, 3), t, cond).value.transpose(2, 3)
+    assert (turned - network(x, t, cond).value).abs().max() > 1e-3
+
+
+@named
+def test_pictures_of_any_size(name):
+    network = perturb(build(name))
+    for height, width in ((4, 6), (2, 2), (8, 4), (6, 14)):
+        x, t, cond, _ = inputs(network, size=(height, width))
+        out = network(x, t, cond)
+        assert out.value.shape == x.shape
+        assert out.hidden.shape == (3, height * width // 4, 32)
+    assert idle(network, x, t, cond) == []
+
+
+@named
+def test_what_a_size_gives_does_not_depend_on_sizes_before(name):
+    network = perturb(build(name))
+    args = inputs(network, size=(8, 10))
+    before = network(*args).value
+    network(*inputs(network, length=8, size=(2, 6)))
+    assert torch.equal(network(*args).value, before)
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that would make the host wait for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "equal", "_to_copy"):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@named
+def test_the_device_is_never_waited_for(name):
+    network = perturb(build(name, 3, 6, 5))
+    args = inputs(network, size=(8, 10))
+    network(*args)  # tables are made
+    with Waits() as waits:
+        network(*args).value.sum().backward()
+        assert not waits.found
+        assert args[2].mask.any()  # asked here, it shows
+    assert waits.found
+
+
+@named
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_mask_goes_to_the_kernel_where_all_is_text(name, masked, monkeypatch):
+    network, seen, attend = build(name), [], F.scaled_dot_product_attention
+
+    def spy(*args, attn_mask=None):
+        seen.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    x, t, cond, _ = inputs(network)
+    network(x, t, cond if masked else cond._replace(mask=None))
+    assert len(seen) >= 4
+    assert any(mask is not None for mask in seen) == masked
+
+
+@named
+def test_checkpointing_gives_the_same_gradients(name):
+    plain = perturb(build(name, 3, 6))
+    saving = build(name, 3, 6, checkpoint=True)
+    saving.load_state_dict(plain.state_dict())
+    for network in (plain, saving):
+        network(*inputs(network)).value.square().mean().backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@named
+def test_times_labels_and_pooled_text_are_heard(name):
+    network = perturb(build(name, 3, 6, 5, takes_r=True))
+    x, t, cond, r = inputs(network)
+    plain = network(x, t, cond, r).value
+    for changed in (
+        network(x, t + 0.01, cond, r + 0.01).value,
+        network(x, t, cond, r + 0.01).value,
+        network(x, t, cond._replace(labels=(cond.labels + 1) % 4), r).value,
+        network(x, t, cond._replace(pooled=cond.pooled.flip(1)), r).value,
+    ):
+        assert (changed - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-5
+
+
+@named
+def test_autocast_keeps_the_stream_wide(name):
+    network = perturb(build(name, 3, 6, 5), size=0.1)
+    args = inputs(network)
+    exact = network(*args)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(*args)
+        out.value.float().square().mean().backward()
+    assert out.hidden.dtype == torch.float32
+    torch.testing.assert_close(out.value.float(), exact.value, atol=0.1, rtol=0.1)
+    assert all(p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+@named
+def test_a_network_cast_whole_runs(name):
+    network = perturb(build(name, 3, 6, 5)).bfloat16()
+    x, t, cond, _ = inputs(network)
+    cond = cond._replace(tokens=cond.tokens.bfloat16(), pooled=cond.pooled.bfloat16())
+    assert network(x.bfloat16(), t, cond).value.dtype == torch.bfloat16
+
+
+@named
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, in jvp
+def test_a_transformation_leaves_nothing_behind(name):
+    """Mean flow asks for a derivative along a direction; what it made must not stay in tables."""
+    network = perturb(build(name, takes_r=True, time_scale=1.0), size=0.1)
+    x, t, cond, r = inputs(network, size=(10, 4))
+
+    def value(x, t):
+        return network(x, t, cond, r).value
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, along = torch.func.jvp(value, (x, t), (torch.ones_like(x), torch.ones_like(t)))
+    small = 1e-2
+    nearby = (value(x + small, t + small) - value(x - small, t - small)) / (2 * small)
+    assert F.cosine_similarity(along.flatten(), nearby.flatten(), dim=0) > 0.999
+    network(x, t, cond, r).value.square().mean().backward()
+    with torch.inference_mode():
+        network(*inputs(network, size=(2, 12)))
+    network(*inputs(network, size=(2, 12))).value.square().mean().backward()
+
+
+COMPILED = """
+import torch
+from torch._dynamo.testing import CompileCounter
+from pathline.backbones import BACKBONES
+from pathline.types import Cond, Frame
+
+for name in ("cross_dit", "stream_dit"):
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    network = BACKBONES[name](Frame(2, 4, 6, 3, 6, 5), depth=1, width=32, heads=2, patch=2)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    compiled = torch.compile(network, fullgraph=True, backend=graphs)
+    for size, length in (((4, 6), 5), ((8, 10), 7), ((6, 14), 9), ((10, 8), 12), ((14, 18), 24)):
+        labels, pooled = torch.tensor([0, 3, 1]), torch.randn(3, 5)
+        cond = Cond(torch.randn(3, length, 6), torch.ones(3, length).bool(), pooled, labels)
+        args = torch.randn(3, 2, *size), torch.rand(3), cond
+        with torch.no_grad():
+            found = [called(*args).value for called in (network, compiled)]
+        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+    assert graphs.frame_count == 2, graphs.frame_count  # one size, and then any size
+"""
+
+
+@pytest.mark.slow
+def test_one_graph_serves_every_size():
+    """In a process of its own: the checkers of shapes in the tests can't be compiled."""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", COMPILED], check=True)
+
+
+@named
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 34}, "4 divides, got 34|even width of at least 6, got 17"),
+        ({"width": 32, "heads": 3}, "32 can't be split among 3 heads"),
+        ({"patch": 4}, "width 6 is no multiple of 4. Nearest: 4 or 8"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"size": "S/7"}, "no (cross|stream)_dit size 'S/7'. Did you mean 'S/"),
+        ({"bottleneck": -1}, "bottleneck must be at least 0, got -1"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **settings)
+
+
+@named
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3, 2, 5, 6)}, "height 5 is no multiple of 2. Nearest: 4 or 6"),
+        ({"x": torch.zeros(3, 3, 4, 6)}, "pictures of 2 channels, got 3"),
+        ({"cond": Cond()}, "has no tokens, .* built with them"),
+        ({"cond": Cond(torch.zeros(3, 1, 6), labels=torch.zeros(3).long())}, "has labels"),
+        ({"cond": Cond(torch.zeros(3, 1, 6), pooled=torch.zeros(3, 4))}, "has pooled"),
+        ({"r": torch.ones(3)}, "takes_r=true"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(name, change, message):
+    network = build(name)
+    x, t, cond, r = inputs(network)
+    given = {"x": x, "t": t, "cond": cond, "r": r, **change}
+    with pytest.raises(ValueError, match=message):
+        network(**given)
+
+
+@named
+def test_a_later_time_is_asked_for(name):
+    network = build(name, takes_r=True)
+    x, t, cond, _ = inputs(network)
+    with pytest.raises(ValueError, match="needs the later time r"):
+        network(x, t, cond)

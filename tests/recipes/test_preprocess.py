@@ -1,0 +1,181 @@
+"""`pathline preprocess`: the table, a cache, a second run, a stop, a look, two processes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from pathline.config.read import read as settings
+from pathline.data import cache
+from pathline.data.cache import read
+from pathline.data.planning import lay
+from pathline.recipes import preprocess as recipe
+from pathline.recipes.checked import check
+from pathline.recipes.preprocess import patch_of, preprocess, tools_of
+
+TINY = ("data.size=32", "backbone.patch=4", "data.buckets.max_ratio=2.0", "train.batch=4")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    where = tmp_path / "set"
+    where.mkdir()
+    chance = np.random.default_rng(0)
+    for number, (width, height) in enumerate([(40, 40), (60, 40), (40, 60), (33, 32), (64, 36)]):
+        pixels = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(where / f"{number}.png")
+        (where / f"{number}.txt").write_text(f"number {number}")
+    return where
+
+
+def files(out):
+    return {f.relative_to(out): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()}
+
+
+def test_a_dry_run_shows_the_buckets_and_writes_nothing(root, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(root / "tiny.png")
+    (root / "torn.png").write_bytes(b"\x89PNG")
+    assert preprocess(str(root), *TINY, dry_run=True) == 0
+    told = capsys.readouterr().out
+    assert "40x24" in told  # one of the buckets of 32² in steps of 4
+    assert "1 can't be read" in told
+    assert "refused, too small: tiny.png: 9x9 would be enlarged 3.56 times" in told
+    assert "torn.png cannot be read" in told
+    assert "5 pictures to encode into caches/set; nothing was written" in told
+    assert "hold fewer pictures than train.batch=4: an update repeats them" in told
+    assert not (tmp_path / "caches").exists()
+
+
+def test_a_folder_becomes_a_cache_once(root, capsys):
+    assert preprocess(str(root), *TINY) == 0
+    told = capsys.readouterr().out
+    assert "caches/set: 5 pictures, 5 of them encoded now" in told
+    assert "data.cache=caches/set" in told
+    cached = read(Path("caches/set"))
+    assert (cached.channels, cached.factor, len(cached.sizes)) == (3, 1, 3)
+    before = files(Path("caches/set"))
+    assert preprocess(str(root), *TINY) == 0
+    assert "5 pictures, 0 of them encoded now" in capsys.readouterr().out
+    assert files(Path("caches/set")) == before
+    assert settings(base=Path("caches/set/run.yaml")).run.data.size == 32
+
+
+def test_a_ratio_of_one_is_one_square_size(root):
+    assert preprocess(str(root), "data.size=32", "backbone.patch=4", out=Path("out")) == 0
+    assert read(Path("out")).sizes == [(32, 32)]
+
+
+def test_a_look_decodes_what_is_there(root, capsys):
+    assert preprocess(str(root), *TINY, check=3, dtype="fp32") == 0
+    told = capsys.readouterr().out
+    assert "PSNR 99.0 dB over 3 pictures" in told
+    with Image.open("caches/set/check.png") as sheet:
+        assert sheet.width > 300
+
+
+def test_a_look_can_tell_a_loss(root, tmp_path):
+    """The control: a decoder that is off by four of 255 levels everywhere."""
+    tools, out = tools_of(settings(str(root), (), TINY).run), tmp_path / "out"
+    assert preprocess(str(root), *TINY, out=out) == 0
+    jobs = lay(out, tools.source, tools.buckets, tools.spec, lambda *_: None).jobs
+    off = tools.codec._replace(decode=lambda raw: tools.codec.decode(raw) ^ 4)
+    given = (3, 2, torch.device("cpu"), Console(quiet=True))
+    found = check(out, tools.source, jobs, off, *given)
+    assert found == pytest.approx([20 * math.log10(255 / 4)] * 2, abs=1e-3)
+    with pytest.raises(ValueError, match="codec is 'other'"):
+        check(out, tools.source, jobs, off._replace(id="other"), *given)
+
+
+def test_another_codec_is_told(root, capsys):
+    assert preprocess(str(root), *TINY) == 0
+    assert preprocess(str(root), *TINY, dtype="bf16") == 0
+    assert "dtype was 'fp16' and is 'bf16': all latents are made anew" in capsys.readouterr().out
+
+
+def test_bad_asks(root):
+    with pytest.raises(ValueError, match="would lie among the pictures"):
+        preprocess(str(root), *TINY, out=root / "cache")
+    with pytest.raises(ValueError, match="wanted at least 1 and 0"):
+        preprocess(str(root), *TINY, batch=0)
+    with pytest.raises(ValueError, match="Nearest: 96 or 100"):
+        preprocess(str(root), *TINY, "data.size=99")
+    (root / "torn.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"1 of 6 pictures can't be read.*data.max_bad"):
+        preprocess(str(root), *TINY)
+    assert preprocess(str(root), *TINY, "data.max_bad=0.2") == 0
+    line = json.loads(Path("caches/set", cache.UNREADABLE).read_text())
+    assert "torn.png" in line["reason"]
+
+
+def test_the_patch_is_that_of_the_backbone():
+    assert patch_of(settings(None, (), ["backbone=dit", "backbone.size=S/8"]).run) == 8
+    assert patch_of(settings(None, (), ["backbone=dit", "backbone.patch=3"]).run) == 3
+
+
+def test_flips_are_of_the_settings(root):
+    tools = tools_of(settings(str(root), (), [*TINY, "data.flip=true"]).run)
+    assert tools.spec.flip
+    assert preprocess(str(root), *TINY, "data.flip=true") == 0
+    cached = read(Path("caches/set"))
+    rows, both = torch.tensor([0, 0]), torch.tensor([False, True])
+    plain, mirrored = cached.latents(rows, both)
+    assert torch.equal(mirrored, plain.flip(-1))  # of pixels, this codec's latents
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from pathline.recipes.preprocess import preprocess
+from pathline.data.planning import lay
+from pathline.recipes import preprocess as recipe
+from pathline.recipes.checked import check
+source, out, *settings = sys.argv[1:]
+sys.exit(preprocess(source, *settings, out=Path(out), device="cpu", batch=2))
+"""
+
+
+def test_two_processes_write_the_cache_of_one(root, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    asked = [str(script), str(root), "two", *TINY, "data.max_bad=0.3"]
+    (root / "torn.png").write_bytes((root / "4.png").read_bytes()[:3000])
+    done = subprocess.run([*launch, *asked], capture_output=True, text=True, env=alone, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two: 5 pictures, 5 of them encoded now") == 1
+    assert (
+        preprocess(str(root), *TINY, "data.max_bad=0.3", out=Path("one"), batch=2, device="cpu")
+        == 0
+    )
+    assert files(Path("one")) == files(Path("two"))
+
+
+def test_ctrl_c_leaves_what_is_whole_and_says_how_to_go_on(root, monkeypatch, capsys):
+    def interrupted(codec, device, pixels):
+        if Path("caches/set/latents").exists():
+            raise KeyboardInterrupt
+        return plain(codec, device, pixels)
+
+    plain = recipe._encode
+    monkeypatch.setattr(recipe, "_encode", interrupted)
+    assert preprocess(str(root), *TINY) == 130
+    assert "Interrupted. What was encoded is kept in caches/set" in capsys.readouterr().out
+    there = len(list(Path("caches/set/latents").iterdir()))
+    assert there == 1
+    monkeypatch.undo()
+    assert preprocess(str(root), *TINY) == 0
+    assert len(read(Path("caches/set")).keys) == 5

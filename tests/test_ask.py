@@ -1,0 +1,103 @@
+"""What a drawing may be told beside its prompts: conditions, another null, size, a beginning."""
+
+import pytest
+import torch
+
+from pathline.assemble import assemble, rows_of, sampler
+from pathline.config.pick import pick
+from pathline.config.run import Run, Sample
+from pathline.generate import NOTHING, Ask, encode, generate, states
+from pathline.types import Facts
+
+FACTS = Facts(1, 8, 8, names=tuple("abc"))
+DIT = pick("dit", width=32, depth=2, heads=2, patch=2)
+STREAM = pick("stream_dit", size="nano/2", width=32, depth=2, heads=2)
+
+
+def made(backbone=DIT, facts=FACTS):
+    parts = assemble(Run(text=pick("labels"), backbone=backbone), facts)
+    rng = torch.Generator().manual_seed(1)
+    for p in parts.network.parameters():  # the fresh network's output is exactly 0
+        p.data.add_(0.1 * torch.randn(p.shape, generator=rng))
+    return parts
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return made()
+
+
+def draws(parts, steps=4, scale=3.0, solver="euler"):
+    guidance = pick("cfg", scale=scale)
+    return sampler(Sample(steps=steps, guidance=guidance, solver=pick(solver)), parts.path)
+
+
+def x1_of(parts, ask=NOTHING, items=(0, 1), **more):
+    *_, (_, x1) = states(parts, items, list(range(len(items))), draws(parts, **more), ask=ask)
+    return x1
+
+
+def test_conditions_given_are_those_of_the_items(parts):
+    ask = Ask(cond=parts.text.encode([0, 1]), null=parts.text.null)
+    assert torch.equal(x1_of(parts, ask), x1_of(parts))
+    other = Ask(cond=parts.text.encode([2, 1]))
+    assert not torch.allclose(x1_of(parts, other)[0], x1_of(parts)[0], atol=1e-3)
+    assert torch.equal(x1_of(parts, other)[1], x1_of(parts)[1])
+
+
+def test_guidance_leads_away_from_another_null(parts):
+    away = Ask(null=parts.text.encode([2]))
+    assert not torch.allclose(x1_of(parts, away), x1_of(parts), atol=1e-3)
+    assert torch.equal(x1_of(parts, away, scale=1.0), x1_of(parts, scale=1.0))  # unguided: no null
+
+
+def test_rows_of_an_ask_follow_their_batches(parts):
+    pixels = torch.arange(3 * 64).view(3, 1, 8, 8).byte()
+    ask = Ask(cond=parts.text.encode([0, 1, 2]), x1=encode(parts, pixels, torch.device("cpu")))
+    ask = ask._replace(strength=0.5)
+    asked = ([None] * 3, [5, 6, 7], draws(parts))
+    whole, single = (generate(parts, *asked, batch=batch, ask=ask) for batch in (3, 1))
+    assert (whole.int() - single.int()).abs().max() <= 1
+    assert rows_of(ask.cond, slice(1)).labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "unipc2", "dopri5"])
+def test_a_beginning_is_carried_back_and_walked_anew(parts, solver):
+    pixels = torch.full((2, 1, 8, 8), 200, dtype=torch.uint8)
+    x1 = encode(parts, pixels, torch.device("cpu"))
+    seeds, items = [0, 1], [0, 1]
+    walk = list(
+        states(parts, items, seeds, draws(parts, solver=solver), ask=Ask(x1=x1, strength=0.5))
+    )
+    start, x = walk[0]
+    noise = next(states(parts, items, seeds, draws(parts)))[1]
+    assert start == 0.5
+    assert walk[-1][0] == 1.0
+    torch.testing.assert_close(x, 0.5 * x1 + 0.5 * noise)
+
+
+def test_strength_1_forgets_the_beginning_and_a_little_keeps_it(parts):
+    x1 = torch.full((2, 1, 8, 8), 0.7)
+    assert torch.equal(x1_of(parts, Ask(x1=x1)), x1_of(parts))
+    near = x1_of(parts, Ask(x1=x1, strength=0.01))
+    far = x1_of(parts, Ask(x1=x1, strength=0.9))
+    assert (near - x1).abs().mean() < 0.1 * (far - x1).abs().mean()
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 1.5])
+def test_a_strength_that_cannot_be_is_refused(parts, strength):
+    with pytest.raises(ValueError, match=r"\(0, 1\]"):
+        x1_of(parts, Ask(x1=torch.zeros(2, 1, 8, 8), strength=strength))
+
+
+def test_a_beginning_of_another_size_is_refused(parts):
+    with pytest.raises(ValueError, match="one size"):
+        x1_of(parts, Ask(x1=torch.zeros(2, 1, 4, 4), strength=0.5))
+
+
+def test_a_run_on_buckets_draws_any_size_and_another_does_not(parts):
+    buckets = made(STREAM, FACTS._replace(sizes=((8, 8), (4, 16))))
+    pixels = generate(buckets, [0], [0], draws(buckets), ask=Ask(size=(4, 16)))
+    assert pixels.shape == (1, 1, 4, 16)
+    with pytest.raises(ValueError, match="8x8 alone"):
+        x1_of(parts, Ask(size=(4, 16)))
