@@ -65,8 +65,7 @@ def sampling(
     ema = next(ema for ema in player.emas if ema.name == wanted)
     draws = sampler(run.sample, parts.path)
     refuse_misfit(parts, draws)
-    device = next(player.network.parameters()).device
-    decode(parts, torch.zeros(1, *parts.shape(), device=device))  # is the codec there?
+    _refuse_undrawable(parts, next(player.network.parameters()).device)
 
     def draw(seeds: Sequence[int]) -> Tensor:
         return generate(
@@ -74,6 +73,18 @@ def sampling(
         )
 
     return Sampling(run, parts, player, ema, items, draw)
+
+
+def _refuse_undrawable(parts: Parts, device: torch.device) -> None:
+    """Raises ValueError, before anything is trained, if the codec of a cache is not at hand."""
+    if parts.facts.made is None:
+        return
+    try:
+        decode(parts, torch.zeros(1, *parts.shape(), device=device))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{error} Without it a training can draw nothing: train.sample_every=0."
+        ) from None
 
 
 def sampling_hook(

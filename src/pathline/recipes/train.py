@@ -15,6 +15,7 @@ from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.recipes import folder as runs
 from pathline.recipes.beside import Ready, hooks_of
+from pathline.recipes.examples import Data
 from pathline.recipes.from_cache import adopted
 from pathline.recipes.launch import launch
 from pathline.recipes.prepare import batch_of, feeder, first_rows, found
@@ -42,6 +43,7 @@ class Trained(NamedTuple):
 
     folder: Path
     parts: Parts
+    data: Data
     player: Player
     outcome: Outcome
 
@@ -148,7 +150,7 @@ def _run(
         hooks = [tick, probe, *hooks_from(start, tracker, save, show)]
         outcome = _looped(ready, feed, start, hooks)
     _finish(save, outcome, where, say)
-    return Trained(where, parts, player, outcome)
+    return Trained(where, parts, data, player, outcome)
 
 
 @contextmanager
