@@ -23,6 +23,8 @@ from pathline.types import Batch, Cond, Facts, Frame, Output, Point
 FACTS = Facts(3, 8, 8, names=("cat", "dog"), words=("a", "cat", "dog"))
 GIVEN = {  # what a row can't do without, or what makes it small enough for a test
     ("backbone", "dit"): {"depth": 1, "width": 16, "heads": 2},
+    ("backbone", "ddt"): {"depth": 1, "decoder": 1, "width": 16, "heads": 2},
+    ("sample.sharing", "program"): {"calls": 2},
     ("backbone", "cross_dit"): {"depth": 1, "width": 16, "heads": 2},
     ("backbone", "stream_dit"): {"depth": 1, "width": 16, "heads": 2},
     ("data.source", "shapes"): {"count": 3},
@@ -154,6 +156,14 @@ def test_guidance(name):
     assert bound("sample.guidance", name, **neutral)(field, other) is field
 
 
+@rows("sample.sharing")
+def test_sharing(name):
+    times = bound("sample.sharing", name)((0.0, 0.25, 0.5, 1.0), lambda: torch.eye(3))
+    assert all(type(t) is float for t in times)
+    assert list(times) == sorted(set(times))
+    assert times[:1] == (() if name == "none" else (0.0,))
+
+
 @rows("coupling")
 def test_coupling(name):
     x0, x1 = some(12, 1, 2, 2), some(12, 1, 2, 2, seed=1)
@@ -210,11 +220,13 @@ class Network(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(4, 1))
 
-    def forward(self, x, t, cond, r=None):
+    def forward(self, x, t, cond, r=None, hidden=None, y=None, s=None):
         assert t.shape == (len(x),)
+        assert hidden is None
+        assert (y is None) == (s is None)
         assert cond.labels is not None
         assert r is None or r.shape == t.shape
-        return Output(x * self.gain.mean())
+        return Output((x if y is None else y) * self.gain.mean())
 
 
 @rows("objective")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pathline.backbones import BACKBONES
+from pathline.backbones.ddt import SHARING
+from pathline.backbones.dtm import headed
 from pathline.codecs import CODECS
 from pathline.codecs.stored import stored as stored_codec
 from pathline.config.layers import Problem
@@ -24,6 +26,7 @@ from pathline.metrics.features import FEATURES
 from pathline.nn.attention import needed
 from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.terms import compose
+from pathline.objectives.transition import step as transition
 from pathline.text import TEXTS
 from pathline.text.lazy import stored as stored_text
 from pathline.text.learned import Worded
@@ -59,13 +62,14 @@ TABLES: dict[str, dict[str, Any]] = {
     "coupling": COUPLINGS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
-    "sample.solver": {**STEPS, **ADAPTIVE},
+    "sample.solver": {**STEPS, **ADAPTIVE, "transition": transition},
     "sample.grid": GRIDS,
     "sample.guidance": GUIDANCE,
+    "sample.sharing": SHARING,
     "eval.feature": FEATURES,
 }
 
-ONE_SIZE = ("dit",)  # backbones whose positions are a table of one size
+ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
 UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
@@ -111,6 +115,9 @@ class Sampler(NamedTuple):
     guide: Callable[[Field, Field], Field]  # (field, the other one)
     weak: bool  # the other field is a weaker network's, not that of the null condition
     jumps: bool  # the solver asks for average velocities
+    heads: bool  # the solver asks for a head's velocities
+    # times at which a ddt's encoder runs, from how alike it finds any two steps; None: always
+    share: Callable[[Callable[[], Tensor]], Sequence[float]] | None
 
 
 def problems_of(run: Run) -> list[Problem]:
@@ -132,10 +139,15 @@ def assemble(run: Run, facts: Facts) -> Parts:
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
         text = _text(run, facts)
-        backbone = _bound(run, "backbone")(_frame(facts, codec, text))
+        frame = _frame(facts, codec, text)
+        backbone = _bound(run, "backbone")(frame)
+        network = Worded(text.module, backbone) if text.module else backbone
+        if objective.head is not None:
+            network = headed(network, backbone, frame, **objective.head)
+            tokens = partial(objective.loss, patch=network.head.size)
+            objective = objective._replace(loss=tokens)
     _refuse_narrow(objective, backbone, codec.channels)
     _refuse_sizes(run, facts)
-    network = Worded(text.module, backbone) if text.module else backbone
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
@@ -176,11 +188,18 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
     guide(_still, _still)  # a scale or an interval that can't be is refused now
     weak, jumps = sample.guidance.name == "autoguidance", sample.solver.name == "jump"
+    heads, shares = sample.solver.name == "transition", sample.sharing.name != "none"
     if sample.solver.name in ADAPTIVE:
-        return Sampler(partial(_walk_adaptive, solver=solver), guide, weak, jumps)
+        if shares:
+            raise ValueError(
+                f"{sample.solver.name} chooses its own steps; to share a ddt's encoder among "
+                "steps, take a solver of fixed ones, such as euler or unipc2."
+            )
+        return Sampler(partial(_walk_adaptive, solver=solver), guide, weak, jumps, heads, None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
-    return Sampler(walk, guide, weak, jumps)
+    share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
+    return Sampler(walk, guide, weak, jumps, heads, share)
 
 
 def _walk(

@@ -9,9 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pathline.assemble import Parts, Sampler, moved, rows_of
+from pathline.backbones.ddt import DDT, likeness, sharing
 from pathline.codecs import denormalise, normalise
 from pathline.flow.solvers import last
-from pathline.types import Cond, Output
+from pathline.types import Cond, Field, Output
 
 Autocast = Callable[[], AbstractContextManager]
 Item = str | int | None  # a prompt, a class, or anything
@@ -50,7 +51,7 @@ def generate(
 
     Picture i depends on items[i] and seeds[i] alone, not on the batch it is drawn in.
     """
-    drawn = []
+    drawn, times = [], encoder_times(parts, sampler, autocast)
     for start in range(0, len(items), batch):
         rows = slice(start, start + batch)
         walk = states(
@@ -61,6 +62,7 @@ def generate(
             weak=weak,
             autocast=autocast,
             ask=ask.rows(rows),
+            times=times,
         )
         drawn.append(decode(parts, last(walk)))
     return torch.cat(drawn)
@@ -76,8 +78,12 @@ def states(
     weak: nn.Module | None = None,
     autocast: Autocast = nullcontext,
     ask: Ask = NOTHING,
+    times: Sequence[float] | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Every (t, x) on the way from noise to x1, the noise included."""
+    """Every (t, x) on the way from noise to x1, the noise included.
+
+    times: what `encoder_times` found; None: it is asked.
+    """
     if len(items) != len(seeds):
         raise ValueError(
             f"There are {len(items)} prompts but {len(seeds)} seeds; give one for each."
@@ -93,13 +99,42 @@ def states(
         return drawn.to(x)
 
     x0 = noise(torch.empty(len(items), *parts.shape(ask.size), device=device))
-    field = parts.objective.field(_quiet(parts.network, autocast), cond)
-    other = (
-        parts.objective.field(_quiet(weak, autocast), cond)
-        if weak is not None
-        else parts.objective.field(_quiet(parts.network, autocast), _repeated(null, len(items)))
-    )
+    times = encoder_times(parts, sampler, autocast) if times is None else times
+
+    def read(network: nn.Module, cond: Cond) -> Field:
+        return sharing(parts.objective.field, _quiet(network, autocast), cond, times)
+
+    field = read(parts.network, cond)
+    if weak is not None:
+        other = read(weak, cond)
+    else:
+        other = read(parts.network, _repeated(null, len(items)))
     yield from sampler.walk(sampler.guide(field, other), *_begun(parts, ask, x0, noise))
+
+
+@torch.no_grad()
+def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequence[float]:
+    """When a ddt's encoder runs; (): always. A program is made from one walk of 8 pictures."""
+    if sampler.share is None:
+        return ()
+    network = _quiet(parts.network, autocast)
+    device = next(parts.network.parameters()).device
+
+    def measured() -> Tensor:
+        heard = []
+
+        def noting(*inputs: Tensor | Cond | None) -> Output:
+            out = network(*inputs)
+            heard.append(out.hidden)
+            return out
+
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.randn(8, *parts.shape(), generator=rng).to(device)
+        cond = _repeated(moved(parts.text.null, device), 8)
+        last(sampler.walk(parts.objective.field(noting, cond), noise, torch.zeros_like))
+        return likeness(heard)
+
+    return sampler.share(measured)
 
 
 def _begun(parts: Parts, ask: Ask, x0: Tensor, noise: Callable) -> tuple[Tensor, Callable, float]:
@@ -124,6 +159,20 @@ def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None)
         raise ValueError(
             "Autoguidance leads away from a weaker network: draw with "
             "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
+        )
+    if sampler.heads != (parts.objective.head is not None):
+        raise ValueError(
+            "The solver step 'transition' needs the head of an objective that draws transitions: "
+            "train with objective=transition, or take euler, unipc2 or another step."
+            if sampler.heads
+            else "This objective learns to draw whole transitions, which the solver step "
+            "'transition' asks for and no other: take sample.solver=transition (with head_steps=1 "
+            "and head_solver=euler it goes the mean way, as euler would)."
+        )
+    if sampler.share is not None and not any(isinstance(m, DDT) for m in parts.network.modules()):
+        raise ValueError(
+            "Only backbone=ddt has an encoder whose answer steps can share: take "
+            "sample.sharing=none."
         )
     if sampler.jumps and not parts.objective.spans:
         raise ValueError(
@@ -154,9 +203,11 @@ def _quiet(network: nn.Module, autocast: Autocast) -> Callable[..., Output]:
     """The network as sampling calls it: no dropout, and in the precision asked for."""
     network.eval()
 
-    def call(x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Output:
+    def call(
+        x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None, *more: Tensor | None
+    ) -> Output:
         with autocast():
-            return network(x, t, cond, r)
+            return network(x, t, cond, r, *more)
 
     return call
 

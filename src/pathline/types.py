@@ -1,7 +1,7 @@
 """The nouns that travel between rooms. Time runs from 0 (noise) to 1 (data) everywhere."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, device, nn
 
@@ -119,6 +119,7 @@ class Objective(NamedTuple):
     field: Callable[..., "Field"]  # (network, cond)
     prediction: str  # what the network's own output is: "v" or "x1"
     spans: bool = False  # its field takes a later time and answers with the average velocity
+    head: Mapping[str, Any] | None = None  # settings of the head that draws its transitions
 
 
 Field = Callable[..., Tensor]  # (x [B C H W], t: float or [B]) -> velocity [B C H W]

@@ -23,6 +23,7 @@ PLACES = {
     "sample.solver": "solver step",
     "sample.grid": "grid",
     "sample.guidance": "guidance",
+    "sample.sharing": "encoder sharing",
     "eval.feature": "feature",
 }
 # Places where `auto` lets the data decide, and the options it may carry.
@@ -90,6 +91,7 @@ class Sample:
     solver: Pick = field(default_factory=lambda: Pick("euler"))
     grid: Pick = field(default_factory=lambda: Pick("uniform"))
     guidance: Pick = field(default_factory=lambda: pick("cfg", scale=1.0))
+    sharing: Pick = field(default_factory=lambda: Pick("none"))  # of a ddt's encoder
     steps: int = 25
     ema: float | None = None  # null: the first of train.ema
     batch: int = 64  # pictures drawn at once

@@ -68,8 +68,11 @@ class Worded(nn.Module):
         self.text = text
         self.backbone = backbone
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None) -> Output:
-        return self.backbone(x, t, cond._replace(tokens=self.text(cond.words, cond.mask)), r)
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None, *more: Tensor | None
+    ) -> Output:
+        tokens = self.text(cond.words, cond.mask)
+        return self.backbone(x, t, cond._replace(tokens=tokens), r, *more)
 
 
 def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) -> Text:
