@@ -2,21 +2,15 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pathline.backbones import BACKBONES
-from pathline.types import Cond, Frame
+from pathline.types import Cond
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "text_dits.py"
-TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}
 CONDITIONS = [  # classes, text, pooled
     (0, 0, 0),
     (3, 0, 0),
@@ -24,44 +18,9 @@ CONDITIONS = [  # classes, text, pooled
     (0, 0, 5),
     (3, 6, 5),
 ]
-NAMES = ("cross_dit", "stream_dit")
-named = pytest.mark.parametrize("name", NAMES)
+pytestmark = pytest.mark.usefixtures("seeded")
+named = pytest.mark.parametrize("name", ["cross_dit", "stream_dit"])
 conditioned = pytest.mark.parametrize(("classes", "text", "pooled"), CONDITIONS)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
-def build(name, classes=0, text=6, pooled=0, **settings):
-    torch.manual_seed(0)
-    frame = Frame(2, 4, 6, classes, text, pooled)
-    return BACKBONES[name](frame, **{**TINY, **settings})
-
-
-def perturb(network, size=0.2):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * size)
-    return network
-
-
-def inputs(network, batch=3, length=5, size=(4, 6)):
-    """Random inputs of whatever kinds the network takes."""
-    frame, g = network.frame, torch.Generator().manual_seed(2)
-    x = torch.randn(batch, frame.channels, *size, generator=g)
-    t = torch.rand(batch, generator=g)
-    labels = torch.randint(frame.classes + 1, (batch,), generator=g) if frame.classes else None
-    tokens = mask = pooled = None
-    if frame.text_width:
-        tokens = torch.randn(batch, length, frame.text_width, generator=g)
-        mask = torch.arange(length) < torch.tensor([1, 3, length])[:batch, None]
-    if frame.pooled_width:
-        pooled = torch.randn(batch, frame.pooled_width, generator=g)
-    r = (t + 1) / 2 if network.shape.takes_r else None
-    return x, t, Cond(tokens, mask, pooled, labels), r
 
 
 def row(cond, i):
@@ -79,7 +38,9 @@ def idle(network, *args):
 
 @named
 @conditioned
-def test_starts_at_zero_and_every_weight_can_learn(name, classes, text, pooled):
+def test_starts_at_zero_and_every_weight_can_learn(
+    name, classes, text, pooled, build, perturb, inputs
+):
     network = build(name, classes, text, pooled)
     args = inputs(network)
     assert network(*args).value.abs().max() == 0
@@ -99,7 +60,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_every_weight_can_learn_with_the_remaining_settings(name, settings):
+def test_every_weight_can_learn_with_the_remaining_settings(name, settings, build, perturb, inputs):
     network = build(name, 3, 6, 5, **settings)
     args = inputs(network)
     assert network(*args).value.abs().max() == 0
@@ -107,7 +68,7 @@ def test_every_weight_can_learn_with_the_remaining_settings(name, settings):
 
 
 @named
-def test_weights_are_reached_from_the_start_on(name):
+def test_weights_are_reached_from_the_start_on(name, build, inputs):
     """Nothing but the last layer at first; everything after three updates."""
     network = build(name, 3, 6, 5)
     args = inputs(network)
@@ -123,7 +84,7 @@ def test_weights_are_reached_from_the_start_on(name):
 
 
 @named
-def test_a_weight_that_is_not_used_is_found(name):
+def test_a_weight_that_is_not_used_is_found(name, build, perturb, inputs):
     network = perturb(build(name))
     network.blocks[1].attention.more = nn.Parameter(torch.ones(2))
     nn.init.zeros_(network.blocks[0].mlp.down.weight)
@@ -142,7 +103,7 @@ def test_golden_numbers():
 
 
 @named
-def test_padding_is_not_heard(name):
+def test_padding_is_not_heard(name, build, perturb, inputs):
     network = perturb(build(name))
     x, t, cond, _ = inputs(network)
     plain = network(x, t, cond).value
@@ -153,7 +114,7 @@ def test_padding_is_not_heard(name):
 
 
 @named
-def test_longer_padding_and_no_mask_change_nothing(name):
+def test_longer_padding_and_no_mask_change_nothing(name, build, perturb, inputs):
     network = perturb(build(name))
     x, t, _, _ = inputs(network)
     tokens = torch.randn(3, 2, 6)
@@ -166,7 +127,7 @@ def test_longer_padding_and_no_mask_change_nothing(name):
 
 
 @named
-def test_a_picture_does_not_feel_its_batch(name):
+def test_a_picture_does_not_feel_its_batch(name, build, perturb, inputs):
     network = perturb(build(name, 3, 6, 5))
     x, t, cond, _ = inputs(network)
     together = network(x, t, cond).value
@@ -180,7 +141,7 @@ def test_a_picture_does_not_feel_its_batch(name):
 
 
 @named
-def test_one_row_of_condition_serves_all(name):
+def test_one_row_of_condition_serves_all(name, build, perturb, inputs):
     network = perturb(build(name, 3, 6, 5))
     x, t, cond, _ = inputs(network)
     one = row(cond, 1)
@@ -189,7 +150,7 @@ def test_one_row_of_condition_serves_all(name):
 
 
 @named
-def test_the_order_of_patches_is_told(name):
+def test_the_order_of_patches_is_told(name, build, perturb, inputs):
     network = perturb(build(name))
     x, t, cond, _ = inputs(network, size=(4, 4))
     turned = network(x.transpose(2, 3), t, cond).value.transpose(2, 3)
@@ -197,7 +158,7 @@ def test_the_order_of_patches_is_told(name):
 
 
 @named
-def test_pictures_of_any_size(name):
+def test_pictures_of_any_size(name, build, perturb, inputs):
     network = perturb(build(name))
     for height, width in ((4, 6), (2, 2), (8, 4), (6, 14)):
         x, t, cond, _ = inputs(network, size=(height, width))
@@ -208,7 +169,7 @@ def test_pictures_of_any_size(name):
 
 
 @named
-def test_what_a_size_gives_does_not_depend_on_sizes_before(name):
+def test_what_a_size_gives_does_not_depend_on_sizes_before(name, build, perturb, inputs):
     network = perturb(build(name))
     args = inputs(network, size=(8, 10))
     before = network(*args).value
@@ -216,60 +177,8 @@ def test_what_a_size_gives_does_not_depend_on_sizes_before(name):
     assert torch.equal(network(*args).value, before)
 
 
-class Waits(TorchDispatchMode):
-    """Counts operations that would make the host wait for its device."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "equal", "_to_copy"):
-            self.found.append(func)
-        return func(*args, **(kwargs or {}))
-
-
 @named
-def test_the_device_is_never_waited_for(name):
-    network = perturb(build(name, 3, 6, 5))
-    args = inputs(network, size=(8, 10))
-    network(*args)  # tables are made
-    with Waits() as waits:
-        network(*args).value.sum().backward()
-        assert not waits.found
-        assert args[2].mask.any()  # asked here, it shows
-    assert waits.found
-
-
-@named
-@pytest.mark.parametrize("masked", [False, True])
-def test_no_mask_goes_to_the_kernel_where_all_is_text(name, masked, monkeypatch):
-    network, seen, attend = build(name), [], F.scaled_dot_product_attention
-
-    def spy(*args, attn_mask=None):
-        seen.append(attn_mask)
-        return attend(*args, attn_mask=attn_mask)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    x, t, cond, _ = inputs(network)
-    network(x, t, cond if masked else cond._replace(mask=None))
-    assert len(seen) >= 4
-    assert any(mask is not None for mask in seen) == masked
-
-
-@named
-def test_checkpointing_gives_the_same_gradients(name):
-    plain = perturb(build(name, 3, 6))
-    saving = build(name, 3, 6, checkpoint=True)
-    saving.load_state_dict(plain.state_dict())
-    for network in (plain, saving):
-        network(*inputs(network)).value.square().mean().backward()
-    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-
-
-@named
-def test_times_labels_and_pooled_text_are_heard(name):
+def test_times_labels_and_pooled_text_are_heard(name, build, perturb, inputs):
     network = perturb(build(name, 3, 6, 5, takes_r=True))
     x, t, cond, r = inputs(network)
     plain = network(x, t, cond, r).value
@@ -280,78 +189,6 @@ def test_times_labels_and_pooled_text_are_heard(name):
         network(x, t, cond._replace(pooled=cond.pooled.flip(1)), r).value,
     ):
         assert (changed - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-5
-
-
-@named
-def test_autocast_keeps_the_stream_wide(name):
-    network = perturb(build(name, 3, 6, 5), size=0.1)
-    args = inputs(network)
-    exact = network(*args)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = network(*args)
-        out.value.float().square().mean().backward()
-    assert out.hidden.dtype == torch.float32
-    torch.testing.assert_close(out.value.float(), exact.value, atol=0.1, rtol=0.1)
-    assert all(p.grad.dtype == torch.float32 for p in network.parameters())
-
-
-@named
-def test_a_network_cast_whole_runs(name):
-    network = perturb(build(name, 3, 6, 5)).bfloat16()
-    x, t, cond, _ = inputs(network)
-    cond = cond._replace(tokens=cond.tokens.bfloat16(), pooled=cond.pooled.bfloat16())
-    assert network(x.bfloat16(), t, cond).value.dtype == torch.bfloat16
-
-
-@named
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, in jvp
-def test_a_transformation_leaves_nothing_behind(name):
-    """Mean flow asks for a derivative along a direction; what it made must not stay in tables."""
-    network = perturb(build(name, takes_r=True, time_scale=1.0), size=0.1)
-    x, t, cond, r = inputs(network, size=(10, 4))
-
-    def value(x, t):
-        return network(x, t, cond, r).value
-
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        _, along = torch.func.jvp(value, (x, t), (torch.ones_like(x), torch.ones_like(t)))
-    small = 1e-2
-    nearby = (value(x + small, t + small) - value(x - small, t - small)) / (2 * small)
-    assert F.cosine_similarity(along.flatten(), nearby.flatten(), dim=0) > 0.999
-    network(x, t, cond, r).value.square().mean().backward()
-    with torch.inference_mode():
-        network(*inputs(network, size=(2, 12)))
-    network(*inputs(network, size=(2, 12))).value.square().mean().backward()
-
-
-COMPILED = """
-import torch
-from torch._dynamo.testing import CompileCounter
-from pathline.backbones import BACKBONES
-from pathline.types import Cond, Frame
-
-for name in ("cross_dit", "stream_dit"):
-    torch._dynamo.reset()
-    graphs = CompileCounter()
-    network = BACKBONES[name](Frame(2, 4, 6, 3, 6, 5), depth=1, width=32, heads=2, patch=2)
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    compiled = torch.compile(network, fullgraph=True, backend=graphs)
-    for size, length in (((4, 6), 5), ((8, 10), 7), ((6, 14), 9), ((10, 8), 12), ((14, 18), 24)):
-        labels, pooled = torch.tensor([0, 3, 1]), torch.randn(3, 5)
-        cond = Cond(torch.randn(3, length, 6), torch.ones(3, length).bool(), pooled, labels)
-        args = torch.randn(3, 2, *size), torch.rand(3), cond
-        with torch.no_grad():
-            found = [called(*args).value for called in (network, compiled)]
-        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
-    assert graphs.frame_count == 2, graphs.frame_count  # one size, and then any size
-"""
-
-
-@pytest.mark.slow
-def test_one_graph_serves_every_size():
-    """In a process of its own: the checkers of shapes in the tests can't be compiled."""
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", COMPILED], check=True)
 
 
 @named
@@ -366,7 +203,7 @@ def test_one_graph_serves_every_size():
         ({"bottleneck": -1}, "bottleneck must be at least 0, got -1"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(name, settings, message):
+def test_numbers_that_do_not_fit_are_refused(name, settings, message, build):
     with pytest.raises(ValueError, match=message):
         build(name, **settings)
 
@@ -383,7 +220,7 @@ def test_numbers_that_do_not_fit_are_refused(name, settings, message):
         ({"r": torch.ones(3)}, "takes_r=true"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(name, change, message):
+def test_inputs_that_do_not_fit_are_refused(name, change, message, build, inputs):
     network = build(name)
     x, t, cond, r = inputs(network)
     given = {"x": x, "t": t, "cond": cond, "r": r, **change}
@@ -392,7 +229,7 @@ def test_inputs_that_do_not_fit_are_refused(name, change, message):
 
 
 @named
-def test_a_later_time_is_asked_for(name):
+def test_a_later_time_is_asked_for(name, build, inputs):
     network = build(name, takes_r=True)
     x, t, cond, _ = inputs(network)
     with pytest.raises(ValueError, match="needs the later time r"):

@@ -13,6 +13,7 @@ from rich.console import Console
 from pathline.assemble import TABLES, assemble
 from pathline.cli import main
 from pathline.config.read import read as settings
+from pathline.data.cache import read
 from pathline.recipes import folder as runs
 from pathline.recipes.from_cache import adopted
 from pathline.recipes.prepare import batch_of, feeder, found, held_out
@@ -94,8 +95,8 @@ def run(cache, tmp_path_factory):
 
 
 def opened(cache, *more):
-    read = settings("own", overrides=[f"data.cache={cache}", *NET, *more])
-    return found(adopted(read), None, Console(quiet=True))
+    asked = settings("own", overrides=[f"data.cache={cache}", *NET, *more])
+    return found(adopted(asked), None, Console(quiet=True))
 
 
 def test_what_nobody_said_is_the_caches(run):
@@ -137,6 +138,12 @@ def test_a_caption_is_heard_as_the_encoder_says_it(cache):
     torch.testing.assert_close(kept.tokens, told.tokens, atol=4e-3, rtol=4e-3)  # stored as fp16
     assert torch.equal(kept.mask, told.mask)
     torch.testing.assert_close(data.null.tokens, parts.text.null.tokens, atol=4e-3, rtol=4e-3)
+
+
+def test_captions_are_chosen_by_their_weights(cache):
+    index = [json.loads(line) for line in (cache / "index.jsonl").read_text().splitlines()]
+    assert {tuple(line["weights"]) for line in index} == {(1.0,)}
+    assert set(read(cache, [2.0, 1.0]).weights) == {(2.0,)}
 
 
 def test_it_draws_words_sizes_and_rows_of_the_cache(run, tmp_path):

@@ -120,6 +120,20 @@ def test_bad_asks(root):
     assert "torn.png" in line["reason"]
 
 
+def test_tag_lists_become_several_captions_and_prose_stays(root):
+    (root / "0.txt").write_text("1girl, long_hair, red_eyes, smile, outdoors, hat")
+    asked = ("data.tags.variants=3", "data.tags.dropout=0.3")
+    run = settings(str(root), overrides=asked).run
+    source = tools_of(run).source
+    tagged, prose = source.about(0), source.about(1)
+    assert 1 < len(tagged.captions) <= 3
+    assert tagged.caption == tagged.captions[0]
+    assert all(text.startswith("1girl") and "_" not in text for text in tagged.captions)
+    assert prose.captions == ("number 1",)
+    assert source.read(0).captions == tagged.captions
+    assert len(tools_of(settings(str(root)).run).source.about(0).captions) == 1
+
+
 def test_the_patch_is_that_of_the_backbone():
     assert patch_of(settings(None, (), ["backbone=dit", "backbone.size=S/8"]).run) == 8
     assert patch_of(settings(None, (), ["backbone=dit", "backbone.patch=3"]).run) == 3

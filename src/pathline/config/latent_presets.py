@@ -7,7 +7,7 @@ training takes it from the cache.
 from dataclasses import replace
 
 from pathline.config.pick import Pick, pick
-from pathline.config.run import About, Buckets, Data, Run, Sample, Train
+from pathline.config.run import About, Buckets, Data, Run, Sample, Tags, Train
 
 WARM = pick("cosine", warmup=500, floor=0.05)
 VELOCITY = pick("flow", prediction="v", dropout=0.1)
@@ -149,6 +149,7 @@ ANIME_256 = Run(
         size=256,
         cache="caches/anime-256",
         buckets=Buckets(max_ratio=2.0, multiple=32),
+        tags=Tags(variants=4, order="danbooru", keep=2, dropout=0.1),
         holdout=0.005,
     ),
     codec=pick("dcae", path="mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),

@@ -51,6 +51,18 @@ class Buckets:
 
 
 @dataclass(frozen=True)
+class Tags:
+    """What becomes of captions that are lists of tags when a cache is made; prose stays."""
+
+    variants: int = 0  # arrangements of each list, kept as captions of their own; 0: as written
+    order: Literal["given", "danbooru"] = "given"  # danbooru: persons, character, … rating
+    shuffle: bool = True
+    keep: int = 1  # the first so many are neither shuffled nor dropped
+    dropout: float = 0.0  # share of the others that is left out
+    underscores: Literal["keep", "spaces"] = "spaces"
+
+
+@dataclass(frozen=True)
 class Data:
     source: Pick = field(default_factory=lambda: Pick("digits"))
     size: int = 32  # pictures are cut square and scaled to size × size
@@ -61,7 +73,9 @@ class Data:
     missing_captions: Literal["refuse", "null"] = "refuse"
     memory_gb: float = 8.0  # decoded pictures above this lie on disk
     cache: str = ""  # a folder that `pathline preprocess` made; the data is taken from there
-    buckets: Buckets = Buckets()  # of pathline preprocess
+    buckets: Buckets = Buckets()  # of pathline preprocess, as tags are
+    tags: Tags = Tags()
+    caption_weights: tuple[float, ...] = ()  # of a picture's first, second, … caption; (): alike
 
 
 @dataclass(frozen=True)
@@ -200,6 +214,11 @@ def _ranges(run: Run) -> Iterator[tuple[str, str]]:
         yield "data.holdout", f"is a share and lies in [0, 1), got {run.data.holdout}."
     if run.data.channels not in (1, 3):
         yield "data.channels", f"is 1 (grey) or 3 (colour), got {run.data.channels}."
+    if not 0 <= run.data.tags.dropout <= 1 or run.data.tags.keep < 0 or run.data.tags.variants < 0:
+        yield "data.tags", "wants a dropout in [0, 1], keep and variants of 0 or more."
+    weights = run.data.caption_weights
+    if weights and (min(weights) < 0 or not weights[0] > 0):
+        yield "data.caption_weights", f"wants a first one above 0, none below, got {list(weights)}."
     for length in run.train.power_ema:
         if not 0 < length <= LONGEST:
             yield "train.power_ema", f"wants lengths above 0 and up to {LONGEST}, got {length}."

@@ -55,9 +55,17 @@ class Cached(NamedTuple):
     cond: Callable[[Tensor, Tensor], Cond]
 
 
-def read(folder: Path) -> Cached:
-    """Open a cache. Raises ValueError naming what is missing, cut or of another version."""
+def read(folder: Path, weights: Sequence[float] = ()) -> Cached:
+    """Open a cache. Raises ValueError naming what is missing, cut or of another version.
+
+    weights: of a picture's first, second, … caption, the last one for all further; empty: as they
+    are stored.
+    """
     head, lines = _opened(folder)
+    if weights:
+        for line in lines:
+            count = len(line["captions"])
+            line["weights"] = [*weights[:count], *[weights[-1]] * (count - len(weights))]
     stats = json.loads((folder / STATS).read_text())
     flat = [float(value) for value in stats["std"]]
     if lines and not min(flat) > 0:

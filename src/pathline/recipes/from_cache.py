@@ -64,7 +64,7 @@ def _settings_of(run: Run) -> Path:
 def from_cache(run: Run) -> Found:
     """A run whose cache is there, settled by it, and the cache as data."""
     made = read_settings(base=_settings_of(run)).run
-    cache = read(Path(run.data.cache))
+    cache = read(Path(run.data.cache), run.data.caption_weights)
     counts = torch.bincount(cache.bucket, minlength=len(cache.sizes))
     height, width = cache.sizes[int(counts.argmax())]
     facts = Facts(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -41,6 +41,7 @@ def source_of(run: Run) -> tuple[Run, Source]:
     return run, bind(TABLES["data.source"], pick, "data source")()
 
 
+@runtime_checkable
 class Wanted(Protocol):
     """What settings of data say of its pictures."""
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathline.data.buckets import Buckets, settle
 from pathline.data.cache import CACHE, LATENTS_FOLDER, STATS
 from pathline.data.planning import Dtype, Manner, Spec, lay
 from pathline.data.source import Source
+from pathline.data.tags import arrange
 from pathline.data.writing import Made, Peers, build
 from pathline.recipes import checked
 from pathline.recipes.folder import SETTINGS
@@ -30,7 +31,7 @@ from pathline.recipes.from_pictures import source_of
 from pathline.recipes.tally import listed, progress, table
 from pathline.training.parallel import pick_device
 from pathline.training.strategy import agreed, joined, number, told
-from pathline.types import Codec, Cond, Facts, Text
+from pathline.types import Codec, Cond, Example, Facts, Text
 
 CACHES = Path("caches")
 INTERRUPTED = 130
@@ -116,7 +117,7 @@ def preprocess(
 def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Tools:
     """Source, buckets, codec and text encoder of a run, no weights loaded. Raises ValueError."""
     run, source = source_of(run)
-    data = run.data
+    source, data = _tagged(run, source), run.data
     facts = Facts(data.channels, data.size, data.size, source.names)
     codec: Codec = bind(TABLES["codec"], run.codec, PLACES["codec"])(facts)
     text: Text | None = None
@@ -134,6 +135,24 @@ def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Too
     )
     buckets = settle(data.size, codec.factor * patch_of(run), **asdict(data.buckets))
     return Tools(run, source, buckets, spec, codec, text)
+
+
+def _tagged(run: Run, source: Source) -> Source:
+    """The source with each tag list in as many arrangements as data.tags asks for."""
+    tags = asdict(run.data.tags)
+    variants = tags.pop("variants")
+    if not variants:
+        return source
+
+    def arranged(read: Callable[[int], Example], row: int) -> Example:
+        example = read(row)
+        said = [text for text in example.captions or (example.caption or "",) if text]
+        ways = (arrange(text, row, n, run.seed, **tags) for text in said for n in range(variants))
+        every = tuple(dict.fromkeys(ways))
+        return example._replace(caption=every[0] if every else None, captions=every)
+
+    about = partial(arranged, source.about) if source.about else None
+    return source._replace(read=partial(arranged, source.read), about=about)
 
 
 def patch_of(run: Run) -> int:
