@@ -26,7 +26,7 @@ from pathline.data.cache import read as read_cache
 from pathline.data.latents import picture_of
 from pathline.data.loader import bucketed
 from pathline.data.planning import lay
-from pathline.recipes.preprocess import _encode, _made, tools_of
+from pathline.recipes.preprocess import Tools, _encode, _made, tools_of
 from pathline.training.parallel import pick_device
 
 FEEDS = 200
@@ -50,7 +50,7 @@ def some(folder: Path, most: int) -> Path:
     return out
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*")
@@ -58,17 +58,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, default=0, help="pictures; 0: all")
-    given = parser.parse_intermixed_args()
-    root, scratch = some(given.folder, given.most), Path(tempfile.mkdtemp())
-    asked = [f"data.size={given.size}", *given.settings]
-    tools = tools_of(read(str(root), (), asked, check=problems_of).run)
-    device = pick_device(tools.run.device)
+    return parser.parse_intermixed_args()
+
+
+def decoded(scratch: Path, tools: Tools) -> list[torch.Tensor]:
+    """Every picture as its bucket has it, bucket by bucket: uint8 [n c h w]."""
     jobs = lay(scratch, tools.source, tools.buckets, tools.spec, lambda *_: None).jobs
     by_size: dict[tuple[int, int], list[torch.Tensor]] = {}
     for job in jobs:
         pixels = picture_of(tools.source, job, tools.run.data.channels)
         by_size.setdefault(job.place.size, []).append(pixels)
-    batches = [b for own in by_size.values() for b in torch.stack(own).split(given.batch)]
+    return [torch.stack(own) for own in by_size.values()]
+
+
+def timed(
+    scratch: Path, tools: Tools, pictures: list[torch.Tensor], batch: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of every round, in turns: the bare encoder, a first writing, a second one."""
+    device = pick_device(tools.run.device)
+    batches = [pixels for own in pictures for pixels in own.split(batch)]
 
     @torch.inference_mode()
     def bare() -> None:
@@ -76,16 +84,20 @@ def main() -> None:
             _encode(tools.codec, device, pixels).cpu()
 
     def whole(number: int) -> None:
-        _made(scratch / str(number), tools, given.batch, Console(quiet=True))
+        _made(scratch / str(number), tools, batch, Console(quiet=True))
 
     bare()
     times: dict[str, list[float]] = {"bare": [], "first": [], "second": []}
-    for number in range(given.rounds):
+    for number in range(rounds):
         times["bare"].append(seconds(bare))
         times["first"].append(seconds(lambda n=number: whole(n)))
         times["second"].append(seconds(lambda n=number: whole(n)))
-    cached = read_cache(scratch / "0")
-    batch = tools.run.train.batch
+    return times
+
+
+def loading(folder: Path, batch: int) -> float:
+    """Pictures a second of the loader that reads this cache."""
+    cached = read_cache(folder)
     turn = bucketed(cached.bucket.numpy(), batch, seed=0)
 
     def feed() -> None:
@@ -95,25 +107,40 @@ def main() -> None:
             cached.cond(rows, torch.zeros(len(rows), dtype=torch.float64))
 
     feed()
+    return batch * FEEDS / seconds(feed)
+
+
+def rates(times: dict[str, list[float]], count: int) -> dict[str, float]:
+    """Of `count` pictures."""
     took = {name: statistics.median(rounds) for name, rounds in times.items()}
     ratios = [a / b for a, b in zip(times["bare"], times["first"], strict=True)]
     again = [b / a for a, b in zip(times["first"], times["second"], strict=True)]
-    print(
-        json.dumps(
-            {
-                "codec": tools.codec.id,
-                "pictures": len(jobs),
-                "buckets": len(by_size),
-                "threads": torch.get_num_threads(),
-                "device": str(device),
-                "encoder_images_per_second": round(len(jobs) / took["bare"], 1),
-                "preprocess_images_per_second": round(len(jobs) / took["first"], 1),
-                "preprocess_over_encoder": round(statistics.median(ratios), 3),
-                "second_run_over_first": round(statistics.median(again), 4),
-                "loader_images_per_second": round(batch * FEEDS / seconds(feed)),
-            }
-        )
-    )
+    return {
+        "encoder_images_per_second": round(count / took["bare"], 1),
+        "preprocess_images_per_second": round(count / took["first"], 1),
+        "preprocess_over_encoder": round(statistics.median(ratios), 3),
+        "second_run_over_first": round(statistics.median(again), 4),
+    }
+
+
+def main() -> None:
+    given = asked()
+    root, scratch = some(given.folder, given.most), Path(tempfile.mkdtemp())
+    settings = [f"data.size={given.size}", *given.settings]
+    tools = tools_of(read(str(root), (), settings, check=problems_of).run)
+    pictures = decoded(scratch, tools)
+    count = sum(map(len, pictures))
+    times = timed(scratch, tools, pictures, given.batch, given.rounds)
+    told = {
+        "codec": tools.codec.id,
+        "pictures": count,
+        "buckets": len(pictures),
+        "threads": torch.get_num_threads(),
+        "device": str(pick_device(tools.run.device)),
+        **rates(times, count),
+        "loader_images_per_second": round(loading(scratch / "0", tools.run.train.batch)),
+    }
+    print(json.dumps(told))
     shutil.rmtree(root)
     shutil.rmtree(scratch)
 

@@ -11,6 +11,7 @@ reconstruction of the right picture.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +19,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES, rows_of, sampler
+from pathline.assemble import TABLES, Parts, rows_of, sampler
 from pathline.config.pick import Pick, bind, pick
+from pathline.config.run import Run, Sample
 from pathline.generate import Ask, generate
+from pathline.metrics.features import Feature
 from pathline.picture import sheet
 from pathline.recipes import folder as runs
+from pathline.recipes.examples import Data
 from pathline.recipes.from_pictures import pictures_of, source_of
 from pathline.recipes.measured import some
 from pathline.recipes.prepare import found
 from pathline.training.parallel import pick_device
+
+Scores = dict[str, dict[str, float]]
 
 
 def ranks(drawn: Tensor, real: Tensor, own: Tensor) -> Tensor:
@@ -39,7 +45,7 @@ def shares(found: Tensor) -> dict[str, float]:
     return {f"top{k}": round((found < k).double().mean().item(), 4) for k in (1, 5, 20)}
 
 
-def main() -> None:
+def wanted() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--n", type=int, default=64)
@@ -47,7 +53,50 @@ def main() -> None:
     arguments.add_argument("--feature", default="pca")
     arguments.add_argument("--guidance", type=float)
     arguments.add_argument("--out", type=Path, help="a picture: real above drawn")
-    given = arguments.parse_args()
+    return arguments.parse_args()
+
+
+def draw(parts: Parts, data: Data, rows: Tensor, sample: Sample, seed: int) -> Tensor:
+    """A picture for the caption of each row [n c h w]."""
+    ask = Ask(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
+    seeds = [seed + index for index in range(len(rows))]
+    walk = sampler(sample, parts.path)
+    return generate(parts, captions(data, rows), seeds, walk, batch=32, ask=ask)
+
+
+def captions(data: Data, rows: Tensor) -> list[str | None]:
+    return [data.captions[row] if data.captions else None for row in rows.tolist()]
+
+
+def reals(run: Run, keys: Sequence[str], console: Console) -> Tensor:
+    """The real pictures of these keys, in their order [n c h w]."""
+    run, source = source_of(run)
+    pictures = pictures_of(run.data, source, None, console)
+    place = {key: index for index, key in enumerate(pictures.keys)}
+    return pictures.pixels[[place[key] for key in keys]]
+
+
+def scores(feature: Feature, real: Tensor, drawn: Tensor, coded: Tensor, rows: Tensor) -> Scores:
+    """Of the drawn, both controls and the ceiling; rows: the own real picture of each [n]."""
+    seen = feature.embed(real)
+    asked = {
+        "drawn": (feature.embed(drawn), rows),
+        "judged by another's caption": (feature.embed(drawn), rows.roll(1)),
+        "another's real picture": (seen[rows.roll(1)], rows),
+        "the codec's own": (feature.embed(coded), rows),
+    }
+    return {name: shares(ranks(x, seen, own)) for name, (x, own) in asked.items()}
+
+
+def look(real: Tensor, drawn: Tensor, titles: Sequence[str | None], file: Path) -> None:
+    """The first sixteen, eight in a row, real above drawn."""
+    both = torch.stack([real[:16], drawn[:16]], 1).flatten(0, 1)
+    order = [2 * i + j for start in (0, 8) for j in (0, 1) for i in range(start, start + 8)]
+    sheet(both[order], [titles[index // 2] or "" for index in order], columns=8).save(file)
+
+
+def main() -> None:
+    given = wanted()
     console, device = Console(stderr=True), pick_device("auto")
     opened = runs.open_run(given.run, console.print)
     parts, weights = runs.parts_of(opened, ema=None, device=device)
@@ -57,48 +106,26 @@ def main() -> None:
     sample = run.sample
     if given.guidance is not None:
         sample = replace(sample, guidance=pick("cfg", scale=given.guidance))
-    ask = Ask(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
-    items = [data.captions[row] if data.captions else None for row in rows.tolist()]
-    seeds = [given.seed + index for index in range(len(items))]
-    drawn = generate(parts, items, seeds, sampler(sample, parts.path), batch=32, ask=ask)
-
-    run, source = source_of(run)
-    pictures = pictures_of(run.data, source, None, console)
-    place = {key: index for index, key in enumerate(pictures.keys)}
-    real = pictures.pixels[[place[key] for key in data.keys]]
-    row = bind(TABLES["eval.feature"], Pick(given.feature, {}), "feature")
-    feature = row(real, None, device)
-    seen = feature.embed(real)
-    asked = {
-        "drawn": (feature.embed(drawn), rows),
-        "judged by another's caption": (feature.embed(drawn), rows.roll(1)),
-        "another's real picture": (seen[rows.roll(1)], rows),
-        "the codec's own": (feature.embed(data.pixels(rows)), rows),
+    drawn = draw(parts, data, rows, sample, given.seed)
+    real = reals(run, data.keys, console)
+    feature = bind(TABLES["eval.feature"], Pick(given.feature, {}), "feature")(real, None, device)
+    said = {
+        "run": str(given.run),
+        "checkpoint": opened.checkpoint.name,
+        "weights": weights,
+        "feature": feature.name,
+        "n": given.n,
+        "seed": given.seed,
+        "among": len(real),
+        "chance_top5": round(5 / len(real), 5),
+        "steps": sample.steps,
+        "solver": sample.solver.name,
+        "guidance": {"name": sample.guidance.name, **sample.guidance.options},
+        **scores(feature, real, drawn, data.pixels(rows), rows),
     }
-    print(
-        json.dumps(
-            {
-                "run": str(given.run),
-                "checkpoint": opened.checkpoint.name,
-                "weights": weights,
-                "feature": feature.name,
-                "n": given.n,
-                "seed": given.seed,
-                "among": len(real),
-                "chance_top5": round(5 / len(real), 5),
-                "steps": sample.steps,
-                "solver": sample.solver.name,
-                "guidance": {"name": sample.guidance.name, **sample.guidance.options},
-                **{name: shares(ranks(x, seen, own)) for name, (x, own) in asked.items()},
-            },
-            indent=1,
-        )
-    )
+    print(json.dumps(said, indent=1))
     if given.out:
-        both = torch.stack([real[rows[:16]], drawn[:16]], 1).flatten(0, 1)
-        order = [2 * i + j for start in (0, 8) for j in (0, 1) for i in range(start, start + 8)]
-        titles = [items[index // 2] or "" for index in order]
-        sheet(both[order], titles, columns=8).save(given.out)
+        look(real[rows], drawn, captions(data, rows), given.out)
 
 
 if __name__ == "__main__":

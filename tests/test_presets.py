@@ -21,7 +21,7 @@ TINY = (
 # Codecs and encoders of others are not there; tests/recipes/test_cached.py trains on a cache.
 LOOSE = (
     *("codec=pixel", "text=labels", "data.cache=''", "data.size=16", "data.holdout=0"),
-    *("train.accumulate=1", "backbone.patch=2"),
+    *("train.accumulate=1", "backbone.patch=2", "data.buckets.max_ratio=1", "data.tags.variants=0"),
 )
 
 

@@ -3,13 +3,8 @@
 A new row is tested here without a line being written, except where it needs an option (GIVEN).
 """
 
-import inspect
-import io
-import tarfile
-
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from pathline.assemble import TABLES, sampler
@@ -60,42 +55,11 @@ def some(*shape, seed=0):
     return torch.randn(*shape, generator=rng(seed))
 
 
-ROWS = [(table, name) for table in TABLES for name in TABLES[table]]
-# A path is four formulas, not a function with settings.
-FUNCTIONS = [(table, name) for table, name in ROWS if table != "path"]
-
-
 def test_every_table_has_its_place_and_its_test():
     assert TABLES.keys() == PLACES.keys()
     marks = [mark for test in globals().values() for mark in getattr(test, "pytestmark", [])]
     tested = [mark.args[1] for mark in marks if mark.name == "parametrize"]
     assert [table for table, row in TABLES.items() if row not in tested] == []
-
-
-@pytest.mark.parametrize(("table", "name"), FUNCTIONS)
-def test_a_row_says_in_one_line_what_it_is(table, name):
-    line = (inspect.getdoc(TABLES[table][name]) or "").partition("\n")[0]
-    assert 10 < len(line) <= 100
-
-
-def untypeable(row):
-    """The settings of a row that nobody could type: such a one is left out in silence."""
-    parameters = inspect.signature(row, eval_str=True).parameters.values()
-    mine = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name[0] != "_"}
-    bare = {name for name, p in mine.items() if p.annotation is p.empty}
-    return (mine.keys() - options_of(row).keys()) | bare
-
-
-@pytest.mark.parametrize(("table", "name"), ROWS)
-def test_every_option_of_a_row_can_be_typed(table, name):
-    assert untypeable(TABLES[table][name]) == set()
-
-
-def test_an_option_that_cannot_be_typed_is_noticed():
-    def row(x, *, weight: torch.Tensor, scale=1.0, _wiring: object = None, size: int = 2):
-        return x, weight, scale, _wiring, size
-
-    assert untypeable(row) == {"weight", "scale"}
 
 
 @rows("path")
@@ -278,35 +242,6 @@ def test_schedule(name):
     assert max(schedule(update, 20) for update in range(20)) == 1
     warm = bound("schedule", name, warmup=4)
     assert [warm(update, 20) for update in range(3)] == pytest.approx([0.25, 0.5, 0.75], rel=0.1)
-
-
-@pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Two classes of pictures, as a folder, a parquet file and a tar."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    found = [(word, number, _png(word, number)) for word in ("cat", "dog") for number in range(3)]
-    folder, shards = tmp_path / "pictures", tmp_path / "a.tar"
-    with tarfile.open(shards, "w") as tar:
-        for word, number, png in found:
-            (folder / word).mkdir(parents=True, exist_ok=True)
-            (folder / word / f"{number}.png").write_bytes(png)
-            for suffix, data in (("png", png), ("txt", f"a {word}".encode())):
-                entry = tarfile.TarInfo(f"{word}{number}.{suffix}")
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
-    images = [{"bytes": png, "path": None} for *_, png in found]
-    columns = {"image": images, "label": [word for word, *_ in found]}
-    table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    table.to_parquet(tmp_path / "a.parquet")
-    return {"folder": folder, "parquet": tmp_path / "a.parquet", "tar": shards}
-
-
-def _png(word, number):
-    file = io.BytesIO()
-    Image.new("RGB", (12, 10), (200 if word == "cat" else 20, 40 * number, 90)).save(file, "PNG")
-    return file.getvalue()
 
 
 @rows("data.source")

@@ -13,7 +13,7 @@ from pathline.backbones.dtm import headed
 from pathline.codecs import CODECS
 from pathline.codecs.stored import stored as stored_codec
 from pathline.config.layers import Problem
-from pathline.config.pick import Pick, bind, problems
+from pathline.config.pick import Pick, bind, listing, options_of, problems
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
 from pathline.data import SOURCES
 from pathline.flow.adaptive import ADAPTIVE
@@ -147,7 +147,8 @@ def assemble(run: Run, facts: Facts) -> Parts:
             tokens = partial(objective.loss, patch=network.head.size)
             objective = objective._replace(loss=tokens)
     _refuse_narrow(objective, backbone, codec.channels)
-    _refuse_sizes(run, facts)
+    _refuse_one_time(objective, backbone)
+    _refuse_sizes(run, facts, codec, backbone)
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
@@ -241,12 +242,13 @@ def _criterion(run: Run) -> Callable:
 
 def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
     sizes = facts.sizes or ((facts.height, facts.width),)
+    for height, width in sizes:
+        if height % codec.factor or width % codec.factor:
+            raise ValueError(
+                f"data.size {height}x{width} is no multiple of {codec.factor}, "
+                "the pixels a latent position of this codec stands for."
+            )
     height, width = max(sizes, key=lambda size: size[0] * size[1])  # beyond it places are stretched
-    if height % codec.factor or width % codec.factor:
-        raise ValueError(
-            f"data.size {height}x{width} is no multiple of {codec.factor}, "
-            "the pixels a latent position of this codec stands for."
-        )
     height, width = height // codec.factor, width // codec.factor
     classes = len(facts.names) if labelled(text) else 0
     return Frame(codec.channels, height, width, classes, text.width, text.pooled_width)
@@ -268,7 +270,23 @@ def _refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> 
         )
 
 
-def _refuse_sizes(run: Run, facts: Facts) -> None:
+def _refuse_one_time(objective: Objective, backbone: nn.Module) -> None:
+    if objective.spans and not getattr(getattr(backbone, "shape", None), "takes_r", False):
+        can = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
+        raise ValueError(
+            "This objective learns average velocities, from a time to a later one, but the "
+            f"backbone takes one time: set backbone.takes_r=true. Backbones that can: {can}."
+        )
+
+
+def _refuse_sizes(run: Run, facts: Facts, codec: Codec, backbone: nn.Module) -> None:
+    unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1)
+    if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
+        raise ValueError(
+            f"The data has pictures of {odd[0][0]}x{odd[0][1]}, but a patch of this backbone "
+            f"stands for {unit} pixels: take a smaller backbone.patch, or make the cache anew "
+            f"with data.buckets.multiple={unit}."
+        )
     if facts.sizes and run.backbone.name in ONE_SIZE:
         raise ValueError(
             f"The data has pictures of {len(facts.sizes)} sizes, but backbone={run.backbone.name} "

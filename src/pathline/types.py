@@ -77,6 +77,7 @@ class Point(NamedTuple):
     t: Tensor  # [B]
     xt: Tensor  # [B C H W]
     v: Tensor  # [B C H W] velocity
+    labels: Tensor | None = None  # [B] classes asked for, the null one too
 
 
 class Output(NamedTuple):
@@ -84,6 +85,7 @@ class Output(NamedTuple):
 
     value: Tensor  # [B C H W]
     hidden: Tensor | None = None  # [B L D] picture tokens after the last block
+    inner: Tensor | None = None  # [B L D] picture tokens after the block that terms look at
 
 
 class Codec(NamedTuple):

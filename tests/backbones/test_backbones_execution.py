@@ -1,4 +1,4 @@
-"""How both text backbones run: no waiting, no needless masks, less memory or precision, one graph."""
+"""How both text backbones run: no waiting, no needless masks, checkpoints, precision, one graph."""
 
 import subprocess
 import sys

@@ -93,16 +93,8 @@ def test_adaptive_refuses_what_makes_no_weight(wrong, pair):
 # --- contrastive
 
 
-class Labelled(Point):
-    """A Point that knows its classes."""
-
-    labels: torch.Tensor | None = None
-
-
 def labelled(v, labels):
-    given = Labelled(*point(v))
-    given.labels = labels
-    return given
+    return point(v)._replace(labels=labels)
 
 
 def test_contrastive_is_the_distance_to_the_next_sample(pair):
@@ -178,12 +170,6 @@ def test_the_refused_weights_have_no_least_value(pair):
 # --- dispersive
 
 
-class Shown(Output):
-    """An Output with the tokens of an inner block."""
-
-    inner: torch.Tensor | None = None
-
-
 def held(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -223,8 +209,7 @@ def test_dispersive_pushes_samples_apart(pair):
 def test_dispersive_reads_the_inner_block_where_it_is_shown(pair):
     given, out = pair
     hidden, inner = held(5, 4, 6), held(5, 4, 6, seed=1)
-    shown = Shown(out.value, hidden)
-    shown.inner = inner
+    shown = Output(out.value, hidden, inner)
     found = dispersive(given, shown)
     torch.testing.assert_close(found, dispersive(given, out._replace(hidden=inner)))
 

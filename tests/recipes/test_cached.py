@@ -194,6 +194,9 @@ def test_a_resumed_run_is_the_same_to_the_bit(run, tmp_path):
         (["data.size=32"], "was made with 16"),
         (["backbone=dit", "backbone.patch=2"], "stream_dit or cross_dit"),
         (["text=labels"], "needs classes"),
+        (["data.flip=true"], "was made with False"),
+        (["data.buckets.max_ratio=3"], "leave it out"),
+        (["data.cache=''", "data.source=digits", "data.buckets.max_ratio=2"], "for pictures in a"),
     ],
 )
 def test_what_does_not_fit_the_cache_is_refused(cache, tmp_path, capsys, more, message):

@@ -21,7 +21,10 @@ from pathline.recipes import preprocess as recipe
 from pathline.recipes.checked import check
 from pathline.recipes.preprocess import patch_of, preprocess, tools_of
 
-TINY = ("data.size=32", "backbone.patch=4", "data.buckets.max_ratio=2.0", "train.batch=4")
+TINY = (
+    *("data.size=32", "backbone.patch=4", "data.buckets.max_ratio=2.0", "train.batch=4"),
+    "text=none",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +77,9 @@ def test_a_folder_becomes_a_cache_once(root, capsys):
 
 
 def test_a_ratio_of_one_is_one_square_size(root):
-    assert preprocess(str(root), "data.size=32", "backbone.patch=4", out=Path("out")) == 0
+    assert (
+        preprocess(str(root), "data.size=32", "backbone.patch=4", "text=none", out=Path("out")) == 0
+    )
     assert read(Path("out")).sizes == [(32, 32)]
 
 
@@ -120,9 +125,31 @@ def test_bad_asks(root):
     assert "torn.png" in line["reason"]
 
 
+def test_files_of_others_in_its_folders_stay(root):
+    for room in ("latents", "text"):
+        Path("out", room).mkdir(parents=True)
+        Path("out", room, "thesis.txt").write_text("mine")
+        Path("out", room, "mine.safetensors").write_text("mine")
+    stale = Path("out/latents", "32x32-0123456789abcdef.safetensors")
+    stale.write_text("a shard that was cut")
+    assert preprocess(str(root), *TINY, out=Path("out")) == 0
+    assert not stale.exists()
+    for room in ("latents", "text"):
+        assert Path("out", room, "thesis.txt").read_text() == "mine"
+        assert Path("out", room, "mine.safetensors").exists()
+
+
+def test_captions_want_an_encoder_and_classes_do_not(root):
+    with pytest.raises(ValueError, match=r"text=encoder text\.path"):
+        tools_of(settings(str(root)).run)
+    for text in root.glob("*.txt"):
+        text.unlink()
+    assert tools_of(settings(str(root)).run).run.text.name == "none"
+
+
 def test_tag_lists_become_several_captions_and_prose_stays(root):
     (root / "0.txt").write_text("1girl, long_hair, red_eyes, smile, outdoors, hat")
-    asked = ("data.tags.variants=3", "data.tags.dropout=0.3")
+    asked = ("data.tags.variants=3", "data.tags.dropout=0.3", "text=none")
     run = settings(str(root), overrides=asked).run
     source = tools_of(run).source
     tagged, prose = source.about(0), source.about(1)
@@ -131,7 +158,10 @@ def test_tag_lists_become_several_captions_and_prose_stays(root):
     assert all(text.startswith("1girl") and "_" not in text for text in tagged.captions)
     assert prose.captions == ("number 1",)
     assert source.read(0).captions == tagged.captions
-    assert len(tools_of(settings(str(root)).run).source.about(0).captions) == 1
+    plain = settings(str(root), overrides=["text=none"]).run
+    assert len(tools_of(plain).source.about(0).captions) == 1
+    (root / "-.png").write_bytes((root / "0.png").read_bytes())  # comes before the others
+    assert tools_of(run).source.about(1).captions == tagged.captions
 
 
 def test_the_patch_is_that_of_the_backbone():
@@ -161,6 +191,7 @@ sys.exit(preprocess(source, *settings, out=Path(out), device="cpu", batch=2))
 """
 
 
+@pytest.mark.slow  # two fresh processes import torch
 def test_two_processes_write_the_cache_of_one(root, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)

@@ -95,9 +95,9 @@ class DiT(nn.Module):
     ) -> Output:
         """t in [0, 1]. cond: one row per picture, or one for all.
 
-        hidden: the picture's tokens after the last block. Raises ValueError if x is not of the
-        frame's size, or if the condition or r lacks what the network was built for or brings
-        what it was not.
+        hidden, inner: the picture's tokens after the last block and after block `look`. Raises
+        ValueError if x is not of the frame's size, or if the condition or r lacks what the network
+        was built for or brings what it was not.
         """
         refuse_misfit(self, x, cond, r)
         steered = F.silu(steer(self, t, cond, r))  # b d
@@ -108,14 +108,17 @@ class DiT(nn.Module):
         count = tokens.shape[1]
         tokens, turn, mask = self._joined(tokens, cond)
         signal = steered if self.shared is None else self.shared(steered)
-        for block in self.blocks:
+        inner = None
+        for number, block in enumerate(self.blocks, start=1):
             tokens = run(block, self.shape.checkpoint, tokens, signal, turn, mask)
+            if number == self.shape.look:
+                inner = tokens[:, :count].clone()
         # cloned, for fsdp2 loses its hook on a view; a slice of everything would cost a copy too
         hidden = tokens if self.text is None else tokens[:, :count].clone()
         patches = self.final(hidden, steered)
         value = blocks.unpatchify(patches, self.shape.patch, self.rows, self.columns)
         more = value.shape[1] > self.frame.channels
-        return Output(value[:, : self.frame.channels] if more else value, hidden)
+        return Output(value[:, : self.frame.channels] if more else value, hidden, inner)
 
     def _joined(self, tokens: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Picture tokens followed by text tokens, their rotary table and their key mask."""
@@ -155,6 +158,7 @@ def dit(
     takes_r: bool = False,
     bias: bool = True,
     checkpoint: bool = False,
+    look: int = 0,
 ) -> DiT:
     """A DiT for pictures of `frame`; a published size, or parts of it replaced.
 
@@ -164,8 +168,9 @@ def dit(
     of which the first frame.channels are the value (official weights have twice as many).
     label_std: of the label table; 1 learns labels far sooner in a short training. takes_r: a second
     time, for average velocities. bias: in attention and feed-forward. checkpoint: recompute blocks
-    in the backward pass to save memory. The first weights come from torch's default generator.
-    Raises ValueError for an unknown size and for numbers that don't divide.
+    in the backward pass to save memory. look: the block, from 1, after which loss terms look; 0:
+    the last. The first weights come from torch's default generator. Raises ValueError for an
+    unknown size and for numbers that don't divide.
     """
     given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
     return DiT(frame, sized("DiT", SHAPES, size, given))

@@ -34,9 +34,12 @@ class DiTShape:
     takes_r: bool = False
     bias: bool = True
     checkpoint: bool = False
+    look: int = 0
 
     def __post_init__(self) -> None:
         check(self, ("rank",), CHOICES)
+        if not 0 <= self.look <= self.depth:
+            raise ValueError(f"look={self.look} is none of the {self.depth} blocks; 0 is no block.")
 
 
 SHAPES = {

@@ -68,7 +68,7 @@ class Data:
     size: int = 32  # pictures are cut square and scaled to size × size
     channels: int = 3  # 1 grey, 3 colour
     holdout: float = 0.0  # share of the pictures kept for validation
-    flip: bool = False  # mirror every other picture; pixels only
+    flip: bool = False  # mirror every other picture, before it is encoded
     max_bad: float = 0.01  # largest share of unreadable pictures
     missing_captions: Literal["refuse", "null"] = "refuse"
     memory_gb: float = 8.0  # decoded pictures above this lie on disk

@@ -73,7 +73,7 @@ def publish(
     for room, found in ((LATENTS_FOLDER, head["latents"]), (TEXT_FOLDER, head["texts"])):
         named = {shard["file"] for shard in found}
         for file in folder.glob(f"{room}/*"):
-            if file.name not in named:
+            if file.name not in named and shards.is_own(file):
                 file.unlink()
 
 

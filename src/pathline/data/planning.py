@@ -14,7 +14,7 @@ from pathline.data.scan import Bad, Picture, Seen, scan
 from pathline.data.source import Source
 
 CUT = 1  # raised when the same picture would be cut or scaled otherwise
-SHARD_BYTES, SHARD_CAPTIONS = 256_000_000, 1024
+SHARD_BYTES, SHARD_PICTURES, SHARD_CAPTIONS = 256_000_000, 2048, 1024
 Tick = Callable[[str, int, int], None]  # (what is done, so many, of so many)
 Dtype = Literal["fp16", "bf16", "fp32"]
 
@@ -146,9 +146,10 @@ def _said(laid: Laid, spec: Spec) -> dict[str, str]:
 
 
 def _rows(spec: Spec, size: Size) -> int:
-    """Rows of a shard of some 256 MB."""
+    """Rows of a shard: some 256 MB, and no more than a kill may cost."""
     numbers = spec.channels * (size[0] // spec.factor) * (size[1] // spec.factor)
-    return max(1, SHARD_BYTES // (numbers * DTYPES[spec.dtype].itemsize * (1 + spec.flip)))
+    most = SHARD_BYTES // (numbers * DTYPES[spec.dtype].itemsize * (1 + spec.flip))
+    return min(max(1, most), SHARD_PICTURES)
 
 
 def _refuse_missing(pictures: Sequence[Picture]) -> None:

@@ -7,6 +7,7 @@ and its name is a digest of them; so work that was stopped is found again by loo
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from torch import Tensor
 
 HEADER = "pathline"  # one entry alone: the library writes several in any order
 ENDING = ".safetensors"
+
+OWN = re.compile(r"[.]?[\w-]+-[0-9a-f]{16}[.]safetensors([.]\d+[.]tmp)?")
 
 
 class Shard(NamedTuple):
@@ -35,6 +38,11 @@ def identity(*made_by: Any) -> str:
 def name(prefix: str, ids: Sequence[str]) -> str:
     """The file of these rows."""
     return f"{prefix}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:16]}{ENDING}"
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file bears the name of a shard or of one that was begun."""
+    return bool(OWN.fullmatch(file.name))
 
 
 def save(file: Path, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:

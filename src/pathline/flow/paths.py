@@ -100,7 +100,8 @@ def draw_point(
     x0 = torch.randn(x1.shape, generator=rng, device=x1.device, dtype=x1.dtype)
     x0 = couple(x0, x1, cond)
     t = draw(x1, rng)
-    return Point(x0, x1, t, interpolate(path, x0, x1, t), velocity(path, x0, x1, t))
+    xt, v = interpolate(path, x0, x1, t), velocity(path, x0, x1, t)
+    return Point(x0, x1, t, xt, v, None if cond is None else cond.labels)
 
 
 def _at_least(value: Any, floor: float, t: Any) -> Any:

@@ -93,8 +93,7 @@ def _distances(held: Tensor, kind: str) -> Float[Tensor, "b b"]:
 
 def _inner(out: Output) -> Tensor:
     """Tokens of the block that the backbone was told to show, or of the last one."""
-    inner = getattr(out, "inner", None)
-    found = out.hidden if inner is None else inner
+    found = out.hidden if out.inner is None else out.inner
     if found is None:
         raise ValueError(
             "The loss term 'dispersive' reads the hidden states of the network, but this one "
@@ -104,13 +103,12 @@ def _inner(out: Output) -> Tensor:
 
 
 def _labels(point: Point) -> Tensor:
-    labels = getattr(point, "labels", None)
-    if labels is None:
+    if point.labels is None:
         raise ValueError(
             "terms.contrastive.apart wants samples of another class, but this run has no classes: "
             "take text=labels, or apart=false."
         )
-    return labels
+    return point.labels
 
 
 def _next(x: Tensor) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:

@@ -9,6 +9,7 @@ import torch
 from pathline.assemble import Parts, labelled
 from pathline.data.buckets import cut, place
 from pathline.data.cache import read as read_cache
+from pathline.data.cache import refuse_other
 from pathline.data.transforms import decode
 from pathline.generate import Ask, Item, encode
 from pathline.recipes.folder import Opened
@@ -36,7 +37,7 @@ def items_of(opened: Opened, parts: Parts, asked: Asked) -> tuple[list[Item], As
     if n is not None and n < 1:
         raise ValueError(f"--n {n} asks for no picture; give 1 or more.")
     if asked.cached:
-        return _from_cache(opened, asked.cached, n or 1)
+        return _from_cache(opened, parts, asked.cached, n or 1)
     if (asked.class_grid or asked.label is not None) and not labelled(parts.text):
         raise ValueError("This run knows no classes; give it prompts, or nothing for anything.")
     if asked.class_grid:
@@ -59,7 +60,9 @@ def _lines(file: Path) -> list[str]:
     return [line for line in found if line]
 
 
-def _from_cache(opened: Opened, names: Sequence[str], n: int) -> tuple[list[Item], Ask]:
+def _from_cache(
+    opened: Opened, parts: Parts, names: Sequence[str], n: int
+) -> tuple[list[Item], Ask]:
     if not opened.run.data.cache:
         raise ValueError("--from-cache is for runs on a cache (data.cache); give prompts instead.")
     cache = read_cache(Path(opened.run.data.cache))
@@ -69,6 +72,8 @@ def _from_cache(opened: Opened, names: Sequence[str], n: int) -> tuple[list[Item
             f"{unknown[0]!r} is no picture of {cache.folder}; the first are "
             f"{', '.join(cache.keys[:5])} …"
         )
+    if parts.facts.made:
+        refuse_other(cache, parts.facts.made.codec, parts.facts.made.text)
     rows = [known[name] for name in names for _ in range(n)]
     items: list[Item] = [next(iter(cache.captions[row]), None) for row in rows]
     cond = cache.cond(torch.tensor(rows), torch.zeros(len(rows)))

@@ -33,9 +33,9 @@ def adopted(settings: Settings) -> Run:
         return run
     made = read_settings(base=_settings_of(run)).run
     said = {key for key, origin in settings.origins.items() if not origin.startswith(UNSAID)}
-    for key in ("size", "channels"):
+    for key in ("size", "channels", "flip", "buckets", "tags"):
         own, theirs = getattr(run.data, key), getattr(made.data, key)
-        if f"data.{key}" in said and own != theirs:
+        if own != theirs and any(f"{name}.".startswith(f"data.{key}.") for name in said):
             raise ValueError(
                 f"data.{key}={own}, but the cache {run.data.cache} was made with {theirs}; leave "
                 "it out, or make another cache with pathline preprocess."
@@ -45,7 +45,9 @@ def adopted(settings: Settings) -> Run:
         source=_pick("data.source", run.data.source, made.data.source, said),
         size=made.data.size,
         channels=made.data.channels,
+        flip=made.data.flip,
         buckets=made.data.buckets,
+        tags=made.data.tags,
     )
     codec = _pick("codec", run.codec, made.codec, said)
     return replace(run, data=data, codec=codec, text=_pick("text", run.text, made.text, said))
@@ -139,5 +141,6 @@ def _decoded(cache: Cached, parts: Parts, rows: Tensor) -> Tensor:
     """What the codec makes of the latents; the rows are of one bucket."""
     if len(cache.bucket[rows].unique()) > 1:
         raise ValueError("Pictures of several sizes can't stand in one tensor; take one bucket's.")
-    parts_of = [cache.latents(part, None) for part in rows.split(AT_ONCE)]
-    return torch.cat([parts.codec.decode(raw).cpu() for raw in parts_of])
+    device = next(parts.network.parameters()).device
+    raws = (cache.latents(part, None).to(device) for part in rows.split(AT_ONCE))
+    return torch.cat([parts.codec.decode(raw).cpu() for raw in raws])

@@ -24,7 +24,11 @@ from pathline.types import Cond, Facts
 
 
 def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
-    """Read the run's pictures; the unreadable are listed in `report`, if any."""
+    """Read the run's pictures; the unreadable are listed in `report`, if any.
+
+    Raises ValueError for settings that only a cache can follow.
+    """
+    _refuse_cached(run)
     run, source = source_of(run)
     pictures = pictures_of(run.data, source, report, console)
     run, facts = _facts_of(run, pictures)
@@ -39,6 +43,22 @@ def source_of(run: Run) -> tuple[Run, Source]:
         pick = Pick(row, options)
         run = replace(run, data=replace(run.data, source=pick))
     return run, bind(TABLES["data.source"], pick, "data source")()
+
+
+def _refuse_cached(run: Run) -> None:
+    data = run.data
+    asked = {
+        "data.buckets.max_ratio": data.buckets.max_ratio != 1,
+        "data.tags.variants": bool(data.tags.variants),
+        "data.caption_weights": bool(data.caption_weights),
+    }
+    for key, given in asked.items():
+        if given:
+            raise ValueError(
+                f"{key} is for pictures in a cache: make one with pathline preprocess and train "
+                "with data.cache=FOLDER. Without one pictures are cut square and their first "
+                "caption is heard."
+            )
 
 
 @runtime_checkable

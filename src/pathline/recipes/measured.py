@@ -24,6 +24,7 @@ Item = str | int | None
 Draw = Callable[[Sequence[Item], Sequence[int]], Tensor]  # items, seeds -> uint8 [n c h w]
 Walk = Callable[[Sequence[slice]], Iterable[slice]]  # shows how far a loop has come
 
+DECODED = ", as its codec gives them back"
 SHARES = 8  # batches that pictures are drawn in at least, so that processes can share them
 MOST = 10_000  # reference pictures looked at, unless more are drawn
 FIXED, TIMES = 4, 16  # prompts that diversity is looked at with, and pictures of each
@@ -114,15 +115,23 @@ def some(count: int, n: int, seed: int) -> Tensor:
 def training_pictures(run: Run, data: Data, n: int, seed: int) -> Reference:
     """The run's training and held-out pictures; of many a random part, enough to judge n by."""
     most = max(MOST, 2 * n)  # the baseline takes two sets of n
-    rows = data.train[some(len(data.train), min(most, len(data.train)), seed)]
-    labels, held = data.labels, data.held[:most]
+    train, held = (of_one_size(data, rows) for rows in (data.train, data.held))
+    rows = train[some(len(train), min(most, len(train)), seed)]
+    labels, held = data.labels, held[:most]
     return Reference(
-        f"training pictures of {run.name}",
+        f"training pictures of {run.name}{DECODED if run.data.cache else ''}",
         data.pixels(rows),
         None if labels is None else labels[rows],
         data.pixels(held) if len(held) > 1 else None,
         data.names,
     )
+
+
+def of_one_size(data: Data, rows: Tensor) -> Tensor:
+    """The rows of the commonest size; all where there is one."""
+    if data.bucket is None or not len(rows):
+        return rows
+    return rows[data.bucket[rows] == data.bucket[data.train].mode().values]
 
 
 def refuse_few(count: int, what: str) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import timedelta
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from pathline.assemble import TABLES, UNFROZEN, problems_of
 from pathline.config.files import write as yaml_of
 from pathline.config.layers import to_tree
-from pathline.config.pick import bind
+from pathline.config.pick import Pick, bind
 from pathline.config.read import fill, read
 from pathline.config.run import PLACES, Run
 from pathline.data import shards
@@ -35,6 +37,7 @@ from pathline.types import Codec, Cond, Example, Facts, Text
 
 CACHES = Path("caches")
 INTERRUPTED = 130
+PATIENCE = timedelta(days=2)  # that one process waits for another to look at millions of files
 NO_TEXT = ("auto", *UNFROZEN)  # they leave nothing to store
 
 
@@ -117,6 +120,7 @@ def preprocess(
 def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Tools:
     """Source, buckets, codec and text encoder of a run, no weights loaded. Raises ValueError."""
     run, source = source_of(run)
+    run = _settled(run, source)
     source, data = _tagged(run, source), run.data
     facts = Facts(data.channels, data.size, data.size, source.names)
     codec: Codec = bind(TABLES["codec"], run.codec, PLACES["codec"])(facts)
@@ -137,6 +141,19 @@ def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Too
     return Tools(run, source, buckets, spec, codec, text)
 
 
+def _settled(run: Run, source: Source) -> Run:
+    """text=auto is classes or nothing; captions need an encoder that somebody names."""
+    if run.text.name != "auto":
+        return run
+    if source.captioned:
+        raise ValueError(
+            "The pictures have captions, and a cache wants an encoder for them: name one, such as "
+            "text=encoder text.path=sentence-transformers/all-MiniLM-L6-v2 (`pathline config list "
+            "text`), or leave them out with text=none."
+        )
+    return replace(run, text=Pick("labels" if source.names else "none", {}))
+
+
 def _tagged(run: Run, source: Source) -> Source:
     """The source with each tag list in as many arrangements as data.tags asks for."""
     tags = asdict(run.data.tags)
@@ -147,7 +164,8 @@ def _tagged(run: Run, source: Source) -> Source:
     def arranged(read: Callable[[int], Example], row: int) -> Example:
         example = read(row)
         said = [text for text in example.captions or (example.caption or "",) if text]
-        ways = (arrange(text, row, n, run.seed, **tags) for text in said for n in range(variants))
+        own = int.from_bytes(blake2b(example.key.encode(), digest_size=7).digest())
+        ways = (arrange(text, own, n, run.seed, **tags) for text in said for n in range(variants))
         every = tuple(dict.fromkeys(ways))
         return example._replace(caption=every[0] if every else None, captions=every)
 
@@ -178,7 +196,7 @@ def _made(folder: Path, tools: Tools, batch: int, console: Console) -> Made:
     """Write the cache, alone or with the other processes that torchrun has started."""
     data, spec = tools.run.data, tools.spec
     strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
-    with joined(strategy, pick_device(tools.run.device)) as (world, device):
+    with joined(strategy, pick_device(tools.run.device), patience=PATIENCE) as (world, device):
         first = world.rank == 0
         if first:
             _tell_changes(folder, spec, console)

@@ -93,9 +93,9 @@ def load_tokenizer(found: Found) -> Any:
 
 
 def title(found: Found) -> str:
-    """Name and digest: what an encoder is called in the id of what it made."""
-    local = Path(found.name)
-    return f"{local.name if local.is_dir() else found.name}@{found.digest}"
+    """What an encoder is called in the id of what it made: where a folder lies does not matter."""
+    kind = found.model_type if Path(found.name).is_dir() else found.name
+    return f"{kind}@{found.digest}"
 
 
 def _located(path: str) -> str:
@@ -211,7 +211,7 @@ def _digest(folder: Path) -> str:
     """Of settings and tokenizer whole, and of both ends of each weights file."""
     total = hashlib.sha256()
     for file in sorted(folder.glob("*")):
-        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
+        if file.suffix in (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin"):
             size = file.stat().st_size
             total.update(f"{file.name} {size} ".encode())
             with file.open("rb") as stream:

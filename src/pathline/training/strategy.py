@@ -8,6 +8,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -50,9 +51,12 @@ def number() -> int:
 
 
 @contextmanager
-def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.device]]:
+def joined(
+    strategy: str, device: torch.device, patience: timedelta | None = None
+) -> Iterator[tuple[World, torch.device]]:
     """This process's world and device; the processes part at the end.
 
+    patience: how long one waits for another; None: torch's usual.
     Raises ValueError where the machine or the way of starting can't do the strategy.
     """
     launched = "WORLD_SIZE" in os.environ
@@ -67,7 +71,8 @@ def joined(strategy: str, device: torch.device) -> Iterator[tuple[World, torch.d
         return
     device = _own(device)
     if launched:
-        dist.init_process_group(BACKENDS if device.type == "cuda" else "gloo")
+        backend = BACKENDS if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=patience)
     else:  # a run of many processes that goes on in one
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     held: list[Any] = []
