@@ -48,7 +48,7 @@ def test_preset(preset, pictures, tmp_path, monkeypatch):
         small.append("data.source.count=8")
     if named.data.source.name in ("hub", "folder", "tar"):
         small += ["data.source=folder", f"data.source.path={pictures}"]
-    if named in LATENT:
+    if named in LATENT or named.data.cache:
         small += LOOSE
     what = str(pictures) if preset == "own" else preset
     run = read(what, (), small, check=problems_of).run

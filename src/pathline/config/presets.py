@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from pathline.config.latent_presets import LATENT
+from pathline.config.method_presets import methods
 from pathline.config.pick import Pick, pick
 from pathline.config.run import About, Data, Run, Sample, Train
 
@@ -252,3 +253,4 @@ PRESETS = {
         *(DEBUG, OVERFIT, OWN, *LATENT),
     )
 }
+PRESETS |= {run.name: run for run in methods(PRESETS)}

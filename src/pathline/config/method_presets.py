@@ -1,0 +1,43 @@
+"""Runs of other objectives than flow matching, on the data of the presets they are named after."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pathline.config.pick import Pick, pick
+from pathline.config.run import About, Run
+
+
+def methods(presets: Mapping[str, Run]) -> tuple[Run, ...]:
+    """The runs, made from those that are there."""
+    return (
+        _transition(presets["digits"]),
+        _transition(presets["cifar10"]),
+        _transition(presets["anime-256"]),
+        _mean_flow(presets["digits"]),
+    )
+
+
+def _transition(run: Run) -> Run:
+    steps = replace(run.sample, solver=Pick("transition"), steps=16)
+    purpose = f"{run.name} by transition matching: the backbone once a step, a head for the rest"
+    return replace(
+        run,
+        name=f"{run.name}-dtm",
+        about=About(purpose=purpose, device=run.about.device),
+        objective=Pick("transition"),
+        sample=steps,
+    )
+
+
+def _mean_flow(run: Run) -> Run:
+    purpose = f"{run.name} by mean flow: pictures in one to four steps"
+    backbone = Pick(run.backbone.name, {**run.backbone.options, "takes_r": True})
+    return replace(
+        run,
+        name=f"{run.name}-mean-flow",
+        about=About(purpose=purpose, device=run.about.device),
+        backbone=backbone,
+        objective=Pick("mean_flow"),
+        terms={"adaptive": 1.0},
+        sample=replace(run.sample, solver=Pick("jump"), guidance=pick("cfg", scale=1.0), steps=2),
+    )
