@@ -21,6 +21,8 @@ EMOJI = Run(
     name="emoji",
     about=About(
         purpose="captioned emoji 128×128 in TAEF2 latents with MiniLM's words, on a laptop",
+        expect="86 % of pictures drawn for training captions find their own among 3,540 in five",
+        time="six minutes to preprocess, fifty to train",
         device="two CPU cores",
     ),
     data=Data(source=pick("folder", path="emoji"), size=128, cache="caches/emoji"),
@@ -71,6 +73,7 @@ FLOWERS_64 = Run(
     name="flowers-64",
     about=About(
         purpose="flower photographs 64×64 in five kinds by class, on pixels",
+        expect="after 450 of the updates a small classifier reads 70 %; the rest is not yet run",
         device="two CPU cores",
     ),
     data=Data(source=pick("tar", path="flowers"), size=64, holdout=0.1, flip=True),
