@@ -146,14 +146,17 @@ def test_captions_are_chosen_by_their_weights(cache):
     assert set(read(cache, [2.0, 1.0]).weights) == {(2.0,)}
 
 
-def test_it_draws_words_sizes_and_rows_of_the_cache(run, tmp_path):
+def test_it_draws_words_sizes_and_rows_of_the_cache(cache, run, tmp_path):
     out = str(tmp_path / "out")
     words = ["a light wide", "--size", "8x16", "--negative", "a dark square"]
     assert main(["generate", str(run), *words, "--steps", "2", "--out", out]) == 0
     with Image.open(next(Path(out).glob("*.png"))) as picture:
         assert picture.size == (16, 8)
     assert main(["generate", str(run), "--from-cache", "03.png", "--steps", "2", "--out", out]) == 0
-    assert any("square" in file.name or "wide" in file.name for file in Path(out).glob("*.png"))
+    there = read(cache)
+    height, width = there.sizes[there.bucket[there.keys.index("03.png")]]
+    with Image.open(Path(out) / "a-light-wide-0-2.png") as picture:
+        assert picture.size == (width, height) != (16, 16)
 
 
 def test_no_encoder_is_needed_for_what_the_cache_holds(run, tmp_path, monkeypatch, capsys):

@@ -77,7 +77,8 @@ def _from_cache(
     rows = [known[name] for name in names for _ in range(n)]
     items: list[Item] = [next(iter(cache.captions[row]), None) for row in rows]
     cond = cache.cond(torch.tensor(rows), torch.zeros(len(rows)))
-    return items, Ask(cond, cache.null)
+    own = {cache.sizes[bucket] for bucket in cache.bucket[rows].tolist()}
+    return items, Ask(cond, cache.null, size=own.pop() if len(own) == 1 else None)
 
 
 def ask_of(
@@ -91,7 +92,7 @@ def ask_of(
     device: torch.device,
 ) -> Ask:
     """The rest of what a drawing is told. Raises ValueError for a size that can't be."""
-    sides = _sides(size) if size else None
+    sides = _sides(size) if size else ask.size
     height, width = sides or (parts.facts.height, parts.facts.width)
     parts.shape(sides)
     null = parts.text.encode([negative]) if negative else ask.null
