@@ -90,8 +90,9 @@ def scores(feature: Feature, real: Tensor, drawn: Tensor, coded: Tensor, rows: T
 
 def look(real: Tensor, drawn: Tensor, titles: Sequence[str | None], file: Path) -> None:
     """The first sixteen, eight in a row, real above drawn."""
-    both = torch.stack([real[:16], drawn[:16]], 1).flatten(0, 1)
-    order = [2 * i + j for start in (0, 8) for j in (0, 1) for i in range(start, start + 8)]
+    both, shown = torch.stack([real[:16], drawn[:16]], 1).flatten(0, 1), min(16, len(drawn))
+    lines = [range(start, min(start + 8, shown)) for start in range(0, shown, 8)]
+    order = [2 * i + j for line in lines for j in (0, 1) for i in line]
     sheet(both[order], [titles[index // 2] or "" for index in order], columns=8).save(file)
 
 

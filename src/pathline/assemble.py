@@ -13,7 +13,7 @@ from pathline.backbones.dtm import headed
 from pathline.codecs import CODECS
 from pathline.codecs.stored import stored as stored_codec
 from pathline.config.layers import Problem
-from pathline.config.pick import Pick, bind, listing, options_of, problems
+from pathline.config.pick import Pick, bind, problems
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
 from pathline.data import SOURCES
 from pathline.flow.adaptive import ADAPTIVE
@@ -27,6 +27,7 @@ from pathline.nn.attention import needed
 from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.terms import compose
 from pathline.objectives.transition import step as transition
+from pathline.refusals import refuse_narrow, refuse_one_time, refuse_sizes
 from pathline.text import TEXTS
 from pathline.text.lazy import stored as stored_text
 from pathline.text.learned import Worded
@@ -69,7 +70,6 @@ TABLES: dict[str, dict[str, Any]] = {
     "eval.feature": FEATURES,
 }
 
-ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
 UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
@@ -146,9 +146,9 @@ def assemble(run: Run, facts: Facts) -> Parts:
             network = headed(network, backbone, frame, **objective.head)
             tokens = partial(objective.loss, patch=network.head.size)
             objective = objective._replace(loss=tokens)
-    _refuse_narrow(objective, backbone, codec.channels)
-    _refuse_one_time(objective, backbone)
-    _refuse_sizes(run, facts, codec, backbone)
+    refuse_narrow(objective, backbone, codec.channels)
+    refuse_one_time(objective, backbone)
+    refuse_sizes(run, facts, codec, backbone)
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
@@ -252,47 +252,6 @@ def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
     height, width = height // codec.factor, width // codec.factor
     classes = len(facts.names) if labelled(text) else 0
     return Frame(codec.channels, height, width, classes, text.width, text.pooled_width)
-
-
-def _refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> None:
-    """A velocity holds a whole patch of noise, which a narrower network can't carry through."""
-    shape = getattr(backbone, "shape", None)
-    if shape is None or objective.prediction == "x1":
-        return
-    patch = shape.patch**2 * channels
-    narrowest = min(shape.width, shape.bottleneck or shape.width)
-    if patch > narrowest:
-        raise ValueError(
-            f"A patch has {patch} numbers ({shape.patch}x{shape.patch}x{channels}) but the network "
-            f"is {narrowest} wide at its narrowest: it can't pass on the noise that a velocity "
-            "holds, and would ignore its prompts. Use objective.prediction=x1, a smaller "
-            f"backbone.patch, or a width of at least {patch}."
-        )
-
-
-def _refuse_one_time(objective: Objective, backbone: nn.Module) -> None:
-    if objective.spans and not getattr(getattr(backbone, "shape", None), "takes_r", False):
-        can = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
-        raise ValueError(
-            "This objective learns average velocities, from a time to a later one, but the "
-            f"backbone takes one time: set backbone.takes_r=true. Backbones that can: {can}."
-        )
-
-
-def _refuse_sizes(run: Run, facts: Facts, codec: Codec, backbone: nn.Module) -> None:
-    unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1)
-    if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
-        raise ValueError(
-            f"The data has pictures of {odd[0][0]}x{odd[0][1]}, but a patch of this backbone "
-            f"stands for {unit} pixels: take a smaller backbone.patch, or make the cache anew "
-            f"with data.buckets.multiple={unit}."
-        )
-    if facts.sizes and run.backbone.name in ONE_SIZE:
-        raise ValueError(
-            f"The data has pictures of {len(facts.sizes)} sizes, but backbone={run.backbone.name} "
-            "takes one: use stream_dit or cross_dit, or make a cache of squares with "
-            "data.buckets.max_ratio=1."
-        )
 
 
 def _draw_at(path: Path, t: float) -> Callable[[Tensor, Cond, torch.Generator], Point]:
