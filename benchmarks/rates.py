@@ -1,10 +1,12 @@
 """What stands beside the network's own work: the loader, the sampling loop, the front door.
 
-python benchmarks/rates.py PRESET [--rounds 7] [key=value …]
+python benchmarks/rates.py PRESET [--rounds 7] [--loader] [key=value …]
 
 Prints one JSON line: pictures a second of training updates and of the loader alone (everything that
-turns a cursor into a batch), their ratio; seconds of N-step sampling over N bare forward passes of
-the same batch; seconds of `pathline --help`. Rounds are timed in turns; medians are printed.
+turns a cursor into a batch; of a cache with data.cache=FOLDER latents and text states, in the order
+of its buckets), their ratio; seconds of N-step sampling over N bare forward passes of the same
+batch; seconds of `pathline --help`. Rounds are timed in turns; medians are printed. --loader: only
+training and loader, which wants neither the codec nor the text encoder of a cache.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 
 import torch
 from rich.console import Console
@@ -24,12 +27,13 @@ from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.generate import states
 from pathline.recipes.examples import Data
+from pathline.recipes.from_cache import adopted
 from pathline.recipes.prepare import feeder, found
 from pathline.recipes.samples import items_of
 from pathline.recipes.train import player_of
 from pathline.training.loop import Progress
 from pathline.training.parallel import Precision
-from pathline.training.players import update
+from pathline.training.players import Lane, update
 
 CPU = torch.device("cpu")
 STEPS, DRAWN, FEEDS = 20, 64, 50
@@ -46,13 +50,28 @@ def asked() -> argparse.Namespace:
     arguments.add_argument("preset")
     arguments.add_argument("settings", nargs="*")
     arguments.add_argument("--rounds", type=int, default=7)
-    return arguments.parse_args()
+    arguments.add_argument("--loader", action="store_true")
+    return arguments.parse_intermixed_args()
 
 
-def works_of(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+def loading(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
+    """Training and its loader, each going on through the data as it is called."""
     player = player_of(run, parts, Precision("fp32", "", nullcontext, None), CPU)
     feed = feeder(run, data, CPU)
+    trained, fed = count(), count()
+
+    def batch(n: int) -> list[Lane]:
+        return feed(Progress(n, n * run.train.batch))
+
+    def feeds() -> None:
+        for _ in range(FEEDS):
+            batch(next(fed))
+
+    return {"update": lambda: update(player, batch(n := next(trained)), n), "feed": feeds}
+
+
+def drawing(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
+    """A sampling run, and the forward passes that it can't do without."""
     items = items_of(run, parts, data, DRAWN)
     draws = sampler(read(None, (), [f"sample.steps={STEPS}"]).run.sample, parts.path)
     cond = parts.text.encode(items)
@@ -63,19 +82,15 @@ def works_of(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], objec
         for _ in range(STEPS):
             parts.network(x, t, cond)
 
-    def feeds() -> None:
-        for n in range(FEEDS):
-            feed(Progress(n, n * run.train.batch))
-
     return {
-        "update": lambda: update(player, feed(Progress()), 0),
-        "feed": feeds,
         "sampling": lambda: list(states(parts, items, list(range(DRAWN)), draws)),
         "forwards": forwards,
-        "help": lambda: subprocess.run(
-            [sys.executable, "-m", "pathline", "--help"], stdout=subprocess.DEVNULL, check=True
-        ),
     }
+
+
+def door() -> object:
+    command = [sys.executable, "-m", "pathline", "--help"]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 def timed(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -89,28 +104,35 @@ def timed(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
     return times
 
 
-def told(run: Run, times: dict[str, list[float]]) -> dict[str, object]:
+def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, object]:
     took = {name: statistics.median(rounds) for name, rounds in times.items()}
-    ratios = [a / b for a, b in zip(times["sampling"], times["forwards"], strict=True)]
     batch = run.train.batch
-    return {
+    found = {
         "preset": run.name,
+        "pictures": pictures,
+        "text": run.text.name,
         "threads": torch.get_num_threads(),
         "train_images_per_second": round(batch / took["update"], 1),
         "loader_images_per_second": round(batch * FEEDS / took["feed"]),
         "loader_over_train": round(took["update"] * FEEDS / took["feed"], 1),
-        "sampling_over_forwards": round(statistics.median(ratios), 3),
-        "help_seconds": round(took["help"], 3),
     }
+    if "sampling" in times:
+        ratios = [a / b for a, b in zip(times["sampling"], times["forwards"], strict=True)]
+        found["sampling_over_forwards"] = round(statistics.median(ratios), 3)
+        found["help_seconds"] = round(took["help"], 3)
+    return found
 
 
 def main() -> None:
     given = asked()
-    run = read(given.preset, (), given.settings, check=problems_of).run
-    run, facts, data_for = found(run, None, Console(stderr=True))
+    settings = read(given.preset, (), given.settings, check=problems_of)
+    run, facts, data_for = found(adopted(settings), None, Console(stderr=True))
     parts = assemble(run, facts)
-    works = works_of(run, parts, data_for(parts))
-    print(json.dumps(told(run, timed(works, given.rounds))))
+    data = data_for(parts)
+    works = loading(run, parts, data)
+    if not given.loader:
+        works |= {**drawing(run, parts, data), "help": door}
+    print(json.dumps(told(run, len(data.keys), timed(works, given.rounds))))
 
 
 if __name__ == "__main__":

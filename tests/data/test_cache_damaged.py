@@ -1,6 +1,8 @@
 """What a cache refuses: damage, bad pictures, numbers that can't be kept, a second writer."""
 
+import errno
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,7 @@ from pathline.data import cache
 from pathline.data.buckets import settle
 from pathline.data.cache import read
 from pathline.data.folders import folder
-from pathline.data.planning import Spec
+from pathline.data.planning import Manner, Spec
 from pathline.data.writing import build
 
 BUCKETS = settle(16, 4)
@@ -32,6 +34,78 @@ def test_what_cannot_be_decoded_is_listed_and_not_tried_again(root, tmp_path, ma
     (root / "text.png").unlink()
     assert made(root, out)[0].rows == 7
     assert not (out / cache.UNREADABLE).exists()
+
+
+def test_every_copy_of_a_broken_picture_is_listed(root, tmp_path, made):
+    torn = (root / "6.png").read_bytes()[:2000]
+    for name in ("6", "copy"):
+        (root / f"{name}.png").write_bytes(torn)
+        (root / f"{name}.txt").write_text("a picture")
+    for _ in range(2):  # as it is found, and as it is remembered
+        found, _ = made(root, tmp_path / "out", max_bad=0.5)
+        assert (found.rows, [one.key for one in found.bad]) == (6, ["6.png", "copy.png"])
+        lines = (tmp_path / "out" / cache.UNREADABLE).read_text().splitlines()
+        assert [json.loads(line)["key"] for line in lines] == ["6.png", "copy.png"]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_file_that_could_not_be_read_is_tried_again(root, tmp_path, Machines, lasting):
+    """A disk that fails for a moment says nothing of the picture; bytes that are none do."""
+    out, source = tmp_path / "out", folder(path=root)
+    fault = ValueError("no picture") if lasting else OSError(errno.EIO, "Input/output error")
+    machines, asked = Machines(), []
+
+    def read(row):
+        asked.append(row)
+        if row == 3 and asked.count(3) == 1:
+            raise fault
+        return source.read(row)
+
+    how = {"manner": Manner(max_bad=0.5)}
+    flaky = source._replace(read=read)
+    for rows in (6, 6 if lasting else 7):
+        made = build(out, flaky, BUCKETS, SPEC, machines.encode, machines.encode_text, **how)
+        assert made.rows == rows
+        assert [one.key for one in made.bad] == (["3.png"] if rows == 6 else [])
+    assert machines.pictures == rows
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_file_that_gave_latents_and_then_no_features_is_tried_again(
+    root, tmp_path, Machines, later
+):
+    """Its latents stay, in the shard that holds others too."""
+    out, source, machines, asked = tmp_path / "out", folder(path=root), Machines(), []
+    spec = replace(SPEC, vision="fake-vision", vision_width=5, vision_tokens=16)
+    tools = (machines.encode, machines.encode_text)
+    if later:  # latents are there, and nothing but features is to be made
+        build(out, source, BUCKETS, SPEC, *tools)
+
+    def read(row):
+        asked.append(row)
+        if row == 3 and asked.count(3) == 2 - later:
+            raise OSError(errno.EIO, "Input/output error")
+        return source.read(row)
+
+    how = {"manner": Manner(max_bad=0.5), "see": lambda pixels: Machines().encode(pixels)}
+    for rows in (6, 7):
+        made = build(out, source._replace(read=read), BUCKETS, spec, *tools, **how)
+        assert (made.rows, len(made.bad), len(cache.read(out).keys)) == (rows, 7 - rows, rows)
+    assert machines.pictures == 7
+
+
+def test_a_picture_that_is_written_meanwhile_is_tried_again(root, tmp_path, Machines):
+    out, source, machines = tmp_path / "out", folder(path=root), Machines()
+
+    def read(row):
+        if row == 3:
+            (root / "3.png").touch()
+        return source.read(row)
+
+    how = {"manner": Manner(max_bad=0.5)}
+    for some, rows in ((source._replace(read=read), 6), (source, 7)):
+        made = build(out, some, BUCKETS, SPEC, machines.encode, machines.encode_text, **how)
+        assert made.rows == rows
 
 
 def test_pictures_that_are_too_small_are_refused_by_name_or_kept_by_wish(
@@ -76,6 +150,11 @@ def cut_shard(out):
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def torn_shard(out):
+    file = next((out / "latents").iterdir())
+    file.write_bytes(b"\xff" * file.stat().st_size)
+
+
 def cut_index(out):
     text = (out / cache.INDEX).read_text()
     (out / cache.INDEX).write_text(text[: len(text) // 2])
@@ -99,6 +178,7 @@ def no_null(out):
     [
         (missing_shard, r"latents/.*safetensors is missing or cut.*preprocess"),
         (cut_shard, r"text/.*safetensors is missing or cut"),
+        (torn_shard, r"latents/.*safetensors can't be read: .*preprocess"),
         (cut_index, r"index.jsonl is cut"),
         (other_format, "format 0"),
         (torn_head, "cache.json is damaged"),
@@ -117,9 +197,7 @@ def test_a_damaged_cache_is_refused_and_mended_by_writing_again(
     found, machines = made(root, out)
     assert files(out) == whole
     assert machines.pictures <= 2
-    assert found.damaged == (
-        [f.name for f in (out / "text").iterdir()] if harm is cut_shard else []
-    )
+    assert len(found.damaged) == (harm in (cut_shard, torn_shard))
 
 
 @pytest.mark.parametrize("kind", ["latent", "text"])

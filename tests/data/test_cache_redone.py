@@ -116,6 +116,24 @@ def test_another_codec_encoder_dtype_or_resolution_is_noticed(
     assert (machines.pictures, machines.said) == (0, [])
 
 
+def test_who_reads_a_cache_may_go_on_while_it_is_written_anew(root, tmp_path, made):
+    """What a writing deletes was mapped when the cache was opened."""
+    out = tmp_path / "out"
+    made(root, out)
+    reading, still = read(out), read(out)
+    rows = [torch.tensor([row]) for row in range(7)]
+    before = [still.latents(row, None) for row in rows]
+    said = [still.cond(row, torch.zeros(1)).tokens for row in rows]
+    old = {file.name for file in out.glob("*/*")}
+    for number in range(7):
+        (root / f"{number}.txt").write_text(f"other words for {number}")
+    made(root, out, Spec("other-codec", "fake-text", 4, 5))
+    assert not old & {file.name for file in out.glob("*/*")}  # every shard is another one
+    for row, latent, tokens in zip(rows, before, said, strict=True):
+        assert torch.equal(reading.latents(row, None), latent)
+        assert torch.equal(reading.cond(row, torch.zeros(1)).tokens, tokens)
+
+
 class Killed(BaseException):
     """As hard as Ctrl-C."""
 
@@ -141,6 +159,32 @@ def test_a_stopped_writing_loses_at_most_one_shard(root, tmp_path, after, Machin
     assert later.pictures <= 7 - after + 2
     assert later.said == []
     assert files(out) == files(whole)
+
+
+def test_a_stopped_writing_goes_on_past_what_cannot_be_decoded(root, tmp_path, Machines):
+    """The first shard was written without its second picture before the stop."""
+    out, source, manner = tmp_path / "out", folder(path=root), Manner(1, shard_rows=4, max_bad=0.5)
+    machines = Machines()
+
+    def encode(pixels):
+        if machines.pictures == 5:
+            raise Killed
+        return machines.encode(pixels)
+
+    def decoded(row):
+        if row == 3:
+            raise ValueError("no picture")
+        return source.read(row)
+
+    torn = source._replace(read=decoded)
+    with pytest.raises(Killed):
+        build(out, torn, BUCKETS, SPEC, encode, machines.encode_text, manner=manner)
+    later = Machines()
+    for _ in range(2):
+        found = build(out, torn, BUCKETS, SPEC, later.encode, later.encode_text, manner=manner)
+        assert (found.rows, [one.key for one in found.bad]) == (6, ["3.png"])
+        assert 0 < later.pictures <= 2  # of a shard that was not whole at the stop
+        assert len(read(out).keys) == 6
 
 
 def test_an_old_index_holds_until_the_new_one_is_written(root, tmp_path, Machines, made, paint):

@@ -94,6 +94,8 @@ def test_a_cut_file_is_named_and_never_half_read(noise, format, tmp_path):
 
 
 def test_other_unreadable_things(tmp_path):
+    with pytest.raises(IsADirectoryError):  # the disk's fault, not the picture's
+        decode(tmp_path)
     with pytest.raises(FileNotFoundError):
         decode(tmp_path / "none.png")
     with pytest.raises(ValueError, match="row-7 cannot be read"):

@@ -16,6 +16,7 @@ from pathline.config.read import read as settings
 from pathline.data.cache import read
 from pathline.recipes import folder as runs
 from pathline.recipes.from_cache import adopted
+from pathline.recipes.measured import training_pictures
 from pathline.recipes.prepare import batch_of, feeder, found, held_out
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
@@ -146,6 +147,24 @@ def test_captions_are_chosen_by_their_weights(cache):
     assert set(read(cache, [2.0, 1.0]).weights) == {(2.0,)}
 
 
+def test_words_that_are_trained_along_are_read_from_a_cache_too(tmp_path):
+    pictures(tmp_path / "set")
+    captions = tmp_path / "set" / "metadata.jsonl"
+    lines = captions.read_text().splitlines()
+    lines[3] = json.dumps({**json.loads(lines[3]), "captions": ["broad"]})
+    captions.write_text("\n".join(lines))
+    made = ["preprocess", str(tmp_path / "set"), *MADE, *NET[:6], "text=none"]
+    assert main([*made, "--out", str(tmp_path / "cache")]) == 0
+    run, facts, data_for = opened(tmp_path / "cache", "text=words", "data.caption_weights=[1,3]")
+    assert facts.words == ("a", "broad", "dark", "light", "square", "tall", "wide")
+    parts = assemble(run, facts)
+    data = data_for(parts)
+    rows, numbers = torch.tensor([3, 3, 4]), torch.tensor([0.2, 0.3, 0.3])
+    told = parts.text.encode(["a light wide", "broad", data.captions[4]])
+    assert torch.equal(data.cond(rows, numbers).words, told.words)
+    assert torch.equal(data.cond(rows, None).words[:2], told.words[:1].expand(2, -1))
+
+
 def test_it_draws_words_sizes_and_rows_of_the_cache(cache, run, tmp_path):
     out = str(tmp_path / "out")
     words = ["a light wide", "--size", "8x16", "--negative", "a dark square"]
@@ -168,6 +187,13 @@ def test_no_encoder_is_needed_for_what_the_cache_holds(run, tmp_path, monkeypatc
     assert main(["generate", str(run), "--from-cache", "03.png", "--steps", "2", "--out", out]) == 0
     assert main(["generate", str(run), "a light wide", "--steps", "2", "--out", out]) == 1
     assert "was looked for" in capsys.readouterr().err
+
+
+def test_measuring_says_which_size_it_measured(cache):
+    run, facts, data_for = opened(cache)
+    found = training_pictures(run, data_for(assemble(run, facts)), 2, seed=0)
+    assert found.pixels.shape[2:] == (facts.height, facts.width)
+    assert found.name.endswith(f", of {facts.height}x{facts.width} alone, the commonest size")
 
 
 def test_a_picture_to_begin_from_and_a_file_of_prompts(run, tmp_path):

@@ -158,10 +158,25 @@ def test_tag_lists_become_several_captions_and_prose_stays(root):
     assert all(text.startswith("1girl") and "_" not in text for text in tagged.captions)
     assert prose.captions == ("number 1",)
     assert source.read(0).captions == tagged.captions
+    assert tagged.of == (0,) * len(tagged.captions)
     plain = settings(str(root), overrides=["text=none"]).run
     assert len(tools_of(plain).source.about(0).captions) == 1
     (root / "-.png").write_bytes((root / "0.png").read_bytes())  # comes before the others
     assert tools_of(run).source.about(1).captions == tagged.captions
+
+
+def test_a_caption_weighs_the_same_in_however_many_arrangements(root):
+    """So a tag list of three arrangements beside prose is heard half of the time."""
+    (root / "0.txt").write_text("1girl, long_hair, red_eyes, smile, outdoors, hat\n \nA girl.")
+    assert preprocess(str(root), *TINY, "data.tags.variants=3", "data.tags.dropout=0.3") == 0
+    cached = read(Path("caches/set"))
+    row = cached.keys.index("0.png")
+    assert cached.captions[row][-1] == "A girl."
+    many = len(cached.captions[row]) - 1
+    assert many > 1
+    assert cached.weights[row] == (*[1 / many] * many, 1.0)
+    assert read(Path("caches/set"), [1.0, 3.0]).weights[row] == (*[1 / many] * many, 3.0)
+    assert {read(Path("caches/set"), [5.0]).weights[n] for n in range(5) if n != row} == {(5.0,)}
 
 
 def test_the_patch_is_that_of_the_backbone():

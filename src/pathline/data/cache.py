@@ -4,6 +4,7 @@ cache.json      what made it, its shards, digests of the two files below; writte
 index.jsonl     a line for each picture: key, digest, size, cut, captions, where its rows lie
 stats.json      mean and std of the raw latents, pooled and per channel
 latents/, text/ shards; null: one row of the condition that asks for nothing
+features/       shards of what a vision encoder says of the pictures, where one was named
 unreadable.jsonl, refused.jsonl   pictures that are not in it, and why
 """
 
@@ -16,16 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pathline.data import shards, states
-from pathline.data.captions import choose
+from pathline.data.captions import choose, shared
 from pathline.data.latents import LATENTS, MIRRORED
 from pathline.types import Cond
 
 FORMAT = 1
 CACHE, INDEX, STATS = "cache.json", "index.jsonl", "stats.json"
 LATENTS_FOLDER, TEXT_FOLDER, NULL = "latents", "text", "null.safetensors"
+FEATURES_FOLDER = "features"
 UNREADABLE, REFUSED = "unreadable.jsonl", "refused.jsonl"
 AGAIN = "Run `pathline preprocess` on it again: what is whole is kept."
 
@@ -53,19 +56,23 @@ class Cached(NamedTuple):
     latents: Callable[[Tensor, Tensor | None], Tensor]
     # rows [n], numbers in [0, 1) [n] that choose among captions -> Cond, padded to the longest
     cond: Callable[[Tensor, Tensor], Cond]
+    vision: str = ""  # what made the features; "" where there are none
+    vision_width: int = 0
+    # as latents, of the same pixels -> float32 [n e i j]; None where there are none
+    features: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
 
 def read(folder: Path, weights: Sequence[float] = ()) -> Cached:
     """Open a cache. Raises ValueError naming what is missing, cut or of another version.
 
-    weights: of a picture's first, second, … caption, the last one for all further; empty: as they
-    are stored.
+    weights: of a picture's first, second, … caption, the last one for all further; arrangements of
+    a tag list share theirs. Empty: as they are stored.
     """
     head, lines = _opened(folder)
     if weights:
         for line in lines:
-            count = len(line["captions"])
-            line["weights"] = [*weights[:count], *[weights[-1]] * (count - len(weights))]
+            of = line.get("of") or range(len(line["captions"]))
+            line["weights"] = shared(weights, of)
     stats = json.loads((folder / STATS).read_text())
     flat = [float(value) for value in stats["std"]]
     if lines and not min(flat) > 0:
@@ -96,8 +103,11 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cached:
         text=head["text"],
         null=null,
         flipped=head["flipped"],
-        latents=_latents(folder, head, lines, bucket),
+        latents=_rows(folder, head, lines, bucket, LATENTS_FOLDER, "latent"),
         cond=_cond(folder, head, lines, null),
+        vision=(seen := head.get("vision", "")),
+        vision_width=head.get("vision_width", 0),
+        features=_rows(folder, head, lines, bucket, FEATURES_FOLDER, "feature") if seen else None,
     )
 
 
@@ -147,7 +157,7 @@ def _opened(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _refuse_missing(folder: Path, head: dict[str, Any]) -> None:
     """Every shard must be there at its full length."""
-    rooms = ((LATENTS_FOLDER, head["latents"]), (TEXT_FOLDER, head["texts"]))
+    rooms = rooms_of(head)
     there = [(folder / room / s["file"], s["bytes"]) for room, found in rooms for s in found]
     wrong = [f for f, size in there if not f.is_file() or f.stat().st_size != size]
     wrong += [folder / NULL] if head["text"] and not (folder / NULL).is_file() else []
@@ -156,23 +166,44 @@ def _refuse_missing(folder: Path, head: dict[str, Any]) -> None:
         raise ValueError(f"{wrong[0]}{more} is missing or cut. {AGAIN}")
 
 
-def _latents(
-    folder: Path, head: dict[str, Any], lines: Sequence[dict[str, Any]], bucket: Tensor
+def rooms_of(head: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The folders of a cache and the shards that its head names in each."""
+    named = (LATENTS_FOLDER, "latents"), (TEXT_FOLDER, "texts"), (FEATURES_FOLDER, "features")
+    return [(folder, head.get(key, [])) for folder, key in named]
+
+
+def _mapped(folder: Path, found: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Tensor]]:
+    """The tensors of all shards at once: a mapped file can be read after it was deleted.
+
+    So `pathline preprocess` may write the cache anew while a training reads it. A shard costs half
+    a millisecond, whatever it holds.
+    """
+    tables = []
+    for shard in found:
+        try:
+            tables.append(shards.tensors(folder / shard["file"], *keys))
+        except (SafetensorError, OSError) as fault:
+            raise ValueError(f"{folder / shard['file']} can't be read: {fault}. {AGAIN}") from None
+    return tables
+
+
+def _rows(
+    folder: Path,
+    head: dict[str, Any],
+    lines: Sequence[dict[str, Any]],
+    bucket: Tensor,
+    room: str,
+    key: str,
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    files = [folder / LATENTS_FOLDER / shard["file"] for shard in head["latents"]]
-    shard = np.array([line["latent"][0] for line in lines], np.int64)
-    place = np.array([line["latent"][1] for line in lines], np.int64)
-    mapped: dict[int, dict[str, Tensor]] = {}
+    """Latents, or features: shards of this room, places of this entry of the lines."""
+    tables = _mapped(folder / room, dict(rooms_of(head))[room], LATENTS, MIRRORED)
+    shard = np.array([line[key][0] for line in lines], np.int64)
+    place = np.array([line[key][1] for line in lines], np.int64)
 
-    def table(number: int) -> dict[str, Tensor]:
-        if number not in mapped:
-            mapped[number] = shards.tensors(files[number], LATENTS, MIRRORED)
-        return mapped[number]
-
-    def latents(
+    def stored(
         rows: Int64[Tensor, " n"], flips: Bool[Tensor, " n"] | None
     ) -> Float[Tensor, "n c h w"]:
-        """Raw latents of rows that lie in one bucket. Raises ValueError for rows of several."""
+        """What is stored of rows that lie in one bucket. Raises ValueError for rows of several."""
         if len(kinds := bucket[rows].unique()) != 1:
             raise ValueError(f"rows of {len(kinds)} buckets can't be stacked; take those of one")
         if flips is not None and flips.any() and not head["flipped"]:
@@ -186,29 +217,26 @@ def _latents(
         out = None
         for number in np.unique(in_shard):
             here = torch.from_numpy(in_shard == number)
-            for key, some in ((LATENTS, here & ~mirror), (MIRRORED, here & mirror)):
+            for column, some in ((LATENTS, here & ~mirror), (MIRRORED, here & mirror)):
                 if some.any():
-                    found = table(int(number))[key].index_select(0, at[some])
+                    found = tables[number][column].index_select(0, at[some])
                     out = torch.empty(len(rows), *found.shape[1:]) if out is None else out
                     out[some] = found.float()
         assert out is not None
         return out
 
-    return latents
+    return stored
 
 
 def _cond(
     folder: Path, head: dict[str, Any], lines: Sequence[dict[str, Any]], null: Cond
 ) -> Callable[[Tensor, Tensor], Cond]:
-    files = [folder / TEXT_FOLDER / shard["file"] for shard in head["texts"]]
-    mapped: dict[int, dict[str, Tensor]] = {}
+    tables = _mapped(folder / TEXT_FOLDER, head["texts"])
     nothing = states.trimmed(null, [""], head["text_dtype"])[0] if head["text"] else (None, None)
 
     def row(place: Sequence[int]) -> states.Row:
         number, at = place
-        if number not in mapped:
-            mapped[number] = shards.tensors(files[number])
-        return states.unpacked(mapped[number], at)
+        return states.unpacked(tables[number], at)
 
     def cond(rows: Int64[Tensor, " n"], choice: Float[Tensor, " n"]) -> Cond:
         """One of each row's captions by its weight; the null condition for a row without any."""

@@ -8,6 +8,7 @@ them what made it, null for a person's.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,16 @@ def choose(
     place = (sums <= uniform[:, None] * total).sum(1)
     last = (sums < total).sum(1)  # rounding must not lead past it, nor to a weight of 0
     return torch.where(given, torch.minimum(place, last), -1)
+
+
+def shared(weights: Sequence[float], of: Sequence[int]) -> list[float]:
+    """The weight of each arrangement: its caption's, shared among all of that caption.
+
+    weights: of a picture's first, second, … caption, the last one for all further. of: the number
+    of the caption that each arranges.
+    """
+    counts = Counter(of)
+    return [weights[min(number, len(weights) - 1)] / counts[number] for number in of]
 
 
 def digest(content: bytes) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from pathline.data import shards
 from pathline.data.cache import (
     CACHE,
+    FEATURES_FOLDER,
     FORMAT,
     INDEX,
     LATENTS_FOLDER,
@@ -20,9 +21,11 @@ from pathline.data.cache import (
     TEXT_FOLDER,
     UNREADABLE,
     digest,
+    rooms_of,
 )
+from pathline.data.captions import shared
 from pathline.data.latents import LATENTS, MIRRORED, SUMS, Job
-from pathline.data.planning import Plan, Room, Spec, caption_id
+from pathline.data.planning import Plan, Room, Spec, caption_id, feature_id
 from pathline.data.scan import Bad
 from pathline.data.shards import Shard
 
@@ -42,7 +45,7 @@ def commit(
 
     broken: what could not be decoded. Raises ValueError if that is more than the share `max_bad`.
     """
-    laid, bad = plan.laid, [*plan.laid.bad, *sorted(broken)]
+    laid, bad = plan.laid, [*plan.laid.bad, *broken]
     report(folder / UNREADABLE, bad)
     report(folder / REFUSED, laid.refused)
     torn = {one.digest for one in broken}
@@ -50,12 +53,15 @@ def commit(
     refuse_bad(folder, bad, len(bad) + len(jobs) + len(laid.refused), max_bad, left=len(jobs))
     latents = _final(folder / LATENTS_FOLDER, plan.latents, [job.id for job in jobs])
     texts = _final(folder / TEXT_FOLDER, plan.text, list(plan.said))
-    places, spoken = _places(latents), _places(texts)
-    lines = [_line(job, places, spoken, spec) for job in jobs]
+    needed = [feature_id(spec, job) for job in jobs] if spec.vision else []
+    features = _final(folder / FEATURES_FOLDER, plan.features, needed)
+    places, spoken, seen = _places(latents), _places(texts), _places(features)
+    lines = [_line(job, places, spoken, seen, spec) for job in jobs]
     stats = _stats(folder / LATENTS_FOLDER, latents, [line["latent"] for line in lines])
     sizes = sorted({job.place.size for job in jobs}, key=lambda size: (size[1] / size[0], size))
     head = {"format": FORMAT, **asdict(spec), "flipped": spec.flip, "names": list(names)}
     head |= {"sizes": sizes, "latents": named(latents), "texts": named(texts)}
+    head["features"] = named(features)
     publish(folder, head, lines, stats)
     return len(lines)
 
@@ -70,7 +76,7 @@ def publish(
         shards.replace(folder / file, text)
     head |= {"rows": len(lines), "index": digest(index), "stats": digest(texts[STATS])}
     shards.replace(folder / CACHE, json.dumps(head, indent=1) + "\n")
-    for room, found in ((LATENTS_FOLDER, head["latents"]), (TEXT_FOLDER, head["texts"])):
+    for room, found in rooms_of(head):
         named = {shard["file"] for shard in found}
         for file in folder.glob(f"{room}/*"):
             if file.name not in named and shards.is_own(file):
@@ -100,10 +106,13 @@ def refuse_bad(folder: Path, bad: Sequence[Bad], count: int, max_bad: float, *, 
 def _final(folder: Path, room: Room, needed: Sequence[str]) -> list[Shard]:
     """The shards that were kept and those that were written, in the order of their first rows."""
     there = {shard.file: shard for shard in shards.inventory(folder)[0]}
-    files = [*(shard.file for shard in room.kept), *room.chunks]
+    present = {one for shard in there.values() for one in shard.ids}  # all but what broke
     order = {one: number for number, one in enumerate(dict.fromkeys(needed))}
+    files = [shard.file for shard in room.kept]
+    for file, chunk in room.chunks.items():
+        files.append(shards.renamed(file, [one for one in chunk if one in present]))
     found = [there[file] for file in files if file in there]
-    return sorted(found, key=lambda shard: min(order[one] for one in shard.ids))
+    return sorted(found, key=lambda shard: min(order.get(one, len(order)) for one in shard.ids))
 
 
 def _places(found: Sequence[Shard]) -> dict[str, tuple[int, int]]:
@@ -115,16 +124,18 @@ def _places(found: Sequence[Shard]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _line(job: Job, latents: dict, texts: dict, spec: Spec) -> dict[str, Any]:
+def _line(job: Job, latents: dict, texts: dict, seen: dict, spec: Spec) -> dict[str, Any]:
     """A picture's line of the index."""
     picture, place = job.picture, job.place
-    if job.id not in latents:
-        raise ValueError(f"the latents of {picture.key} were written and are gone; start again")
+    feature = feature_id(spec, job) if spec.vision else None
+    if job.id not in latents or (feature and feature not in seen):
+        raise ValueError(f"what was written of {picture.key} is gone; start again")
     said = picture.captions
     return {
         "key": picture.key,
         "bucket": place.size,
         "latent": latents[job.id],
+        **({"feature": seen[feature]} if feature else {}),
         "digest": picture.digest,
         "stamp": picture.stamp,
         "size": (picture.height, picture.width),
@@ -133,7 +144,8 @@ def _line(job: Job, latents: dict, texts: dict, spec: Spec) -> dict[str, Any]:
         "cropped": round(place.cropped, 6),
         "label": picture.label,
         "captions": said,
-        "weights": [1.0] * len(said),
+        "weights": shared([1.0], picture.of or range(len(said))),
+        "of": picture.of,
         "states": [texts[caption_id(spec, text)] for text in said] if spec.text else [],
     }
 

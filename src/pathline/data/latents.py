@@ -40,6 +40,7 @@ class Making(NamedTuple):
     flip: bool  # whether each picture's mirror image is encoded too
     dtype: str  # of what is stored
     batch: int
+    what: str = "latents"  # what is made, for messages: features are made in the same way
 
 
 def write(
@@ -51,10 +52,10 @@ def write(
     making: Making,
     tick: Callable[[int], None] = lambda _: None,
 ) -> list[Bad]:
-    """Write shards; returns the pictures that can't be decoded.
+    """Write shards; returns the pictures that can't be read or decoded.
 
     chunks: file -> identities of its rows. Those that lie in shards `there` are copied, the others
-    encoded. A whole file of that name is left.
+    encoded. A whole file of that name is left. One that lacks such pictures is named by the others.
     """
     places = {one: (shard.file, row) for shard in there for row, one in enumerate(shard.ids)}
     written = {shard.file for shard in there}
@@ -70,7 +71,8 @@ def write(
                 tick(len(some) + len(faults))
             ids = [one for one in chunk if one in rows]
             if ids:
-                shards.save(folder / file, ids, _stacked([rows[one] for one in ids]))
+                name = shards.renamed(file, ids)
+                shards.save(folder / name, ids, _stacked([rows[one] for one in ids]))
     return broken
 
 
@@ -80,7 +82,7 @@ def size_of(size: Size) -> str:
 
 
 def store(
-    raw: Float[Tensor, "n c h w"], dtype: str, keys: Sequence[str]
+    raw: Float[Tensor, "n c h w"], dtype: str, keys: Sequence[str], what: str = "latents"
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n 2 c"]]:
     """Raw latents as they are stored, and each row's sums and sums of squares (float64) of that.
 
@@ -92,23 +94,26 @@ def store(
         named = ", ".join(key for key, ok in zip(keys, fine.tolist(), strict=True) if not ok)
         most = raw.abs().max().item()
         raise ValueError(
-            f"the latents of {named} are not finite as {dtype} (greatest {most:.3g}). Store them "
-            "in another dtype (--dtype bf16 or fp32), or see whether the codec gives NaN."
+            f"the {what} of {named} are not finite as {dtype} (greatest {most:.3g}). Store them "
+            "in another dtype (--dtype bf16 or fp32), or see whether their encoder gives NaN."
         )
     exact = stored.double()
     return stored, torch.stack([exact.sum((2, 3)), exact.square().sum((2, 3))], 1)
 
 
 def picture_of(source: Source, job: Job, channels: int) -> UInt8[Tensor, "c h w"]:
-    """The picture cut for its bucket. Raises ValueError or OSError."""
+    """The picture cut for its bucket.
+
+    Raises ValueError for what the file holds, and OSError where it can't be read or has changed.
+    """
     image = source.read(job.picture.row).image
+    if not unchanged(source, job.picture):
+        raise OSError(f"{job.picture.key} was changed while it was read; start again")
     if tuple(image.shape[1:]) != (job.picture.height, job.picture.width):
         raise ValueError(
             f"{job.picture.key} has {image.shape[2]}x{image.shape[1]} pixels, but its header says "
             f"{job.picture.width}x{job.picture.height}"
         )
-    if not unchanged(source, job.picture):
-        raise ValueError(f"{job.picture.key} was changed while it was read; start again")
     return cut(recolour(image, channels), job.place)
 
 
@@ -121,7 +126,8 @@ def _decoded(
         try:
             return picture_of(source, job, making.channels)
         except (ValueError, OSError) as fault:
-            return Bad(job.picture.key, str(fault), job.picture.digest)
+            passing = isinstance(fault, OSError) or _changing(source, job.picture)
+            return Bad(job.picture.key, str(fault), job.picture.digest, passing=passing)
 
     workers = min(16, os.cpu_count() or 1)
     pool, waiting = ThreadPoolExecutor(workers), deque[tuple[Job, Future[Tensor | Bad]]]()
@@ -136,6 +142,14 @@ def _decoded(
             yield first, image.result()
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for them
+
+
+def _changing(source: Source, picture: Picture) -> bool:
+    """Whether somebody else is at the file, so that its fault may be gone the next time."""
+    try:
+        return not unchanged(source, picture)
+    except OSError:
+        return True
 
 
 def _encoded(
@@ -171,10 +185,10 @@ def _launched(
 
     def collect() -> dict[str, dict[str, Tensor]]:
         keys = [job.picture.key for job, _ in pictures]
-        latents, sums = store(raw, making.dtype, keys)
+        latents, sums = store(raw, making.dtype, keys, making.what)
         columns = {LATENTS: latents, SUMS: sums}
         if mirrored is not None:
-            columns[MIRRORED], more = store(mirrored, making.dtype, keys)
+            columns[MIRRORED], more = store(mirrored, making.dtype, keys, making.what)
             columns[SUMS] = sums + more
         return {
             job.id: {key: column[row] for key, column in columns.items()}

@@ -1,14 +1,14 @@
 """What a cache needs: where every picture goes, which rows are there, which are to be written."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pathline.data import shards
 from pathline.data.buckets import Buckets, Size, place, too_small
-from pathline.data.cache import INDEX, LATENTS_FOLDER, TEXT_FOLDER, UNREADABLE
+from pathline.data.cache import FEATURES_FOLDER, INDEX, LATENTS_FOLDER, TEXT_FOLDER, UNREADABLE
 from pathline.data.latents import DTYPES, Job, size_of
 from pathline.data.scan import Bad, Picture, Seen, scan
 from pathline.data.source import Source
@@ -31,6 +31,9 @@ class Spec:
     flip: bool = False  # the mirror image of every picture is encoded too
     dtype: Dtype = "fp16"
     text_dtype: Dtype = "fp16"
+    vision: str = ""  # id; "": no features are stored
+    vision_width: int = 0
+    vision_tokens: int = 0  # of a square picture
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Plan(NamedTuple):
     latents: Room
     text: Room
     said: dict[str, str]  # identity -> caption
+    features: Room
+    seen: dict[str, Job]  # identity of its features -> picture
 
 
 def planned(
@@ -86,17 +91,25 @@ def planned(
         raise ValueError(f"none of {source.count} pictures can be used: {first}")
     if spec.text and manner.missing == "refuse":
         _refuse_missing([job.picture for job in laid.jobs])
-    groups: dict[str, list[str]] = {size_of(size): [] for size in buckets.sizes}
-    for job in laid.jobs:
-        groups[size_of(job.place.size)].append(job.id)
     most = {size_of(size): manner.shard_rows or _rows(spec, size) for size in buckets.sizes}
-    said = _said(laid, spec)
+    said, seen = _said(laid, spec), _seen(laid, spec)
+    few = manner.shard_rows or _shard_rows(spec, spec.vision_width * spec.vision_tokens)
     return Plan(
         laid,
-        _room(folder / LATENTS_FOLDER, groups, most),
+        _room(folder / LATENTS_FOLDER, _groups(laid.jobs), most),
         _room(folder / TEXT_FOLDER, {"text": list(said)}, {"text": SHARD_CAPTIONS}),
         said,
+        _room(folder / FEATURES_FOLDER, _groups(seen.values()), dict.fromkeys(most, few)),
+        seen,
     )
+
+
+def _groups(jobs: Iterable[Job]) -> dict[str, list[str]]:
+    """Identities by bucket."""
+    groups: dict[str, list[str]] = {}
+    for job in jobs:
+        groups.setdefault(size_of(job.place.size), []).append(job.id)
+    return groups
 
 
 def lay(folder: Path, source: Source, buckets: Buckets, spec: Spec, tick: Tick) -> Laid:
@@ -137,6 +150,20 @@ def _id(spec: Spec, picture: Picture, size: Size) -> str:
     return shards.identity("latent", *made_by, picture.digest, *size)
 
 
+def feature_id(spec: Spec, job: Job) -> str:
+    """The identity of what the vision encoder says of a picture."""
+    made_by = (CUT, spec.vision, spec.colours, spec.flip, spec.dtype)
+    return shards.identity("feature", *made_by, job.picture.digest, *job.place.size)
+
+
+def _seen(laid: Laid, spec: Spec) -> dict[str, Job]:
+    """Every picture once, by the identity of its features."""
+    if not spec.vision:
+        return {}
+    named = ((feature_id(spec, job), job) for job in laid.jobs)
+    return {one: job._replace(id=one) for one, job in named}
+
+
 def _said(laid: Laid, spec: Spec) -> dict[str, str]:
     """Every caption once, by identity, in the order of the pictures."""
     if not spec.text:
@@ -147,8 +174,12 @@ def _said(laid: Laid, spec: Spec) -> dict[str, str]:
 
 def _rows(spec: Spec, size: Size) -> int:
     """Rows of a shard: some 256 MB, and no more than a kill may cost."""
-    numbers = spec.channels * (size[0] // spec.factor) * (size[1] // spec.factor)
-    most = SHARD_BYTES // (numbers * DTYPES[spec.dtype].itemsize * (1 + spec.flip))
+    return _shard_rows(spec, spec.channels * (size[0] // spec.factor) * (size[1] // spec.factor))
+
+
+def _shard_rows(spec: Spec, numbers: int) -> int:
+    """The same for rows of so many numbers."""
+    most = SHARD_BYTES // (max(1, numbers) * DTYPES[spec.dtype].itemsize * (1 + spec.flip))
     return min(max(1, most), SHARD_PICTURES)
 
 
@@ -162,13 +193,17 @@ def _refuse_missing(pictures: Sequence[Picture]) -> None:
 
 
 def _known(folder: Path) -> tuple[Mapping[str, Seen], Mapping[str, str]]:
-    """What an earlier look found: key -> what was seen, digest -> why it can't be decoded."""
+    """What an earlier look found: key -> what was seen, digest -> why it can't be decoded.
+
+    A file that could not be read is no such: it may be whole.
+    """
     seen = {}
     for line in _lines(folder / INDEX):
         stamp = tuple(line["stamp"]) if line["stamp"] else None
         seen[line["key"]] = Seen(stamp, line["digest"], *line["size"])
     faults = _lines(folder / UNREADABLE)
-    return seen, {line["digest"]: line["reason"] for line in faults if line["digest"]}
+    lasting = [line for line in faults if line["digest"] and not line.get("passing")]
+    return seen, {line["digest"]: line["reason"] for line in lasting}
 
 
 def _lines(file: Path) -> list[dict]:

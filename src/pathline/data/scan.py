@@ -40,6 +40,7 @@ class Picture(NamedTuple):
     width: int
     captions: tuple[str, ...]
     label: int | None
+    of: tuple[int, ...] = ()  # the number of the caption that each arranges; (): its own
 
 
 class Bad(NamedTuple):
@@ -49,6 +50,7 @@ class Bad(NamedTuple):
     reason: str
     digest: str = ""
     size: tuple[int, int] | None = None  # of the bucket it would lie in, where that is known
+    passing: bool = False  # the file could not be read, whatever it holds; it is tried again
 
 
 def scan(
@@ -77,10 +79,12 @@ def scan(
     )
 
 
-def captions_of(example: Example) -> tuple[str, ...]:
-    """The captions that are not empty."""
+def captions_of(example: Example) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The captions that are not empty, and `Example.of` of these."""
     said = example.captions or (example.caption or "",)
-    return tuple(text for text in said if text.strip())
+    kept = [number for number, text in enumerate(said) if text.strip()]
+    of = tuple(example.of[number] for number in kept) if example.of else ()
+    return tuple(said[number] for number in kept), of
 
 
 def unchanged(source: Source, picture: Picture) -> bool:
@@ -103,8 +107,8 @@ def _look(
         return Bad(key, str(fault))
     if seen.digest in broken:
         return Bad(key, broken[seen.digest], seen.digest)
-    said = captions_of(example)
-    return Picture(row, key, seen.digest, stamp, seen.height, seen.width, said, example.label)
+    said, of = captions_of(example)
+    return Picture(row, key, seen.digest, stamp, seen.height, seen.width, said, example.label, of)
 
 
 def _seen(source: Source, row: int, encoded: bytes | Path | None) -> Seen:

@@ -40,6 +40,11 @@ def name(prefix: str, ids: Sequence[str]) -> str:
     return f"{prefix}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:16]}{ENDING}"
 
 
+def renamed(file: str, ids: Sequence[str]) -> str:
+    """The file of these rows instead of those it was planned for; the same for the same rows."""
+    return name(file.rpartition("-")[0], ids)
+
+
 def is_own(file: Path) -> bool:
     """Whether a file bears the name of a shard or of one that was begun."""
     return bool(OWN.fullmatch(file.name))

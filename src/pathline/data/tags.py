@@ -6,7 +6,7 @@ hangs on its words, so that adding one to a list changes nothing for the others.
 
 import hashlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
 COUNT = re.compile(r"\d\+?(girl|boy|other)s?|(multiple )?(girls|boys|others)|solo|no humans")
 RATING = re.compile(r"rating: ?\w+|safe|sensitive|questionable|explicit|nsfw")
@@ -88,6 +88,12 @@ def arrange(
         rest.sort(key=lambda tag: _chance(seed, epoch, row, "shuffle", tag))
     found = [*first, *rest]
     return separator.join(map(spaced, found) if underscores == "spaces" else found)
+
+
+def variant(caption: str, key: str, number: int, seed: int, **manner: Any) -> str:
+    """Arrangement `number` of a list that belongs to this picture; manner: as of `arrange`."""
+    row = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
+    return arrange(caption, row, number, seed, **manner)
 
 
 def _chance(*parts: int | str) -> float:

@@ -18,28 +18,28 @@ def decode(
 ) -> UInt8[Tensor, "c h w"]:
     """Pixels as they are meant to be seen: upright, over white, in sRGB; 1 or 3 channels.
 
-    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no
+    Raises OSError for a file that can't be read and ValueError, naming the file, for one that is no
     picture, is cut short, or has so many pixels that it looks like a decompression bomb.
     """
     if channels not in (1, 3):
         raise ValueError(f"{channels} channels cannot be decoded; choose 1 (grey) or 3 (colour)")
     name = name or (str(picture) if isinstance(picture, str | Path) else "a picture")
+    if isinstance(picture, str | Path):
+        picture = Path(picture).read_bytes()  # Pillow's own faults are OSErrors too
     try:
         image = upright(_open(picture))
         mode = "L" if channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
-    except FileNotFoundError:
-        raise
     except Exception as fault:  # broken files make Pillow's readers raise almost anything
         raise ValueError(f"{name} cannot be read as a picture: {fault}") from fault
     return from_image(image)
 
 
-def _open(picture: bytes | Path | str | Image.Image) -> Image.Image:
+def _open(picture: bytes | Image.Image) -> Image.Image:
     """The picture, loaded whole, so that a cut file fails here."""
     if isinstance(picture, Image.Image):
         return picture.copy()
-    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+    with Image.open(io.BytesIO(picture)) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(
                 f"{image.width}x{image.height} is more than {MOST_PIXELS} pixels; scale it down"

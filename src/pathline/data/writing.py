@@ -14,9 +14,9 @@ import torch
 
 from pathline.data import latents, shards, states
 from pathline.data.buckets import Buckets
-from pathline.data.cache import LATENTS_FOLDER, NULL, TEXT_FOLDER
+from pathline.data.cache import FEATURES_FOLDER, LATENTS_FOLDER, NULL, TEXT_FOLDER
 from pathline.data.commit import commit, report
-from pathline.data.latents import Encode, Making
+from pathline.data.latents import Encode, Job, Making
 from pathline.data.lock import locked
 from pathline.data.planning import Laid, Manner, Plan, Spec, Tick, caption_id, planned
 from pathline.data.scan import Bad
@@ -48,6 +48,7 @@ class Made(NamedTuple):
     laid: Laid
     bad: list[Bad]
     damaged: list[str]  # shards that could not be read and were made anew
+    features: int = 0  # pictures whose features were not there
 
 
 def build(
@@ -58,6 +59,7 @@ def build(
     encode: Encode,
     encode_text: EncodeText,
     *,
+    see: Encode | None = None,
     manner: Manner = PLAIN,
     peers: Peers = ALONE,
     tick: Tick = lambda *_: None,
@@ -65,18 +67,22 @@ def build(
     """Bring the cache in `folder` up to the source, encoding what is new or has changed.
 
     encode: uint8 [n c h w] -> raw latents on any device. encode_text: captions -> Cond; None asks
-    for the null. Shards are shared by rank; the files are those that one process writes. Raises
-    ValueError, before anything is encoded, for missing captions and for another writer; later for
-    more unreadable pictures than allowed.
+    for the null. see: uint8 [n c h w] -> features, where the spec names a vision encoder. Shards
+    are shared by rank; the files are those that one process writes. Raises ValueError, before
+    anything is encoded, for missing captions and for another writer; later for more unreadable
+    pictures than allowed.
     """
     with locked(folder) if peers.rank == 0 else nullcontext():
         plan: Plan = _first(peers, lambda: planned(folder, source, buckets, spec, manner, tick))
-        fault = _worked(folder, source, spec, plan, encode, encode_text, manner, peers, tick)
+        doors = encode, encode_text, see
+        fault = _worked(folder, source, spec, plan, doors, manner, peers, tick)
         if peers.agreed(fault is not None):
             raise fault or ValueError("another process could not go on; see what it said")
         bad, rows = _first(peers, lambda: _ended(folder, source, spec, plan, manner, peers))
-    damaged = plan.latents.damaged + plan.text.damaged
-    return Made(rows, len(plan.latents.new), len(plan.text.new), plan.laid, bad, damaged)
+    rooms = plan.latents, plan.text, plan.features
+    damaged = [file for room in rooms for file in room.damaged]
+    latents, text, features = (len(room.new) for room in rooms)
+    return Made(rows, latents, text, plan.laid, bad, damaged, features)
 
 
 def _worked(
@@ -84,16 +90,16 @@ def _worked(
     source: Source,
     spec: Spec,
     plan: Plan,
-    encode: Encode,
-    encode_text: EncodeText,
+    doors: tuple[Encode, EncodeText, Encode | None],
     manner: Manner,
     peers: Peers,
     tick: Tick,
 ) -> ValueError | OSError | None:
     """This rank's share of the shards, captions first; the fault that stopped it, if any."""
+    encode, encode_text, see = doors
     making = Making(encode, spec.colours, spec.flip, spec.dtype, manner.batch)
     jobs = {job.id: job for job in plan.laid.jobs}
-    mine = [_share(room.chunks, peers) for room in (plan.text, plan.latents)]
+    mine = [_share(room.chunks, peers) for room in (plan.text, plan.latents, plan.features)]
     try:
         with torch.inference_mode():
             if spec.text and peers.rank == 0:
@@ -113,6 +119,11 @@ def _worked(
         broken = latents.write(
             folder / LATENTS_FOLDER, mine[1], jobs, there, source, making, counted
         )
+        if see:
+            seeing = making._replace(encode=see, what="features")
+            counted = _counted(tick, "features", plan.features, mine[2])
+            place, there = folder / FEATURES_FOLDER, plan.features.there
+            broken += latents.write(place, mine[2], plan.seen, there, source, seeing, counted)
         report(folder / BROKEN.format(peers.rank), broken)
     except (ValueError, OSError) as fault:
         return fault
@@ -125,11 +136,18 @@ def _ended(
     """The index, from what all ranks wrote; what can't be read, and the number of rows."""
     files = [folder / BROKEN.format(rank) for rank in range(peers.size)]
     lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    broken = [Bad(**json.loads(line)) for line in lines]
+    broken = _copies(plan.laid.jobs, [Bad(**json.loads(line)) for line in lines])
     rows = commit(folder, plan, spec, broken=broken, names=source.names, max_bad=manner.max_bad)
     for file in files:
         file.unlink(missing_ok=True)
-    return [*plan.laid.bad, *sorted(broken)], rows
+    return [*plan.laid.bad, *broken], rows
+
+
+def _copies(jobs: Sequence[Job], broken: Sequence[Bad]) -> list[Bad]:
+    """Every picture of the bytes that gave no latents: just one of its copies was read."""
+    torn = {one.digest: one for one in broken}
+    found = [job.picture for job in jobs if job.picture.digest in torn]
+    return [torn[picture.digest]._replace(key=picture.key) for picture in found]
 
 
 def _null(folder: Path, spec: Spec, encode_text: EncodeText) -> None:

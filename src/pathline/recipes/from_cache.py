@@ -1,21 +1,24 @@
 """Data from a cache that `pathline preprocess` made: latents by bucket, text states by caption."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pathline.assemble import UNFROZEN, Parts, rows_of
+from pathline.assemble import TABLES, UNFROZEN, Parts, alignment_of, rows_of
 from pathline.codecs import normalise
 from pathline.config.pick import Pick
-from pathline.config.read import Settings
+from pathline.config.read import Settings, fill
 from pathline.config.read import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache import Cached, read
+from pathline.data.captions import choose
 from pathline.recipes.examples import Data, Found, split
+from pathline.text.learned import vocabulary
 from pathline.types import Cond, Facts, Made
 
 SETTINGS = "run.yaml"  # of a cache: the settings it was made with
@@ -50,7 +53,9 @@ def adopted(settings: Settings) -> Run:
         tags=made.data.tags,
     )
     codec = _pick("codec", run.codec, made.codec, said)
-    return replace(run, data=data, codec=codec, text=_pick("text", run.text, made.text, said))
+    text = _pick("text", run.text, made.text, said)
+    vision = _pick("vision", run.vision, made.vision, said) if alignment_of(run) else run.vision
+    return replace(run, data=data, codec=codec, text=text, vision=vision)
 
 
 def _settings_of(run: Run) -> Path:
@@ -69,15 +74,37 @@ def from_cache(run: Run) -> Found:
     cache = read(Path(run.data.cache), run.data.caption_weights)
     counts = torch.bincount(cache.bucket, minlength=len(cache.sizes))
     height, width = cache.sizes[int(counts.argmax())]
+    captions = (text for said in cache.captions for text in said)
     facts = Facts(
         made.data.channels,
         height,
         width,
         tuple(cache.names),
+        vocabulary(captions) if run.text.name == "words" else (),
         sizes=tuple(cache.sizes) if len(cache.sizes) > 1 else (),
         made=_made(cache),
+        **_features(run, made, cache),
     )
     return Found(run, facts, partial(_data, run, cache))
+
+
+def _features(run: Run, made: Run, cache: Cached) -> dict[str, Any]:
+    """What facts say of the features, if the run wants them. Raises ValueError for others' ones."""
+    if run.vision.name == "none" or not alignment_of(run):
+        return {}
+    wanted, stored = (fill(one, TABLES).vision for one in (run, made))
+    if wanted != stored or not cache.vision:
+        has = f"its features were made with vision={_said(stored)}"
+        raise ValueError(
+            f"{cache.folder}: {has if cache.vision else 'it holds no features'}, and this run "
+            f"wants vision={_said(wanted)}. Leave vision out, or run `pathline preprocess` on the "
+            "cache again with it: just the features are made."
+        )
+    return {"vision": cache.vision, "vision_width": cache.vision_width}
+
+
+def _said(pick: Pick) -> str:
+    return " ".join([pick.name, *(f"{key}={value}" for key, value in pick.options.items())])
 
 
 def _made(cache: Cached) -> Made:
@@ -109,6 +136,10 @@ def _data(run: Run, cache: Cached, parts: Parts) -> Data:
         raw = cache.latents(rows, flips).to(device, non_blocking=True)
         return normalise(parts.codec, raw)
 
+    def features(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
+        assert cache.features is not None
+        return cache.features(rows, flips).to(device, non_blocking=True)
+
     return Data(
         cache.keys,
         tuple(cache.names),
@@ -121,6 +152,7 @@ def _data(run: Run, cache: Cached, parts: Parts) -> Data:
         cache.null if run.text.name not in UNFROZEN else parts.text.null,
         partial(_decoded, cache, parts),
         cache.bucket if len(cache.sizes) > 1 else None,
+        features if run.vision.name != "none" else None,
     )
 
 
@@ -130,11 +162,33 @@ def _cond(run: Run, cache: Cached, parts: Parts):
         return lambda rows, choices: cache.cond(
             rows, still.expand(len(rows)) if choices is None else choices
         )
+    if run.text.name == "words":
+        return _words(run, cache, parts)
     labels = run.text.name == "labels"
     if labels and cache.labels is None:
         raise ValueError(f"text=labels needs classes, but {cache.folder} has none; use text=none.")
     every = parts.text.encode(cache.labels.tolist()) if labels else Cond()  # type: ignore[union-attr]
     return lambda rows, _: rows_of(every, rows)
+
+
+def _words(run: Run, cache: Cached, parts: Parts) -> Callable[[Tensor, Tensor | None], Cond]:
+    """One of each row's captions by its weight, as words for an encoder that is trained along."""
+    missing = [key for key, said in zip(cache.keys, cache.captions, strict=True) if not said]
+    if missing and run.data.missing_captions == "refuse":
+        raise ValueError(
+            f"{len(missing)} pictures of {cache.folder} have no caption, the first {missing[0]}. "
+            "Train them unconditionally with data.missing_captions=null."
+        )
+    every = parts.text.encode([None, *(text for said in cache.captions for text in said)])
+    counts = torch.tensor([len(said) for said in cache.captions])
+    first = 1 + counts.cumsum(0) - counts
+
+    def cond(rows: Tensor, choices: Tensor | None) -> Cond:
+        numbers = torch.zeros(len(rows)) if choices is None else choices
+        which = choose(numbers, [cache.weights[row] for row in rows.tolist()])
+        return rows_of(every, torch.where(which < 0, 0, first[rows] + which))
+
+    return cond
 
 
 def _decoded(cache: Cached, parts: Parts, rows: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Data from pictures, decoded once at the run's size and encoded as they are asked for."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,9 +18,10 @@ from pathline.config.run import Run
 from pathline.data.pictures import Pictures, load
 from pathline.data.source import Source
 from pathline.data.sources import detect
+from pathline.data.tags import arrange, variant
 from pathline.recipes.examples import Data, Found, split
 from pathline.text.learned import vocabulary
-from pathline.types import Cond, Facts
+from pathline.types import Cond, Facts, Vision
 
 
 def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
@@ -31,8 +32,11 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
     _refuse_cached(run)
     run, source = source_of(run)
     pictures = pictures_of(run.data, source, report, console)
+    given, pictures = pictures.captions or (), _whole(run, pictures)
     run, facts = _facts_of(run, pictures)
-    return Found(run, facts, partial(_data, run, pictures))
+    vision: Vision = bind(TABLES["vision"], run.vision, "vision encoder")()
+    facts = facts._replace(vision=vision.id, vision_width=vision.width)
+    return Found(run, facts, partial(_data, run, pictures, given, vision))
 
 
 def source_of(run: Run) -> tuple[Run, Source]:
@@ -45,19 +49,25 @@ def source_of(run: Run) -> tuple[Run, Source]:
     return run, bind(TABLES["data.source"], pick, "data source")()
 
 
+def manner_of(run: Run) -> tuple[int, dict[str, Any]]:
+    """How many arrangements of a tag list are asked for, and the settings of each."""
+    tags = asdict(run.data.tags)
+    return tags.pop("variants"), tags
+
+
 def _refuse_cached(run: Run) -> None:
     data = run.data
     asked = {
         "data.buckets.max_ratio": data.buckets.max_ratio != 1,
-        "data.tags.variants": bool(data.tags.variants),
+        "data.tags.variants": data.tags.variants and run.text.name not in ("auto", "words"),
         "data.caption_weights": bool(data.caption_weights),
     }
     for key, given in asked.items():
         if given:
             raise ValueError(
                 f"{key} is for pictures in a cache: make one with pathline preprocess and train "
-                "with data.cache=FOLDER. Without one pictures are cut square and their first "
-                "caption is heard."
+                "with data.cache=FOLDER. Without one pictures are cut square, their first caption "
+                "is heard, and tag lists are arranged for text=words alone."
             )
 
 
@@ -110,15 +120,24 @@ def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
     return run, Facts(channels, height, width, tuple(pictures.names), words)
 
 
-def _data(run: Run, pictures: Pictures, parts: Parts) -> Data:
-    conditions = _conditions(run, parts, pictures)
+def _data(
+    run: Run, pictures: Pictures, given: Sequence[str | None], vision: Vision, parts: Parts
+) -> Data:
     train, held = split(run, len(pictures.pixels))
 
-    def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
+    def shown(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
         pixels = pictures.pixels.index_select(0, rows).to(device, non_blocking=True)
         if flips is not None:
             pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        return normalise(parts.codec, parts.codec.encode(pixels))
+        return pixels
+
+    def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
+        return normalise(parts.codec, parts.codec.encode(shown(rows, flips, device)))
+
+    def features(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
+        if vision.to:
+            vision.to(device)
+        return vision.encode(shown(rows, flips, device))
 
     return Data(
         pictures.keys,
@@ -128,10 +147,44 @@ def _data(run: Run, pictures: Pictures, parts: Parts) -> Data:
         train,
         held,
         x1,
-        lambda rows, _: rows_of(conditions, rows),
+        _cond(run, pictures, given, parts),
         parts.text.null,
         lambda rows: pictures.pixels[rows],
+        features=features if vision.width else None,
     )
+
+
+def _whole(run: Run, pictures: Pictures) -> Pictures:
+    """With tag lists as they are shown and held out: put in order, nothing shuffled or left out."""
+    variants, manner = manner_of(run)
+    if not variants or pictures.captions is None:
+        return pictures
+    manner |= {"shuffle": False, "dropout": 0.0}
+    captions = [text and arrange(text, 0, 0, **manner) for text in pictures.captions]
+    return pictures._replace(captions=captions)
+
+
+def _cond(
+    run: Run, pictures: Pictures, given: Sequence[str | None], parts: Parts
+) -> Callable[[Tensor, Tensor | None], Cond]:
+    """Conditions of rows: words in training with each tag list in the arrangement it draws."""
+    whole = _conditions(run, parts, pictures)
+    variants, manner = manner_of(run)
+    arranges = variants and run.text.name == "words"
+
+    def cond(rows: Tensor, choices: Tensor | None) -> Cond:
+        if choices is None or not arranges:
+            return rows_of(whole, rows)
+        numbers = (choices * variants).long().tolist()
+        drawn = [(given[row], pictures.keys[row]) for row in rows.tolist()]
+        return parts.text.encode(
+            [
+                said and variant(said, key, number, run.seed, **manner)
+                for (said, key), number in zip(drawn, numbers, strict=True)
+            ]
+        )
+
+    return cond
 
 
 def _conditions(run: Run, parts: Parts, pictures: Pictures) -> Cond:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +24,15 @@ from pathline.data.buckets import Buckets, settle
 from pathline.data.cache import CACHE, LATENTS_FOLDER, STATS
 from pathline.data.planning import Dtype, Manner, Spec, lay
 from pathline.data.source import Source
-from pathline.data.tags import arrange
+from pathline.data.tags import variant
 from pathline.data.writing import Made, Peers, build
 from pathline.recipes import checked
 from pathline.recipes.folder import SETTINGS
-from pathline.recipes.from_pictures import source_of
+from pathline.recipes.from_pictures import manner_of, source_of
 from pathline.recipes.tally import listed, progress, table
 from pathline.training.parallel import pick_device
 from pathline.training.strategy import agreed, joined, number, told
-from pathline.types import Codec, Cond, Example, Facts, Text
+from pathline.types import Codec, Cond, Example, Facts, Text, Vision
 
 CACHES = Path("caches")
 INTERRUPTED = 130
@@ -50,6 +49,7 @@ class Tools(NamedTuple):
     spec: Spec
     codec: Codec
     text: Text | None  # None: no states are stored
+    vision: Vision
 
 
 def preprocess(
@@ -89,7 +89,7 @@ def preprocess(
     batch:
         Pictures or captions encoded at once.
     dtype:
-        Of the stored latents: fp16, bf16, fp32.
+        Of the stored latents and features: fp16, bf16, fp32.
     text_dtype:
         Of the stored text states: fp16, bf16, fp32.
     """
@@ -127,6 +127,7 @@ def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Too
     text: Text | None = None
     if run.text.name not in NO_TEXT:
         text = bind(TABLES["text"], run.text, PLACES["text"])(facts)
+    vision: Vision = bind(TABLES["vision"], run.vision, PLACES["vision"])()
     spec = Spec(
         codec.id,
         text.id if text else "",
@@ -136,9 +137,12 @@ def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Too
         data.flip,
         dtype,
         text_dtype,
+        vision.id,
+        vision.width,
+        vision.tokens,
     )
     buckets = settle(data.size, codec.factor * patch_of(run), **asdict(data.buckets))
-    return Tools(run, source, buckets, spec, codec, text)
+    return Tools(run, source, buckets, spec, codec, text, vision)
 
 
 def _settled(run: Run, source: Source) -> Run:
@@ -156,21 +160,25 @@ def _settled(run: Run, source: Source) -> Run:
 
 def _tagged(run: Run, source: Source) -> Source:
     """The source with each tag list in as many arrangements as data.tags asks for."""
-    tags = asdict(run.data.tags)
-    variants = tags.pop("variants")
+    variants, tags = manner_of(run)
     if not variants:
         return source
 
     def arranged(read: Callable[[int], Example], row: int) -> Example:
         example = read(row)
-        said = [text for text in example.captions or (example.caption or "",) if text]
-        own = int.from_bytes(blake2b(example.key.encode(), digest_size=7).digest())
-        ways = (arrange(text, own, n, run.seed, **tags) for text in said for n in range(variants))
-        every = tuple(dict.fromkeys(ways))
-        return example._replace(caption=every[0] if every else None, captions=every)
+        said = [text for text in example.captions or (example.caption or "",) if text.strip()]
+        found = [_ways(text, example.key, variants, run.seed, **tags) for text in said]
+        every = tuple(way for ways in found for way in ways)
+        of = tuple(number for number, ways in enumerate(found) for _ in ways)
+        return example._replace(caption=every[0] if every else None, captions=every, of=of)
 
     about = partial(arranged, source.about) if source.about else None
     return source._replace(read=partial(arranged, source.read), about=about)
+
+
+def _ways(caption: str, key: str, count: int, seed: int, **tags: Any) -> dict[str, None]:
+    """Each arrangement once, in order; prose has one."""
+    return dict.fromkeys(variant(caption, key, n, seed, **tags) for n in range(count))
 
 
 def patch_of(run: Run) -> int:
@@ -208,6 +216,7 @@ def _made(folder: Path, tools: Tools, batch: int, console: Console) -> Made:
                 spec,
                 partial(_encode, tools.codec, device),
                 partial(_encode_text, tools.text, device),
+                see=partial(_encode, tools.vision, device) if tools.vision.width else None,
                 manner=Manner(batch, 0, data.missing_captions, data.max_bad),
                 peers=Peers(world.rank, world.size, told, agreed),
                 tick=tick,
@@ -218,10 +227,10 @@ def _made(folder: Path, tools: Tools, batch: int, console: Console) -> Made:
     return made
 
 
-def _encode(codec: Codec, device: torch.device, pixels: Tensor) -> Tensor:
-    if codec.to:
-        codec.to(device)
-    return codec.encode(pixels.to(device, non_blocking=True))
+def _encode(door: Codec | Vision, device: torch.device, pixels: Tensor) -> Tensor:
+    if door.to:
+        door.to(device)
+    return door.encode(pixels.to(device, non_blocking=True))
 
 
 def _encode_text(text: Text | None, device: torch.device, captions: Sequence[str | None]) -> Cond:
@@ -238,11 +247,13 @@ def _tell_changes(folder: Path, spec: Spec, console: Console) -> None:
         old: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     except ValueError:
         old = {}
-    for what, rows in (("codec", "latents"), ("text", "states"), ("dtype", "latents")):
+    rooms = {"codec": "latents", "text": "states", "vision": "features", "dtype": "latents"}
+    for what, rows in rooms.items():
         now = getattr(spec, what)
-        if what in old and old[what] != now:
+        if old.get(what) and old[what] != now:
+            end = f"and is {now!r}: all {rows} are made anew" if now else f"and is none: no {rows}"
             console.print(
-                f"{what} was {old[what]!r} and is {now!r}: all {rows} are made anew",
+                f"{what} was {old[what]!r} {end}",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -251,6 +262,7 @@ def _tell_changes(folder: Path, spec: Spec, console: Console) -> None:
 def _tell(folder: Path, made: Made, tools: Tools, console: Console) -> None:
     say = partial(console.print, soft_wrap=True, highlight=False)
     states = f", {made.captions} captions encoded" if tools.text else ""
+    states += f", {made.features} of them seen by the vision encoder" if tools.vision.width else ""
     say(f"{folder}: {made.rows} pictures, {made.encoded} of them encoded now{states}")
     for file in made.damaged:
         say(f"damaged and made anew: {file}")
