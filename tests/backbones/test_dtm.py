@@ -1,4 +1,4 @@
-"""The head of transition matching: zero start, single tokens, what it refuses, golden numbers."""
+"""The heads of transition matching: zero start, who hears whom, refusals, golden numbers."""
 
 import json
 import runpy
@@ -10,6 +10,7 @@ from torch import nn
 
 from pathline.backbones import BACKBONES
 from pathline.backbones.dtm import READABLE, headed
+from pathline.nn.blocks import patchify
 from pathline.types import Cond, Frame, Output
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dtm.py"
@@ -35,19 +36,24 @@ def some(*shape, seed=2):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs(rows=3, draws=2):
+def inputs(rows=3, draws=2, group=1):
     """x, t, cond, r, hidden, y, s."""
     cond = Cond(labels=torch.arange(rows) % 3)
     s = torch.rand(draws * rows, 4, 2, generator=torch.Generator().manual_seed(3))
+    s = s[:, ::group, ::group] if group else s[:, :1, :1]
     t = torch.linspace(0.1, 0.9, rows)
     return some(rows, 2, 8, 4), t, cond, None, None, some(draws * rows, 2, 8, 4, seed=4), s
 
 
+MEETING = {"kind": "transformer", "group": 2}
+
+
 @pytest.mark.parametrize("name", READABLE)
-def test_it_starts_at_zero_and_teaches_every_weight(name):
-    network = build(name)
-    assert network(*inputs()).value.abs().max() == 0
-    out = perturb(network)(*inputs())
+@pytest.mark.parametrize("head", [{}, MEETING, {**MEETING, "group": 0}])
+def test_it_starts_at_zero_and_teaches_every_weight(name, head):
+    network, args = build(name, head=head), inputs(group=head.get("group", 1))
+    assert network(*args).value.abs().max() == 0
+    out = perturb(network)(*args)
     assert out.value.shape == (6, 2, 8, 4)
     assert out.hidden.shape == (3, 8, 16)
     out.value.square().mean().backward()
@@ -97,11 +103,11 @@ def test_draws_stand_one_whole_batch_after_another():
         torch.testing.assert_close(alone, both[part], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
 @pytest.mark.parametrize("group", [1, 2])
-def test_tokens_never_meet_in_the_head(group):
-    network = perturb(build(head={"group": group, "width": 32}))
-    x, t, cond, r, _, y, s = inputs(draws=1)
-    s = s[:, ::group, ::group]
+def test_groups_never_meet_in_the_head(group, kind):
+    network = perturb(build(head={"group": group, "width": 32, "kind": kind}))
+    x, t, cond, r, _, y, s = inputs(draws=1, group=group)
     plain = network(x, t, cond, r, None, y, s).value
     side = 2 * group
     y_other, s_other = y.clone(), s.clone()
@@ -114,11 +120,11 @@ def test_tokens_never_meet_in_the_head(group):
         assert off.max() < 1e-5
 
 
-def test_a_group_hears_all_its_tokens_and_no_others():
-    network = perturb(build(head={"group": 2, "width": 32}))
-    _, t, cond, r, _, y, s = inputs(draws=1)
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_a_group_hears_all_its_tokens_and_no_others(kind):
+    network = perturb(build(head={"group": 2, "width": 32, "kind": kind}))
+    _, t, cond, r, _, y, s = inputs(draws=1, group=2)
     hidden = some(3, 8, 16, seed=5)  # rows × columns: 4 × 2
-    s = s[:, ::2, ::2]
     plain = network(y, t, cond, r, hidden, y, s).value
     for token in range(8):
         other = hidden.clone()
@@ -128,6 +134,46 @@ def test_a_group_hears_all_its_tokens_and_no_others():
         assert off[:, :, heard].amax() > 1e-3
         off[:, :, heard] = 0
         assert off.max() < 1e-5
+
+
+@pytest.mark.parametrize(("group", "reached"), [(1, 1), (2, 4), (0, 8)])
+def test_a_token_of_a_transformer_reaches_its_group_alone(group, reached):
+    network = perturb(build(head={**MEETING, "group": group}), size=0.4)
+    x, t, cond, r, _, y, s = inputs(draws=1, group=group)
+    other = y.clone()
+    other[:, :, 2:4, 2:4] += 1
+    off = network(x, t, cond, r, None, other, s).value - network(x, t, cond, r, None, y, s).value
+    moved = patchify(off, 2).abs().amax((0, 2))  # of each token
+    assert (moved > 1e-3).sum() == reached
+    assert (moved < 1e-6).sum() == 8 - reached
+
+
+class Alone(nn.Module):
+    """What attention does for a token that sees itself only."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention.out(self.attention.qkv(x).chunk(3, -1)[2])
+
+
+def test_a_transformer_of_groups_of_one_is_a_network_of_single_tokens():
+    alone, args = perturb(build(head={**MEETING, "group": 1})), inputs()
+    for block in alone.head.blocks:
+        block.attention = Alone(block.attention)
+    torch.testing.assert_close(
+        alone(*args).value, perturb(build(head={**MEETING, "group": 1}))(*args).value
+    )
+
+
+def test_the_whole_picture_may_be_of_any_size():
+    network = perturb(build("stream_dit", Frame(2, 8, 8), head={**MEETING, "group": 0}))
+    for height, width in ((8, 8), (4, 12)):
+        x, s = some(2, 2, height, width), torch.rand(2, 1, 1)
+        out = network(x, torch.tensor([0.2, 0.7]), Cond(), None, None, x, s)
+        assert out.value.shape == x.shape
 
 
 def test_both_times_are_heard():
@@ -175,6 +221,9 @@ class Deaf(nn.Module):
         ({"group": 4}, "4x4 patches, 8x8 places, can't tile 8x4"),
         ({"group": 0}, "0x0 patches"),
         ({"group": 2, "width": 31}, "4x4x2 = 32 numbers"),
+        ({**MEETING, "group": 4}, "4x4 tokens can't tile the 4x2 tokens"),
+        ({**MEETING, "group": -1}, "-1x-1 tokens"),
+        ({**MEETING, "width": 10}, "multiple of 4, got 10"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(head, message):

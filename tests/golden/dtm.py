@@ -13,7 +13,11 @@ from pathline.backbones.dtm import headed
 from pathline.types import Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")
-CASES = {"token": {}, "group": {"group": 2, "width": 32, "depth": 2}}
+CASES = {
+    "token": {},
+    "group": {"group": 2, "width": 32, "depth": 2},
+    "meeting": {"kind": "transformer", "group": 2, "width": 12, "depth": 2},
+}
 
 
 def wave(*shape: int, speed: float) -> torch.Tensor:

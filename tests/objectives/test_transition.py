@@ -27,6 +27,7 @@ ROOT = torch.tensor([[0.9, 0, 0, 0], [0.5, 0.6, 0, 0], [-0.4, 0.3, 1.1, 0], [0.2
 COV = ROOT.double() @ ROOT.double().T
 TOKEN = torch.arange(D) % 2  # flat [channel, place] -> place
 KINDS = {"joint": torch.ones(D, D), "token": (TOKEN[:, None] == TOKEN).double()}
+OTHER = {"joint": "token", "token": "joint"}
 
 
 def rng(seed=0):
@@ -214,8 +215,12 @@ def drawn(network, labels, seeds, steps, guide, **ways):
         )
 
 
-def test_the_backbone_runs_once_a_step_and_condition():
-    network, labels = real(), torch.tensor([0, 1])
+MEETING = {"kind": "transformer", "group": 2}
+
+
+@pytest.mark.parametrize("head", [{}, MEETING, {**MEETING, "group": 0}])
+def test_the_backbone_runs_once_a_step_and_condition(head):
+    network, labels = real(**head), torch.tensor([0, 1])
     for guide, factor in (
         (partial(cfg, scale=1.0), [1, 1, 1, 1]),
         (partial(cfg, scale=3.0), [2, 2, 2, 2]),
@@ -311,6 +316,15 @@ def test_every_token_has_its_own_inner_time_and_every_picture_its_own_time():
     torch.testing.assert_close(point.v, point.x1 - point.x0)
 
 
+def test_the_whole_picture_may_share_an_inner_time():
+    x1, network, seen = torch.randn(5, 3, 8, 4, generator=rng(1)), Asked(), []
+    loss(network, batch_of(x1), rng(), drawing, noting(seen), **{**LEARN, "draws": 3, "patch": 0})
+    assert network.s.shape == (15, 1, 1)
+    assert len(network.s.unique()) == 15
+    point = seen[0][0]
+    torch.testing.assert_close(network.y, torch.lerp(point.x0, point.x1, network.s[:, None]))
+
+
 @pytest.mark.parametrize(("steps", "times"), [(1, {0.0}), (4, {0.0, 0.25, 0.5, 0.75})])
 def test_times_of_so_many_steps(steps, times):
     x1, network, seen = torch.randn(400, 1, 2, 2, generator=rng(1)), Asked(), []
@@ -356,15 +370,57 @@ def test_loss_of_the_best_head_is_the_closed_form():
     assert worse.item() == pytest.approx(floor + 0.09, rel=0.02)
 
 
-def test_one_run_of_the_backbone_learns_from_all_draws():
-    network = real().train()
+@pytest.mark.parametrize("head", [{}, MEETING, {**MEETING, "group": 0}])
+def test_one_run_of_the_backbone_learns_from_all_draws(head):
+    network = real(**head).train()
     backbone, head = counting(network.backbone), counting(network.head)
     labels = torch.tensor([0, 1, 2])
     batch = Batch(torch.randn(3, 2, 4, 4), Cond(labels=labels), NULL, labels)
-    value, _ = loss(network, batch, rng(), drawing, MSE, **{**LEARN, "draws": 6, "patch": 2})
+    ways = {**LEARN, "draws": 6, "patch": network.head.size}
+    value, _ = loss(network, batch, rng(), drawing, MSE, **ways)
     value.backward()
     assert (len(backbone), len(head)) == (1, 1)
     assert [n for n, p in network.named_parameters() if not p.grad.abs().sum() > 0] == []
+
+
+def learnt(updates, **head):
+    """A network that learnt to draw from N(MEAN, COV), two tokens that depend on each other."""
+    torch.manual_seed(0)
+    backbone = dit(Frame(2, 1, 2), depth=1, width=32, heads=2, patch=1)
+    network = headed(backbone, backbone, backbone.frame, width=32, depth=2, **head)
+    optimizer = torch.optim.Adam(network.parameters())
+    generator, ways = rng(), {**LEARN, "draws": 4, "patch": network.head.size}
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - update / updates)
+        x1 = MEAN + torch.randn(256, D, generator=generator, dtype=torch.float64) @ ROOT.double().T
+        batch = batch_of(x1.float().view(-1, *SHAPE))
+        optimizer.zero_grad()
+        loss(network, batch, generator, drawing, MSE, **ways)[0].backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "head"), [("joint", {"kind": "transformer", "group": 0}), ("token", {})]
+)
+def test_a_learnt_head_walks_the_gaussian_recursion(kind, head):
+    """In distribution: tokens that met are drawn with their relation, single ones without."""
+    generator, read = rng(1), field(learnt(500, **head), Cond())
+
+    def noise(x):
+        return torch.randn(x.shape, generator=generator)
+
+    for steps in (1, 2):
+        with torch.no_grad():
+            x0 = noise(torch.empty(4000, *SHAPE))
+            x = last(integrate(read, x0, uniform_grid(steps), step, noise, STRAIGHT))
+        x = x.flatten(1).double()
+        torch.testing.assert_close(x.mean(0), recursion(steps, kind)[0], atol=0.12, rtol=0)
+        wanted, wrong = (recursion(steps, one)[1] for one in (kind, OTHER[kind]))
+        off, other = ((x.T.cov() - c).norm() / COV.norm() for c in (wanted, wrong))
+        assert off < 0.15
+        assert other > 1.5 * off
 
 
 def test_dropped_conditions_become_the_null():

@@ -6,7 +6,6 @@ hidden state, of logit-normal times and of the overshoot is arXiv 2512.12465.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -37,16 +36,16 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the backbone once, the head `draws` times; regress the velocity from noise to Y.
 
-    patch: places along a side that share an inner time, those of a head's token. Terms see the
-    inner path: x0, x1, xt, v and value are of y, `draws` times as many rows as there are pictures;
-    t is the outer time, hidden has a row for each picture.
+    patch: places along a side that share an inner time, for the head draws them as one; 0: all do.
+    Terms see the inner path: x0, x1, xt, v and value are of y, `draws` times as many rows as there
+    are pictures; t is the outer time, hidden has a row for each picture.
     """
     cond = drop(batch.cond, batch.null, dropout, rng)
     point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
     y1 = point.v.repeat(draws, 1, 1, 1)
     y0 = torch.randn(y1.shape, generator=rng, device=y1.device, dtype=y1.dtype)
     s = _inner(y1, rng, inner_times, patch)  # n i j
-    ys = torch.lerp(y0, y1, _spread(s, patch))
+    ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
     out: Output = network(point.xt, point.t, cond, None, None, ys, s)
     seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0)
     return criterion(seen, out._replace(value=out.value.float()))
@@ -61,13 +60,13 @@ def _at_steps(point: Point, steps: int) -> Point:
 
 
 def _inner(y: Tensor, rng: torch.Generator, times: InnerTimes, patch: int) -> Tensor:
-    """An inner time for every token of y."""
-    tokens = y[:, 0, ::patch, ::patch]
+    """An inner time for all that is drawn as one."""
+    tokens = y[:, 0, ::patch, ::patch] if patch else y[:, 0, :1, :1]
     return DRAWS[times](tokens.flatten(), rng).view(tokens.shape).to(y.dtype)
 
 
 def _spread(s: Tensor, patch: int) -> Tensor:
-    """Tokens' times [n i j] at every place [n 1 h w]."""
+    """The times [n i j] at every place [n 1 h w]."""
     return s.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
 
 
@@ -134,6 +133,7 @@ def transition(
     draws: int = 4,
     steps: int = 0,
     inner_times: InnerTimes = "uniform",
+    head: Literal["mlp", "transformer"] = "mlp",
     head_width: int | None = None,
     head_depth: int = 3,
     head_group: int = 1,
@@ -142,13 +142,14 @@ def transition(
 
     dropout: share of conditions replaced by the null. draws: of noise and inner time for each
     hidden state. steps: learn at the times of so many equal steps only; 0: at every time. The
-    head: its width (null: half the backbone's), depth, and how many tokens along a side it sees
-    together. Raises ValueError for a path that is not straight and for numbers that are too low.
+    head: its width (null: half the backbone's), depth, and how many tokens along a side it draws as
+    one, joined by an mlp, attending to one another in a transformer (0 there: all tokens). Raises
+    ValueError for a path that is not straight and for numbers that are too low.
     """
     if path is not STRAIGHT:
         raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
     if draws < 1 or steps < 0:
         raise ValueError(f"draws is {draws}, steps {steps}; want draws of 1 and steps of 0 or more")
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, inner_times=inner_times)
-    head: Mapping[str, Any] = {"width": head_width, "depth": head_depth, "group": head_group}
-    return Objective(learn, field, "v", head=head)
+    ways = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
+    return Objective(learn, field, "v", head=ways)
