@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from pathline.flow.paths import like
 
@@ -30,9 +32,24 @@ def exact(average: Average, x: State, t: Times, r: Times, v: State) -> State:
     Dual numbers rather than torch.func.jvp: they go through DDP's and FSDP's wrappers.
     """
     eager = torch.compiler.set_stance("force_eager")
-    with eager, sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+    with eager, sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level(), Lean():
         u, rise = forward_ad.unpack_dual(average(_dual(x, v), _dual(t, torch.ones_like(t)), r))
         return torch.zeros_like(u) if rise is None else like(r - t, u) * rise
+
+
+class Lean(TorchFunctionMode):
+    """Linear layers with one product for the tangent, where forward AD takes a second one, with a
+    tangent of the weights that is all zeros: weights stay as they are here."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = self._linear(*args, **(kwargs or {})) if func is F.linear else None
+        return func(*args, **(kwargs or {})) if out is None else out
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        x, rise = forward_ad.unpack_dual(input)
+        if rise is None:
+            return None
+        return forward_ad.make_dual(F.linear(x, weight, bias), F.linear(rise, weight))
 
 
 def _dual(x: Tensor, tangent: Tensor) -> Tensor:
