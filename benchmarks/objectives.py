@@ -2,63 +2,45 @@
 
     python benchmarks/objectives.py digits --seconds 60 --seeds 0 1 2
 
-An arm is the preset with some settings changed. Every arm first makes a few updates to learn what
-they cost, then trains from scratch for as many as fit into `seconds` of this process's CPU time,
-its schedule over these. Guidance is off. Distances by `pca`, beside real against real.
+An arm is the preset with some settings changed (arms.py). All arms first take turns at a few
+updates to learn what they cost (costs.py); then each trains from scratch for as many as fit into
+`seconds` (of CPU time, on a CPU), its schedule over these. Guidance is off. Distances by `pca`,
+beside real against real.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
+from arms import ARMS, settings
+from costs import arm_of, race
 from rich.console import Console
 
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, pick
-from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.recipes.measured import Judge, asked_of, drawer, judge, score, training_pictures
 from pathline.recipes.train import Trained, run_training
 
-QUIET = (
-    *("train.sample_every=0", "train.validate_every=0", "train.save_every=1000000"),
-    *("train.probe_every=0", "train.precision=fp32", "train.log_every=100"),
-)
-MEAN = ("backbone.takes_r=true", "terms={adaptive: 1.0}")
-DDT = ("backbone=ddt", "backbone.width=128", "backbone.heads=4", "backbone.depth=2")
-ARMS = {  # name -> settings changed, solvers it is drawn with
-    "flow": ((), ("euler", "unipc2")),
-    "ot": (("coupling=within_class",), ("euler",)),
-    "contrastive": (("terms.contrastive=0.05",), ("euler",)),
-    "dispersive": (("terms.dispersive=0.25", "backbone.look=2"), ("euler",)),
-    "ddt": ((*DDT, "backbone.decoder=1"), ("euler",)),
-    "mean_flow": (("objective=mean_flow", *MEAN), ("jump",)),
-    "improved_mean_flow": (("objective=improved_mean_flow", *MEAN), ("jump",)),
-    "transition": (("objective=transition", "sample.solver=transition"), ("transition",)),
-}
-TRIAL = 12  # updates that tell an arm's cost
+ROUNDS = 5  # of the race that tells what an arm's update costs
 
 
-def settings(preset: str, arm: str, seed: int, updates: int, further: list[str]) -> Run:
-    own = [*ARMS[arm][0], f"train.updates={updates}", f"seed={seed}"]
-    return read(preset, (), [*QUIET, *own, *further]).run
+def trained(run: Run) -> Trained:
+    """The training, in a folder that nobody keeps."""
+    return run_training(run, Path(tempfile.mkdtemp()) / "run", None, Console(quiet=True))
 
 
-def trained(run: Run) -> tuple[Trained, float]:
-    """The training in a folder that nobody keeps, and its CPU seconds."""
-    begun = time.process_time()
-    found = run_training(run, Path(tempfile.mkdtemp()) / "run", None, Console(quiet=True))
-    return found, time.process_time() - begun
-
-
-def updates_in(given: argparse.Namespace, arm: str) -> int:
-    """How many updates of this arm fit into the seconds."""
-    took = [trained(settings(given.preset, arm, 0, n, given.settings))[1] for n in (2, 2 + TRIAL)]
-    return max(10, round(given.seconds / max((took[1] - took[0]) / TRIAL, 1e-3)))
+def updates_in(given: argparse.Namespace) -> dict[str, int]:
+    """How many updates of each arm fit into the seconds; all are timed in turns."""
+    runs = {arm: settings(given.preset, arm, 0, 800, given.settings) for arm in given.arms}
+    took = race({arm: arm_of(run) for arm, run in runs.items()}, ROUNDS)
+    return {
+        arm: max(10, round(given.seconds / statistics.median(seconds)))
+        for arm, seconds in took.items()
+    }
 
 
 def distances(found: Trained, run: Run, solver: str, judged: Judge, given) -> dict[int, float]:
@@ -94,12 +76,12 @@ def main() -> None:
     arguments.add_argument("--forwards", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 50])
     arguments.add_argument("--n", type=int, default=1000)
     given = arguments.parse_args()
-    judged = None
-    for arm in given.arms:
-        updates, rows = updates_in(given, arm), {}
+    judged, fitting = None, updates_in(given)
+    for arm, updates in fitting.items():
+        rows: dict[str, list] = {}
         for seed in given.seeds:
             run = settings(given.preset, arm, seed, updates, given.settings)
-            found, _ = trained(run)
+            found = trained(run)
             if judged is None:
                 device = next(found.player.network.parameters()).device
                 real = training_pictures(run, found.data, given.n, given.seed)

@@ -1,0 +1,100 @@
+"""Pure parts of the benchmarks, on cases with a known answer."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pathline.config.presets import PRESETS
+from pathline.config.run import terms_of
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A script of benchmarks/ as a module; they import one another by bare names."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if (BENCHMARKS / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def test_w2_of_a_shift_is_its_length_whatever_the_order(script) -> None:
+    plane = script("plane")
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    shifted = x[::-1] + np.array([3.0, 4.0])
+    assert plane.w2(x, shifted) == pytest.approx(5.0)
+
+
+def test_energy_of_straight_ways_is_their_squared_length(script) -> None:
+    plane = script("plane")
+    x0, far = torch.randn(2, 10, 2), torch.tensor([3.0, 4.0])
+    straight = [(t, x0 + t * far) for t in (0.0, 0.2, 0.7, 1.0)]
+    torch.testing.assert_close(plane.energy(straight), torch.full((2,), 25.0))
+    late = [(t, x0 + t**2 * far) for t in np.linspace(0, 1, 1001).tolist()]
+    detour = plane.energy(late)  # ∫ (2t)² dt = 4/3
+    torch.testing.assert_close(detour, torch.full((2,), 25.0 * 4 / 3), rtol=1e-3, atol=0)
+
+
+def test_networks_trained_at_once_do_not_feel_one_another(script) -> None:
+    plane = script("plane")
+    networks = plane.Networks(3, 3)
+    x = torch.randn(3, 5, 3)
+    networks(x)[1].square().sum().backward()
+    for weight in networks.weights:
+        assert weight.grad[1].abs().sum() > 0
+        assert weight.grad[[0, 2]].abs().sum() == 0
+
+
+def test_points_of_two_couplings_differ_in_noise_alone(script) -> None:
+    couplings, plane = script("couplings"), script("plane")
+    ends = couplings.TASKS["moons→8gaussians"]
+    apart, paired = (
+        plane.points_of(plane.Cell("", name, 0), ends, 64)() for name in ("independent", "optimal")
+    )
+    assert torch.equal(apart.x1, paired.x1)
+    assert torch.equal(apart.t, paired.t)
+    assert torch.equal(apart.x0.sort(0).values, paired.x0.sort(0).values)
+    lengths = [(point.x1 - point.x0).square().sum() for point in (apart, paired)]
+    assert lengths[1] < 0.7 * lengths[0]
+
+
+def test_shares_of_probes_are_paired_by_round(script) -> None:
+    probes = script("probes")
+    plain = [1.0, 2.0, 4.0]  # a host that grows busier
+    took = {
+        "plain": plain,
+        "between": [1.01 * s for s in plain],
+        "probed": [1.01 * 1.5 * s for s in plain],
+    }
+    found = probes.share(took, 100)
+    assert found["between"] == pytest.approx(0.01)
+    assert found["all"] == pytest.approx(0.015)
+
+
+def test_ratios_of_costs_are_paired_by_round(script) -> None:
+    costs = script("costs")
+    assert costs.ratios([2.0, 4.0, 8.0], [1.0, 2.0, 4.0]) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_the_decoupled_arm_keeps_the_presets_size(script) -> None:
+    arms = script("arms")
+    flow, ddt = (
+        arms.settings("digits", name, 0, 10, []).backbone.options for name in ("flow", "ddt")
+    )
+    assert ddt == {**flow, "depth": flow["depth"] - 1, "decoder": 1}
+
+
+def test_the_mean_flow_arm_learns_as_its_preset_does(script) -> None:
+    arm, preset = (
+        script("arms").settings("digits", "mean_flow", 0, 10, []),
+        PRESETS["digits-mean-flow"],
+    )
+    assert (arm.backbone, arm.objective) == (preset.backbone, preset.objective)
+    assert terms_of(arm) == terms_of(preset)
