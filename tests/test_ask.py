@@ -7,10 +7,13 @@ from pathline.assemble import assemble, rows_of, sampler
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
 from pathline.generate import NOTHING, Ask, encode, generate, states
+from pathline.recipes.asked import untrained
 from pathline.types import Facts
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"))
 DIT = pick("dit", width=32, depth=2, heads=2, patch=2)
+DDT = pick("ddt", width=32, depth=2, heads=2, patch=2)
+CROSS = pick("cross_dit", width=32, depth=2, heads=2, patch=2)
 STREAM = pick("stream_dit", size="nano/2", width=32, depth=2, heads=2)
 
 
@@ -95,9 +98,23 @@ def test_a_beginning_of_another_size_is_refused(parts):
         x1_of(parts, Ask(x1=torch.zeros(2, 1, 4, 4), strength=0.5))
 
 
-def test_a_run_on_buckets_draws_any_size_and_another_does_not(parts):
-    buckets = made(STREAM, FACTS._replace(sizes=((8, 8), (4, 16))))
-    pixels = generate(buckets, [0], [0], draws(buckets), ask=Ask(size=(4, 16)))
-    assert pixels.shape == (1, 1, 4, 16)
-    with pytest.raises(ValueError, match="8x8 alone"):
-        x1_of(parts, Ask(size=(4, 16)))
+@pytest.mark.parametrize("backbone", [STREAM, CROSS])
+@pytest.mark.parametrize("sizes", [(), ((8, 8), (4, 16))])
+def test_streams_and_cross_attention_draw_any_size(backbone, sizes):
+    """Whether they were trained on one size or on several; what they were not is told of."""
+    some = made(backbone, FACTS._replace(sizes=sizes))
+    for size in ((4, 16), (12, 8)):
+        pixels = generate(some, [0], [0], draws(some), ask=Ask(size=size))
+        assert pixels.shape == (1, 1, *size)
+    assert (untrained(some, (4, 16)) is None) == bool(sizes)
+    assert "12x8 was never learnt, only 8x8" in (untrained(some, (12, 8)) or "")
+    assert untrained(some, (8, 8)) is None
+    assert untrained(some, None) is None
+
+
+@pytest.mark.parametrize("backbone", [DIT, DDT])
+def test_a_table_of_places_draws_its_own_size_alone(backbone):
+    one = made(backbone)
+    assert x1_of(one, Ask(size=(8, 8))).shape[2:] == (8, 8)
+    with pytest.raises(ValueError, match="knows the places of 8x8 pictures alone and can't draw"):
+        x1_of(one, Ask(size=(4, 16)))

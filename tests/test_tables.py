@@ -11,6 +11,7 @@ from pathline.assemble import TABLES, sampler
 from pathline.codecs import denormalise, normalise
 from pathline.config.pick import Pick, bind, options_of
 from pathline.config.run import PLACES, Sample
+from pathline.flow.guidance import Push
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
 from pathline.objectives.terms import compose, mse
 from pathline.types import Batch, Cond, Facts, Frame, Output, Point
@@ -35,6 +36,7 @@ CODECS = ("kl", "dcae", "taesd", "taef2", "rae", "detok", "trained")
 ENCODERS = ("t5", "t5gemma", "t5gemma2", "clip", "siglip2", "hidden", "encoder")
 GIVEN |= {("codec", name): {"path": "./missing"} for name in CODECS}
 GIVEN |= {("text", name): {"path": "./missing"} for name in ENCODERS}
+GIVEN |= {("vision", "encoder"): {"path": "./missing"}}
 GIVEN |= {("text", "pair"): {"states": "./missing", "pooled": "./missing"}}
 
 
@@ -114,8 +116,9 @@ def test_solver(name):
 def test_guidance(name):
     x, one, two = some(3, 2, 4, 4), some(3, 2, 4, 4, seed=1), some(3, 2, 4, 4, seed=2)
     field, other = (lambda _x, _t: one), (lambda _x, _t: two)
+    push = Push(0.05, some(2, 4, 4))
     for t in (0.5, torch.tensor([0.0, 0.5, 1.0])):
-        assert bound("sample.guidance", name)(field, other)(x, t).shape == x.shape
+        assert bound("sample.guidance", name)(field, other, push)(x, t).shape == x.shape
     neutral = {"scale": 1.0} if "scale" in options_of(TABLES["sample.guidance"][name]) else {}
     assert bound("sample.guidance", name, **neutral)(field, other) is field
 
@@ -149,6 +152,18 @@ def test_codec(name):
     assert torch.allclose(denormalise(codec, normalise(codec, raw)), raw, atol=1e-5)
     back = codec.decode(raw)
     assert (back.shape, back.dtype) == (pixels.shape, torch.uint8)
+
+
+@rows("vision")
+def test_vision(name):
+    if name != "none":
+        with pytest.raises((ValueError, FileNotFoundError), match="missing"):
+            bound("vision", name)()
+        return
+    vision = bound("vision", name)()
+    assert (vision.width, vision.id) == (0, "")
+    with pytest.raises(ValueError, match="vision=encoder"):
+        vision.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 @rows("text")
@@ -216,11 +231,13 @@ def test_term(name):
     xt, t = some(3, 2, 4, 4), torch.full((3,), 0.5)
     value = some(3, 2, 4, 4, seed=1).requires_grad_()
     hidden = some(3, 4, 8, seed=2).requires_grad_()
-    got = bound("terms", name)(Point(xt, xt, t, xt, xt), Output(value, hidden))
+    shown = some(3, 6, 2, 2, seed=3).requires_grad_()
+    point = Point(xt, xt, t, xt, xt, features=some(3, 6, 2, 2, seed=4))
+    got = bound("terms", name)(point, Output(value, hidden, projected=shown))
     assert got.shape == (3,)
     assert got.isfinite().all()
     got.sum().backward()
-    assert value.grad is not None or hidden.grad is not None
+    assert [x for x in (value, hidden, shown) if x.grad is not None]
 
 
 @rows("optimizer")

@@ -8,31 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from pathline.backbones import BACKBONES
+from pathline.backbones.aligned import aligned
 from pathline.backbones.ddt import SHARING
 from pathline.backbones.dtm import headed
 from pathline.codecs import CODECS
 from pathline.codecs.stored import stored as stored_codec
 from pathline.config.layers import Problem
-from pathline.config.pick import Pick, bind, problems
+from pathline.config.pick import Pick, bind, problems, settled
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
 from pathline.data import SOURCES
 from pathline.flow.adaptive import ADAPTIVE
 from pathline.flow.couplings import COUPLINGS, independent
-from pathline.flow.guidance import GUIDANCE
+from pathline.flow.guidance import GUIDANCE, Push
 from pathline.flow.paths import PATHS, Path, draw_point
 from pathline.flow.solvers import STEPS, integrate
 from pathline.flow.times import DRAWS, GRIDS, Grid, begun_at
 from pathline.metrics.features import FEATURES
 from pathline.nn.attention import needed
 from pathline.objectives import OBJECTIVES, TERMS
+from pathline.objectives.alignment import seeing
 from pathline.objectives.terms import compose
 from pathline.objectives.transition import step as transition
-from pathline.refusals import refuse_narrow, refuse_one_time, refuse_sizes
+from pathline.refusals import ONE_SIZE, refuse_narrow, refuse_one_time, refuse_sizes, refuse_unseen
 from pathline.text import TEXTS
 from pathline.text.lazy import stored as stored_text
 from pathline.text.learned import Worded
 from pathline.training.optim import OPTIMIZERS, SCHEDULES
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
+from pathline.vision import VISION
 
 PATH_WORDS = {
     "straight": "x_t = t·x1 + (1 − t)·x0.",
@@ -55,6 +58,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "data.source": SOURCES,
     "codec": CODECS,
     "text": TEXTS,
+    "vision": VISION,
     "backbone": BACKBONES,
     "objective": OBJECTIVES,
     "terms": TERMS,
@@ -70,6 +74,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "eval.feature": FEATURES,
 }
 
+STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a guidance with
 UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
@@ -86,18 +91,20 @@ class Parts(NamedTuple):
     draw: Callable[[Tensor, Cond, torch.Generator], Point]  # training points
     draw_at: Callable[[float], Callable[[Tensor, Cond, torch.Generator], Point]]  # at a fixed time
     criterion: Callable
+    push: Push | None = None  # of a contrastive term, once it is measured
+    any_size: bool = False  # the backbone takes other sizes than it was trained on
 
     def shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """[C H W] of x1 for pictures of this (height, width); None: the size most trained on.
 
-        Raises ValueError for a size that the codec or the data rules out.
+        Raises ValueError for a size that the codec or the backbone rules out.
         """
         f, codec = self.facts, self.codec
         height, width = size or (f.height, f.width)
-        if size and size != (f.height, f.width) and not f.sizes:
+        if size and size != (f.height, f.width) and not self.any_size:
             raise ValueError(
-                f"This run was trained on pictures of {f.height}x{f.width} alone and can't draw "
-                f"{height}x{width}. Runs on buckets can (data.buckets.max_ratio above 1)."
+                f"This run's backbone knows the places of {f.height}x{f.width} pictures alone and "
+                f"can't draw {height}x{width}; stream_dit and cross_dit draw other sizes."
             )
         if height % codec.factor or width % codec.factor:
             raise ValueError(
@@ -112,8 +119,10 @@ class Sampler(NamedTuple):
 
     # (field, x, noise, time that x is of: 0)
     walk: Callable[..., States]
-    guide: Callable[[Field, Field], Field]  # (field, the other one)
+    guide: Callable[[Field, Field, Push | None], Field]  # (field, the other one, the run's push)
     weak: bool  # the other field is a weaker network's, not that of the null condition
+    pushes: bool  # the guidance takes a push back
+    skips: bool  # the other field does without the route that the network learnt with
     jumps: bool  # the solver asks for average velocities
     heads: bool  # the solver asks for a head's velocities
     # times at which a ddt's encoder runs, from how alike it finds any two steps; None: always
@@ -133,6 +142,7 @@ def problems_of(run: Run) -> list[Problem]:
 
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
+    refuse_unseen(run, facts)
     path = _bound(run, "path")()
     objective = _bound(run, "objective")(path)
     codec = _codec(run, facts)
@@ -146,17 +156,19 @@ def assemble(run: Run, facts: Facts) -> Parts:
             network = headed(network, backbone, frame, **objective.head)
             tokens = partial(objective.loss, patch=network.head.size)
             objective = objective._replace(loss=tokens)
+        if own := alignment_of(run):
+            network = aligned(network, backbone, facts.vision_width, own["projector"], own["width"])
+            objective = objective._replace(loss=seeing(objective.loss))
     refuse_narrow(objective, backbone, codec.channels)
-    refuse_one_time(objective, backbone)
+    refuse_one_time(objective, run.backbone)
     refuse_sizes(run, facts, codec, backbone)
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
 
-    return Parts(
-        facts, codec, text, network, objective, path, draw, partial(_draw_at, path), _criterion(run)
-    )
+    made = (facts, codec, text, network, objective, path, draw, partial(_draw_at, path))
+    return Parts(*made, criterion(run), any_size=run.backbone.name not in ONE_SIZE)
 
 
 def _codec(run: Run, facts: Facts) -> Codec:
@@ -187,20 +199,23 @@ def labelled(text: Text) -> bool:
 def sampler(sample: Sample, path: Path) -> Sampler:
     """The solver, grid and guidance that `sample` names, as one."""
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
-    guide(_still, _still)  # a scale or an interval that can't be is refused now
+    guide(_still, _still, STILL)  # a scale or an interval that can't be is refused now
     weak, jumps = sample.guidance.name == "autoguidance", sample.solver.name == "jump"
     heads, shares = sample.solver.name == "transition", sample.sharing.name != "none"
+    which = {"weak": weak, "pushes": sample.guidance.name == "contrastive", "jumps": jumps}
+    which["skips"] = sample.guidance.name == "path_drop"
     if sample.solver.name in ADAPTIVE:
         if shares:
             raise ValueError(
                 f"{sample.solver.name} chooses its own steps; to share a ddt's encoder among "
                 "steps, take a solver of fixed ones, such as euler or unipc2."
             )
-        return Sampler(partial(_walk_adaptive, solver=solver), guide, weak, jumps, heads, None)
+        walk = partial(_walk_adaptive, solver=solver)
+        return Sampler(walk, guide, **which, heads=heads, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
-    return Sampler(walk, guide, weak, jumps, heads, share)
+    return Sampler(walk, guide, **which, heads=heads, share=share)
 
 
 def _walk(
@@ -221,6 +236,12 @@ def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
     return _bound(run, "optimizer")(network)
 
 
+def alignment_of(run: Run) -> dict[str, Any]:
+    """Settings of the term that reads a frozen encoder's features; {} where it isn't there."""
+    term = terms_of(run).get("alignment")
+    return settled(TERMS, term[1], PLACES["terms"]) if term else {}
+
+
 def rate(run: Run) -> Callable[[int], float]:
     """The learning rate's share at an update."""
     schedule = _bound(run, "schedule")
@@ -235,7 +256,8 @@ def _row(place: str, pick: Pick) -> Callable:
     return bind(TABLES[place], pick, PLACES[place])
 
 
-def _criterion(run: Run) -> Callable:
+def criterion(run: Run) -> Callable:
+    """The run's loss terms as one."""
     terms = terms_of(run).items()
     return compose({n: (weight, bind(TERMS, row, PLACES["terms"])) for n, (weight, row) in terms})
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from pathline.assemble import Parts, Sampler, moved, rows_of
 from pathline.backbones.ddt import DDT, likeness, sharing
+from pathline.backbones.routes import around, joins
 from pathline.codecs import denormalise, normalise
 from pathline.flow.solvers import last
+from pathline.refusals import refuse_sharing, refuse_solver, refuse_unpushed
 from pathline.types import Cond, Field, Output
 
 Autocast = Callable[[], AbstractContextManager]
@@ -101,15 +103,16 @@ def states(
     x0 = noise(torch.empty(len(items), *parts.shape(ask.size), device=device))
     times = encoder_times(parts, sampler, autocast) if times is None else times
 
-    def read(network: nn.Module, cond: Cond) -> Field:
-        return sharing(parts.objective.field, _quiet(network, autocast), cond, times)
+    def read(network: nn.Module, cond: Cond, *, skips: bool = False) -> Field:
+        return sharing(parts.objective.field, _quiet(network, autocast, skips=skips), cond, times)
 
     field = read(parts.network, cond)
     if weak is not None:
         other = read(weak, cond)
     else:
-        other = read(parts.network, _repeated(null, len(items)))
-    yield from sampler.walk(sampler.guide(field, other), *_begun(parts, ask, x0, noise))
+        other = read(parts.network, _repeated(null, len(items)), skips=sampler.skips)
+    push = parts.push and parts.push._replace(mean=parts.push.mean.to(device))
+    yield from sampler.walk(sampler.guide(field, other, push), *_begun(parts, ask, x0, noise))
 
 
 @torch.no_grad()
@@ -160,25 +163,17 @@ def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None)
             "Autoguidance leads away from a weaker network: draw with "
             "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
         )
-    if sampler.heads != (parts.objective.head is not None):
-        raise ValueError(
-            "The solver step 'transition' needs the head of an objective that draws transitions: "
-            "train with objective=transition, or take euler, unipc2 or another step."
-            if sampler.heads
-            else "This objective learns to draw whole transitions, which the solver step "
-            "'transition' asks for and no other: take sample.solver=transition (with head_steps=1 "
-            "and head_solver=euler it goes the mean way, as euler would)."
-        )
+    refuse_solver(parts.objective, heads=sampler.heads, jumps=sampler.jumps)
     if sampler.share is not None and not any(isinstance(m, DDT) for m in parts.network.modules()):
+        refuse_sharing()
+    if sampler.skips and not joins(parts.network):
         raise ValueError(
-            "Only backbone=ddt has an encoder whose answer steps can share: take "
-            "sample.sharing=none."
+            "Guidance 'path_drop' leads away from the network without its route, and this run's "
+            "has none that it can do without: train with backbone.route=sprint, or take "
+            "guidance=interval."
         )
-    if sampler.jumps and not parts.objective.spans:
-        raise ValueError(
-            "The solver step 'jump' needs an objective that learns average velocities; this one "
-            "learns velocities at one time: take euler, unipc2 or another step."
-        )
+    if sampler.pushes and parts.push is None:
+        refuse_unpushed()
 
 
 @torch.no_grad()
@@ -199,15 +194,18 @@ def title(parts: Parts, item: Item) -> str:
     return parts.facts.names[item] if isinstance(item, int) else item or ""
 
 
-def _quiet(network: nn.Module, autocast: Autocast) -> Callable[..., Output]:
-    """The network as sampling calls it: no dropout, and in the precision asked for."""
+def _quiet(network: nn.Module, autocast: Autocast, *, skips: bool = False) -> Callable[..., Output]:
+    """The network as sampling calls it: no dropout, and in the precision asked for.
+
+    skips: it does without the route that it learnt with.
+    """
     network.eval()
 
     def call(
         x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None, *more: Tensor | None
     ) -> Output:
         with autocast():
-            return network(x, t, cond, r, *more)
+            return network(x, t, cond, r, *more, **({"route": around(x)} if skips else {}))
 
     return call
 

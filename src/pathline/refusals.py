@@ -3,8 +3,8 @@
 from torch import nn
 
 from pathline.backbones import BACKBONES
-from pathline.config.pick import listing, options_of
-from pathline.config.run import Run
+from pathline.config.pick import Pick, listing, options_of
+from pathline.config.run import Run, terms_of
 from pathline.types import Codec, Facts, Objective
 
 ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
@@ -26,12 +26,66 @@ def refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> N
         )
 
 
-def refuse_one_time(objective: Objective, backbone: nn.Module) -> None:
-    if objective.spans and not getattr(getattr(backbone, "shape", None), "takes_r", False):
+def refuse_one_time(objective: Objective, backbone: Pick) -> None:
+    known = options_of(BACKBONES[backbone.name]).get("takes_r")
+    takes_r = backbone.options.get("takes_r", known is not None and known.default)
+    if objective.spans and takes_r is not True:
         can = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
         raise ValueError(
             "This objective learns average velocities, from a time to a later one, but the "
             f"backbone takes one time: set backbone.takes_r=true. Backbones that can: {can}."
+        )
+
+
+def refuse_solver(objective: Objective, *, heads: bool, jumps: bool) -> None:
+    """A solver asks for what the objective learns; heads, jumps: what it asks for."""
+    if heads != (objective.head is not None):
+        raise ValueError(
+            "The solver step 'transition' needs the head of an objective that draws transitions: "
+            "train with objective=transition, or take euler, unipc2 or another step."
+            if heads
+            else "This objective learns to draw whole transitions, which the solver step "
+            "'transition' asks for and no other: take sample.solver=transition (with head_steps=1 "
+            "and head_solver=euler it goes the mean way, as euler would)."
+        )
+    if jumps and not objective.spans:
+        raise ValueError(
+            "The solver step 'jump' needs an objective that learns average velocities; this one "
+            "learns velocities at one time: take euler, unipc2 or another step."
+        )
+
+
+def refuse_sharing() -> None:
+    raise ValueError(
+        "Only backbone=ddt has an encoder whose answer steps can share: take sample.sharing=none."
+    )
+
+
+def refuse_unpushed() -> None:
+    raise ValueError(
+        "Guidance 'contrastive' takes back what the loss term contrastive did, and this run has no "
+        "mean velocity to do it by: train with terms.contrastive=0.05 beside mse, without apart, "
+        "or take sample.guidance=interval. Where a run with that term is older than its mean, "
+        "pathline train --resume RUN makes one."
+    )
+
+
+def refuse_unseen(run: Run, facts: Facts) -> None:
+    """Alignment needs features, and features are there for it alone."""
+    if term := terms_of(run).get("alignment"):
+        if int(term[1].options.get("until", 0)) < 0:
+            raise ValueError("terms.alignment.until is a number of updates; 0 for all of them.")
+        if facts.vision_width:
+            return
+        raise ValueError(
+            "terms.alignment compares with what a frozen encoder says of the pictures, and this "
+            f"run has vision={run.vision.name}: take vision=encoder vision.path=FOLDER, such as "
+            "facebook/dinov2-base (with data.cache: one made so), or leave the term out."
+        )
+    if run.vision.name != "none":
+        raise ValueError(
+            f"vision={run.vision.name} is read by terms.alignment alone, which this run has not: "
+            "give it a weight, e.g. terms.alignment=0.5, or take vision=none."
         )
 
 

@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     words: tuple[str, ...] = ()  # every word of the captions, in table order
     sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the buckets; () for one size
     made: Made | None = None  # what a cache of latents tells of its codec and text encoder
+    vision: str = ""  # id of the encoder whose features stand beside the pictures; "": none
+    vision_width: int = 0
 
 
 class Frame(NamedTuple):
@@ -60,6 +62,7 @@ class Example(NamedTuple):
     label: int | None
     key: str  # stable name: a file, a row
     captions: tuple[str, ...] = ()  # all of them, where there are several
+    of: tuple[int, ...] = ()  # the number of the caption that each arranges; (): its own
 
 
 class Batch(NamedTuple):
@@ -67,6 +70,7 @@ class Batch(NamedTuple):
     cond: Cond  # rows of B
     null: Cond  # one row: the condition that asks for nothing
     keys: Tensor  # [B] row numbers in the data source, to name a picture in a message
+    features: Tensor | None = None  # [B E I J] what a frozen encoder says of the clean pictures
 
 
 class Point(NamedTuple):
@@ -78,6 +82,7 @@ class Point(NamedTuple):
     xt: Tensor  # [B C H W]
     v: Tensor  # [B C H W] velocity
     labels: Tensor | None = None  # [B] classes asked for, the null one too
+    features: Tensor | None = None  # [B' E I J] as of the batch, a row for each of its pictures
 
 
 class Output(NamedTuple):
@@ -86,6 +91,7 @@ class Output(NamedTuple):
     value: Tensor  # [B C H W]
     hidden: Tensor | None = None  # [B L D] picture tokens after the last block
     inner: Tensor | None = None  # [B L D] picture tokens after the block that terms look at
+    projected: Tensor | None = None  # [B E H W] these, as a trained projector shows them
 
 
 class Codec(NamedTuple):
@@ -110,6 +116,16 @@ class Text(NamedTuple):
     module: nn.Module | None = None  # Cond.words -> Cond.tokens, when trained along
     pooled_width: int = 0  # of Cond.pooled
     id: str = ""  # what made a state: row, weights, revision
+    to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
+
+
+class Vision(NamedTuple):
+    """What a frozen encoder says of pictures, place by place."""
+
+    encode: Callable[[Tensor], Tensor]  # uint8 [B C H W] -> features [B E I J]
+    width: int = 0  # E; 0: there is no encoder
+    tokens: int = 0  # I·J of a square picture
+    id: str = ""  # what made a feature: row, weights, revision
     to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from pathline.flow.guidance import GUIDANCE, autoguidance, cfg, interval, none
+from pathline.flow.guidance import (
+    GUIDANCE,
+    Push,
+    autoguidance,
+    cfg,
+    contrastive,
+    interval,
+    none,
+)
 from pathline.flow.solvers import counted, heun, integrate, jump, last
 from pathline.flow.times import uniform_grid
 
@@ -24,7 +32,7 @@ def test_formula_on_every_channel():
     assert torch.equal(cfg(field, other, scale=0.0)(X, 0.3), v_other)
 
 
-@pytest.mark.parametrize("row", [cfg, interval, autoguidance])
+@pytest.mark.parametrize("row", [cfg, interval, autoguidance, contrastive])
 def test_scale_1_is_the_field_itself(row):
     assert row(field, other, scale=1.0) is field
     assert row(field, None, scale=1.0) is field
@@ -79,7 +87,7 @@ def test_a_later_time_is_handed_on():
     assert torch.allclose(last(integrate(guided, X, (0.0, 1.0), jump)), 2 * X)
 
 
-@pytest.mark.parametrize("name", ["cfg", "interval", "autoguidance"])
+@pytest.mark.parametrize("name", ["cfg", "interval", "autoguidance", "contrastive"])
 def test_a_missing_second_field_is_named(name):
     with pytest.raises(ValueError, match="second field"):
         GUIDANCE[name](field, None, scale=2.0)
@@ -89,3 +97,53 @@ def test_a_missing_second_field_is_named(name):
 def test_a_bad_interval_is_named(low, high):
     with pytest.raises(ValueError, match="interval"):
         interval(field, other, scale=2.0, low=low, high=high)
+
+
+# --- contrastive
+
+
+PUSH = Push(0.2, torch.linspace(-1, 1, 4, dtype=torch.float64).view(1, 2, 2))
+
+
+def pushed(field, push=PUSH):
+    """What the loss makes of a field."""
+    return lambda x, t, *later: (field(x, t, *later) - push.share * push.mean) / (1 - push.share)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, torch.tensor([0.0, 0.4, 1.0])])
+def test_contrastive_guidance_of_pushed_fields_is_cfg_of_the_plain_ones(t):
+    def at(x, t):
+        return 1 - x * (t if isinstance(t, float) else t.view(-1, 1, 1, 1))
+
+    back = contrastive(pushed(at), pushed(other_of), PUSH, scale=2.5)(X, t)
+    assert torch.allclose(back, cfg(at, other_of, scale=2.5)(X, t), atol=1e-7)
+    raw = cfg(pushed(at), pushed(other_of), scale=2.5)(X, t)
+    assert not torch.allclose(raw, back, atol=0.05)  # the control
+
+
+def test_weight_0_is_interval_to_the_bit():
+    ways = {"scale": 2.5, "low": 0.2, "high": 0.8}
+    for t in (0.1, 0.5, torch.tensor([0.1, 0.5, 0.9])):
+        back = contrastive(lambda x, _: 1 - x, other_of, PUSH, weight=0.0, **ways)(X, t)
+        assert torch.equal(back, interval(lambda x, _: 1 - x, other_of, **ways)(X, t))
+
+
+def test_outside_the_interval_the_push_stays():
+    back = contrastive(field, other, PUSH, scale=2.0, low=0.3, high=0.7)
+    for t in (0.0, 0.29, 0.71):
+        assert torch.equal(back(X, t), field(X, t))
+    t = torch.tensor([0.1, 0.5, 0.9])
+    rows = contrastive(lambda x, _: x, other_of, PUSH, scale=2.0, low=0.3, high=0.7)(X, t)
+    assert torch.equal(rows[[0, 2]], X[[0, 2]])
+    assert torch.allclose(rows[1], 0.8 * 3 * X[1] + 0.2 * PUSH.mean, atol=1e-6)
+
+
+def test_contrastive_takes_a_weight_of_its_own_and_refuses_one_that_cannot_be():
+    own = contrastive(field, other, PUSH, scale=2.0)(X, 0.5)
+    assert torch.equal(own, contrastive(field, other, PUSH, scale=2.0, weight=0.2)(X, 0.5))
+    assert not torch.equal(own, contrastive(field, other, PUSH, scale=2.0, weight=0.1)(X, 0.5))
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="weight is"):
+            contrastive(field, other, PUSH, weight=wrong)
+    with pytest.raises(ValueError, match="mean velocity"):
+        contrastive(field, other, scale=2.0)

@@ -1,6 +1,7 @@
 """Text by cross-attention, one modulation for all blocks: PixArt-α (arXiv 2310.00426)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,12 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.backbones import routes
 from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
+from pathline.backbones.routes import Fuse, Routing
 from pathline.backbones.shapes import check, sized
 from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
 from pathline.nn.modulation import Offset
 from pathline.nn.positions import growth, once, sincos
+from pathline.nn.routing import Route
 from pathline.types import Cond, Frame, Output
 
 Mlp = Literal["gelu", "swiglu"]
@@ -37,9 +41,15 @@ class CrossShape:
     label_std: float = 1.0
     takes_r: bool = False
     checkpoint: bool = False
+    route: Routing = "none"
+    route_share: float | None = None
+    route_before: int = 2
+    route_after: int = 2
+    path_drop: float = 0.05
 
     def __post_init__(self) -> None:
-        check(self, (), {"mlp": Mlp, "extrapolate": Extrapolate})
+        check(self, (), {"mlp": Mlp, "extrapolate": Extrapolate, "route": Routing})
+        routes.refuse(self)
 
 
 class Block(nn.Module):
@@ -110,6 +120,7 @@ class CrossDiT(nn.Module):
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared: nn.Linear | None = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList([Block(shape, bool(text)) for _ in range(shape.depth)])
+        self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, outputs)
         initialise(self)
         for module in self.modules():
@@ -122,12 +133,13 @@ class CrossDiT(nn.Module):
         t: Float[Tensor, " b"],
         cond: Cond,
         r: Float[Tensor, " b"] | None = None,
+        route: Route | None = None,
     ) -> Output:
-        """t in [0, 1]. cond: one row per picture, or one for all.
+        """t in [0, 1]. cond: one row per picture, or one for all. route: None for all tokens.
 
         hidden: the picture's tokens after the last block. Raises ValueError if the patch does not
-        divide x, or if the condition or r lacks what the network was built for or brings what it
-        was not.
+        divide x, or if the condition, r or route lacks what the network was built for or brings
+        what it was not.
         """
         refuse_misfit(self, x, cond, r, any_size=True)
         assert self.shared is not None
@@ -139,11 +151,16 @@ class CrossDiT(nn.Module):
         tokens = self.patch(blocks.patchify(x, patch)).to(stream)  # b l d
         tokens = tokens + self._places(rows, columns, x.device).to(stream)
         text, mask = self._heard(cond, len(x))
-        for block in self.blocks:
-            tokens = run(block, self.shape.checkpoint, tokens, signal, text, mask)
+        step = partial(self._step, (signal, text, mask))
+        tokens = routes.walk(self, step, route, tokens.shape[1], tokens)
         value = blocks.unpatchify(self.final(tokens, steered), patch, rows, columns)
         more = value.shape[1] > self.frame.channels
         return Output(value[:, : self.frame.channels] if more else value, tokens)
+
+    def _step(
+        self, given: tuple[Tensor | None, ...], number: int, tokens: Tensor, *_: Tensor | None
+    ) -> Tensor:
+        return run(self.blocks[number], self.shape.checkpoint, tokens, *given)
 
     def _places(self, rows: int, columns: int, device: torch.device) -> Tensor:
         known = self.frame.height // self.shape.patch, self.frame.width // self.shape.patch
@@ -188,6 +205,11 @@ def cross_dit(
     label_std: float = 1.0,
     takes_r: bool = False,
     checkpoint: bool = False,
+    route: Routing = "none",
+    route_share: float | None = None,
+    route_before: int = 2,
+    route_after: int = 2,
+    path_drop: float = 0.05,
 ) -> CrossDiT:
     """A DiT that hears text by cross-attention, for pictures of any size; a size, or parts of it.
 
@@ -196,8 +218,9 @@ def cross_dit(
     and network, 0 for none. outputs: channels the network gives, of which the first frame.channels
     are the value (PixArt's weights have twice as many). label_std: of the label table. takes_r: a
     second time, for average velocities. checkpoint: recompute blocks in the backward pass to save
-    memory. The first weights come from torch's default generator. Raises ValueError for an unknown
-    size and for numbers that don't divide.
+    memory. route, route_share, route_before, route_after, path_drop: tokens left out in training,
+    as in dit. The first weights come from torch's default generator. Raises ValueError for an
+    unknown size and for numbers that don't divide.
     """
     given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
     return CrossDiT(frame, sized("cross_dit", SHAPES, size, given))

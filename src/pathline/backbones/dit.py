@@ -1,17 +1,22 @@
 """DiT (arXiv 2212.09748) with the flags that later work added; text joins as further tokens."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.backbones import routes
 from pathline.backbones.dit_shape import SHAPES, DiTShape, Mlp, Modulation, Norm, Positions
 from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
+from pathline.backbones.routes import Fuse, Routing
 from pathline.backbones.shapes import sized
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own, modulation
 from pathline.nn.positions import Table, rotary, sincos, unturned
+from pathline.nn.routing import Route
 from pathline.types import Cond, Frame, Output
 
 
@@ -31,7 +36,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l d"],
         signal: Float[Tensor, "b e"],
-        turn: Float[Tensor, "2 l k"] | None = None,
+        turn: Float[Tensor, "2 *rows l k"] | None = None,
         mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)  # b 1 d
@@ -79,6 +84,7 @@ class DiT(nn.Module):
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared = nn.Linear(width, 6 * width) if shape.modulation == "shared" else None
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
+        self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, outputs)
         grid, head = (self.rows, self.columns), width // shape.heads
         self.places = Table(sincos(*grid, width)) if shape.positions != "rope" else None
@@ -92,12 +98,13 @@ class DiT(nn.Module):
         t: Float[Tensor, " b"],
         cond: Cond,
         r: Float[Tensor, " b"] | None = None,
+        route: Route | None = None,
     ) -> Output:
-        """t in [0, 1]. cond: one row per picture, or one for all.
+        """t in [0, 1]. cond: one row per picture, or one for all. route: None for all tokens.
 
         hidden, inner: the picture's tokens after the last block and after block `look`. Raises
-        ValueError if x is not of the frame's size, or if the condition or r lacks what the network
-        was built for or brings what it was not.
+        ValueError if x is not of the frame's size, or if the condition, r or route lacks what the
+        network was built for or brings what it was not.
         """
         refuse_misfit(self, x, cond, r)
         steered = F.silu(steer(self, t, cond, r))  # b d
@@ -108,17 +115,31 @@ class DiT(nn.Module):
         count = tokens.shape[1]
         tokens, turn, mask = self._joined(tokens, cond)
         signal = steered if self.shared is None else self.shared(steered)
-        inner = None
-        for number, block in enumerate(self.blocks, start=1):
-            tokens = run(block, self.shape.checkpoint, tokens, signal, turn, mask)
-            if number == self.shape.look:
-                inner = tokens[:, :count].clone()
+        seen: list[Tensor] = []
+        step = partial(self._step, seen, signal)
+        tokens = routes.walk(self, step, route, count, tokens, turn, mask)
+        inner = seen[0][:, :count].clone() if seen else None
         # cloned, for fsdp2 loses its hook on a view; a slice of everything would cost a copy too
         hidden = tokens if self.text is None else tokens[:, :count].clone()
         patches = self.final(hidden, steered)
         value = blocks.unpatchify(patches, self.shape.patch, self.rows, self.columns)
         more = value.shape[1] > self.frame.channels
         return Output(value[:, : self.frame.channels] if more else value, hidden, inner)
+
+    def _step(
+        self,
+        seen: list[Tensor],
+        signal: Tensor,
+        number: int,
+        tokens: Tensor,
+        turn: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """The tokens after this block; `seen` gets those that terms look at."""
+        tokens = run(self.blocks[number], self.shape.checkpoint, tokens, signal, turn, mask)
+        if number + 1 == self.shape.look:
+            seen.append(tokens)
+        return tokens
 
     def _joined(self, tokens: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Picture tokens followed by text tokens, their rotary table and their key mask."""
@@ -159,6 +180,11 @@ def dit(
     bias: bool = True,
     checkpoint: bool = False,
     look: int = 0,
+    route: Routing = "none",
+    route_share: float | None = None,
+    route_before: int = 2,
+    route_after: int = 2,
+    path_drop: float = 0.05,
 ) -> DiT:
     """A DiT for pictures of `frame`; a published size, or parts of it replaced.
 
@@ -169,8 +195,11 @@ def dit(
     label_std: of the label table; 1 learns labels far sooner in a short training. takes_r: a second
     time, for average velocities. bias: in attention and feed-forward. checkpoint: recompute blocks
     in the backward pass to save memory. look: the block, from 1, after which loss terms look; 0:
-    the last. The first weights come from torch's default generator. Raises ValueError for an
-    unknown size and for numbers that don't divide.
+    the last. route: in training, tokens that all blocks but the first route_before and the last
+    route_after don't see; tread passes them by, sprint learns a join. route_share: of tokens left
+    out; null: 0.5, for sprint 0.75. path_drop: share of pictures of which sprint's join hears
+    nothing from the route. The first weights come from torch's default generator. Raises
+    ValueError for an unknown size and for numbers that don't divide.
     """
     given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
     return DiT(frame, sized("DiT", SHAPES, size, given))

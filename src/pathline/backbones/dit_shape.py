@@ -3,13 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pathline.backbones import routes
+from pathline.backbones.routes import Routing
 from pathline.backbones.shapes import check
 
 Norm = Literal["layer", "rms"]
 Mlp = Literal["gelu", "swiglu"]
 Positions = Literal["sincos", "rope", "both"]
 Modulation = Literal["block", "shared", "lowrank"]
-CHOICES = {"norm": Norm, "mlp": Mlp, "positions": Positions, "modulation": Modulation}
+CHOICES = {
+    "norm": Norm,
+    "mlp": Mlp,
+    "positions": Positions,
+    "modulation": Modulation,
+    "route": Routing,
+}
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,17 @@ class DiTShape:
     bias: bool = True
     checkpoint: bool = False
     look: int = 0
+    route: Routing = "none"
+    route_share: float | None = None
+    route_before: int = 2
+    route_after: int = 2
+    path_drop: float = 0.05
 
     def __post_init__(self) -> None:
         check(self, ("rank",), CHOICES)
         if not 0 <= self.look <= self.depth:
             raise ValueError(f"look={self.look} is none of the {self.depth} blocks; 0 is no block.")
+        routes.refuse(self, self.look)
 
 
 SHAPES = {

@@ -1,11 +1,15 @@
 """One stream of picture and text tokens, as in Lumina-Image 2.0 (arXiv 2503.21758) and Z-Image."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.backbones import routes
 from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
+from pathline.backbones.routes import Fuse, Routing
 from pathline.backbones.shapes import sized
 from pathline.backbones.stream_shape import (
     SHAPES,
@@ -18,6 +22,7 @@ from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own, modulation
 from pathline.nn.positions import axes, growth, once, rotary_picture, rotary_text, sincos
+from pathline.nn.routing import Route
 from pathline.types import Cond, Frame, Output
 
 
@@ -37,7 +42,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l d"],
         signal: Float[Tensor, "b e"] | None = None,
-        turn: Float[Tensor, "2 l k"] | None = None,
+        turn: Float[Tensor, "2 *rows l k"] | None = None,
         mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """signal: for a modulated block only."""
@@ -96,6 +101,7 @@ class StreamDiT(nn.Module):
         prompt = shape.refiners if text else 0
         self.prompt_refiners = nn.ModuleList([Block(shape, modulated=False) for _ in range(prompt)])
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
+        self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, frame.channels)
         initialise(self)
 
@@ -105,12 +111,13 @@ class StreamDiT(nn.Module):
         t: Float[Tensor, " b"],
         cond: Cond,
         r: Float[Tensor, " b"] | None = None,
+        route: Route | None = None,
     ) -> Output:
         """t in [0, 1]. cond: one row per picture, or one for all; no mask where all is text.
 
-        hidden: the picture's tokens after the last block. Raises ValueError if the patch does not
-        divide x, or if the condition or r lacks what the network was built for or brings what it
-        was not.
+        route: None for all tokens. hidden: the picture's tokens after the last block. Raises
+        ValueError if the patch does not divide x, or if the condition, r or route lacks what the
+        network was built for or brings what it was not.
         """
         refuse_misfit(self, x, cond, r, any_size=True)
         patch, checkpoint = self.shape.patch, self.shape.checkpoint
@@ -123,12 +130,22 @@ class StreamDiT(nn.Module):
         for block in self.noise_refiners:
             tokens = run(block, checkpoint, tokens, signal, turn)
         tokens, turn, mask = self._joined(tokens, turn, cond)
-        for block in self.blocks:
-            tokens = run(block, checkpoint, tokens, signal, turn, mask)
+        step = partial(self._step, signal)
+        tokens = routes.walk(self, step, route, count, tokens, turn, mask)
         # cloned, for fsdp2 loses its hook on a view; a slice of everything would cost a copy too
         hidden = tokens if self.text is None else tokens[:, :count].clone()
         patches = self.final(hidden, steered)
         return Output(blocks.unpatchify(patches, patch, *grid), hidden)
+
+    def _step(
+        self,
+        signal: Tensor,
+        number: int,
+        tokens: Tensor,
+        turn: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return run(self.blocks[number], self.shape.checkpoint, tokens, signal, turn, mask)
 
     def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Picture tokens in the stream's precision, which autocast must not narrow."""
@@ -199,6 +216,11 @@ def stream_dit(
     takes_r: bool = False,
     bias: bool = False,
     checkpoint: bool = False,
+    route: Routing = "none",
+    route_share: float | None = None,
+    route_before: int = 2,
+    route_after: int = 2,
+    path_drop: float = 0.05,
 ) -> StreamDiT:
     """One stream of picture and text, for pictures of any size; a named size, or parts of it.
 
@@ -210,8 +232,10 @@ def stream_dit(
     its own, or of low rank. qk_norm: norms of q and k, which keep bf16 stable. bottleneck: width
     between patch and network, 0 for none. label_std: of the label table. takes_r: a second time,
     for average velocities. bias: in attention and feed-forward. checkpoint: recompute blocks in the
-    backward pass to save memory. The first weights come from torch's default generator. Raises
-    ValueError for an unknown size and for numbers that don't divide.
+    backward pass to save memory. route, route_share, route_before, route_after, path_drop: tokens
+    left out in training, as in dit; refiners, and text, see all. The first weights come from
+    torch's default generator. Raises ValueError for an unknown size and for numbers that don't
+    divide.
     """
     given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
     return StreamDiT(frame, sized("stream_dit", SHAPES, size, given))

@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pathline.backbones import routes
+from pathline.backbones.routes import Routing
 from pathline.backbones.shapes import check
 
 Positions = Literal["rope", "both"]
 Modulation = Literal["shared", "block", "lowrank"]
 Extrapolate = Literal["none", "rescale", "ntk"]
-CHOICES = {"positions": Positions, "modulation": Modulation, "extrapolate": Extrapolate}
+CHOICES = {
+    "positions": Positions,
+    "modulation": Modulation,
+    "extrapolate": Extrapolate,
+    "route": Routing,
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,17 @@ class StreamShape:
     takes_r: bool = False
     bias: bool = False
     checkpoint: bool = False
+    route: Routing = "none"
+    route_share: float | None = None
+    route_before: int = 2
+    route_after: int = 2
+    path_drop: float = 0.05
 
     def __post_init__(self) -> None:
         check(self, ("rank",), CHOICES)
         if self.refiners < 0:
             raise ValueError(f"refiners must be at least 0, got {self.refiners}.")
+        routes.refuse(self)
 
 
 SHAPES = {

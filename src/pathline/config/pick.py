@@ -93,7 +93,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
     return found
 
 
-def bind(table: Table, chosen: Pick, what: str) -> Callable:
+def bind(table: Table, chosen: Pick, what: str) -> partial:
     """The picked row with its options, converted, as a function of the rest."""
     found = problems(table, chosen, what)
     if found:
@@ -102,3 +102,9 @@ def bind(table: Table, chosen: Pick, what: str) -> Callable:
     options = options_of(row)
     given = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}
     return partial(row, **given)
+
+
+def settled(table: Table, chosen: Pick, what: str) -> dict[str, Any]:
+    """Every option of the picked row, converted; those left out at their defaults."""
+    usual = {key: option.default for key, option in options_of(table[chosen.name]).items()}
+    return usual | bind(table, chosen, what).keywords

@@ -12,6 +12,7 @@ PLACES = {
     "data.source": "data source",
     "codec": "codec",
     "text": "text encoder",
+    "vision": "vision encoder",
     "backbone": "backbone",
     "objective": "objective",
     "terms": "loss term",
@@ -52,9 +53,12 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Tags:
-    """What becomes of captions that are lists of tags when a cache is made; prose stays."""
+    """What becomes of captions that are lists of tags; prose stays.
 
-    variants: int = 0  # arrangements of each list, kept as captions of their own; 0: as written
+    Arranged when a cache is made; without one as they are read, for text=words alone.
+    """
+
+    variants: int = 0  # arrangements of each list, which share its weight; 0: as written
     order: Literal["given", "danbooru"] = "given"  # danbooru: persons, character, … rating
     shuffle: bool = True
     keep: int = 1  # the first so many are neither shuffled nor dropped
@@ -128,9 +132,11 @@ class Run:
     about: About = About()
     seed: int = 0
     device: str = "auto"
+    init: str = ""  # a run or a checkpoint whose weights a new training begins with
     data: Data = Data()
     codec: Pick = field(default_factory=lambda: Pick("pixel"))
     text: Pick = field(default_factory=lambda: Pick("auto"))
+    vision: Pick = field(default_factory=lambda: Pick("none"))  # for terms.alignment
     backbone: Pick = field(default_factory=lambda: Pick("dit"))
     objective: Pick = field(default_factory=lambda: Pick("flow"))
     terms: dict[str, float | dict] = field(default_factory=lambda: {"mse": 1.0})
@@ -151,6 +157,18 @@ def terms_of(run: Run) -> dict[str, tuple[float, Pick]]:
         for name, value in run.terms.items()
         if _weight(value)
     }
+
+
+def push_of(run: Run) -> float:
+    """Weight of the contrastive term by that of mse; 0 where guidance has nothing to take back.
+
+    Negatives of another class have a mean of their own for each class: they count as nothing.
+    """
+    terms = terms_of(run)
+    if "contrastive" not in terms or "mse" not in terms:
+        return 0.0
+    weight, row = terms["contrastive"]
+    return 0.0 if row.options.get("apart") else weight / terms["mse"][0]
 
 
 def picks_of(run: Run) -> dict[str, Pick]:

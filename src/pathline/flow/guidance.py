@@ -1,9 +1,10 @@
 """Guidance: a field and another one make a field that leans away from the other.
 
-`other` is the field of the null condition (cfg, interval) or of a weaker network (autoguidance).
+`other` is the field of the null condition (cfg, interval, contrastive; path_drop: and of a part of
+the network) or of a weaker network (autoguidance).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,18 +13,30 @@ from pathline.flow.paths import like
 from pathline.types import Field
 
 
+class Push(NamedTuple):
+    """What a contrastive loss made of a velocity v: (v − share·mean) / (1 − share)."""
+
+    share: float  # weight of the term by that of the squared error, below 1
+    mean: Tensor  # [C H W] velocity of all pictures at all times; [C 1 1] where sizes differ
+
+
 def none(field: Field, *_: object) -> Field:
     """The field as it is."""
     return field
 
 
-def cfg(field: Field, other: Field | None, *, scale: float = 3.0) -> Field:
+def cfg(field: Field, other: Field | None, *_: object, scale: float = 3.0) -> Field:
     """other + scale·(field − other) on every channel (arXiv 2207.12598); 1 is no guidance."""
     return interval(field, other, scale=scale, low=0.0, high=1.0)
 
 
 def interval(
-    field: Field, other: Field | None, *, scale: float = 3.0, low: float = 0.0, high: float = 1.0
+    field: Field,
+    other: Field | None,
+    *_: object,
+    scale: float = 3.0,
+    low: float = 0.0,
+    high: float = 1.0,
 ) -> Field:
     """`cfg` for low ≤ t ≤ high; outside, `other` is not even asked (arXiv 2404.07724)."""
     if not 0 <= low <= high <= 1:
@@ -39,19 +52,75 @@ def interval(
         v = field(x, t, *later)
         if not isinstance(t, Tensor):
             return _lean(v, other(x, t, *later), scale) if low <= t <= high else v
-        inside = (t >= low) & (t <= high)
-        return _lean(v, other(x, t, *later), like(torch.where(inside, scale, 1.0), x))
+        return _lean(v, other(x, t, *later), like(_inside(t, low, high, scale, 1.0), x))
 
     return guided
 
 
-def autoguidance(field: Field, other: Field | None, *, scale: float = 1.5) -> Field:
+def autoguidance(field: Field, other: Field | None, *_: object, scale: float = 1.5) -> Field:
     """`cfg` away from a weaker network under the same condition (arXiv 2406.02507)."""
     return cfg(field, other, scale=scale)
+
+
+def path_drop(
+    field: Field,
+    other: Field | None,
+    *_: object,
+    scale: float = 3.0,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Field:
+    """`interval` away from the null condition without the route of sprint (arXiv 2510.21986)."""
+    return interval(field, other, scale=scale, low=low, high=high)
+
+
+def contrastive(
+    field: Field,
+    other: Field | None,
+    push: Push | None = None,
+    *,
+    scale: float = 3.0,
+    low: float = 0.0,
+    high: float = 1.0,
+    weight: float | None = None,
+) -> Field:
+    """`interval`, where it guides with the push of a contrastive loss taken back (ΔFM).
+
+    Both fields become (1 − weight)·v + weight·mean there (arXiv 2506.05350), plain flow matching's
+    velocity. weight: 0 is `interval`; null: what the run was trained with.
+    """
+    if weight is not None and not 0 <= weight < 1:
+        raise ValueError(f"weight is {weight}; want what the loss term had, from 0 to below 1")
+    leaning = interval(field, other, scale=scale, low=low, high=high)
+    if scale == 1 or weight == 0:
+        return leaning
+    if push is None:
+        raise ValueError("contrastive guidance needs the mean velocity of the data; none was given")
+    back = push.share if weight is None else weight
+
+    def guided(x: Tensor, t: Any, *later: Any) -> Tensor:
+        share = like(_inside(t, low, high, back, 0.0), x)
+        return (1 - share) * leaning(x, t, *later) + share * push.mean.to(x)
+
+    return guided
+
+
+def _inside(t: Any, low: float, high: float, within: float, without: float) -> Any:
+    """`within` for times of the interval, `without` for others; a tensor for a tensor."""
+    if isinstance(t, Tensor):
+        return torch.where((t >= low) & (t <= high), within, without)
+    return within if low <= t <= high else without
 
 
 def _lean(v: Tensor, v_other: Tensor, scale: float | Tensor) -> Tensor:
     return v_other + scale * (v - v_other)
 
 
-GUIDANCE = {"none": none, "cfg": cfg, "interval": interval, "autoguidance": autoguidance}
+GUIDANCE = {
+    "none": none,
+    "cfg": cfg,
+    "interval": interval,
+    "autoguidance": autoguidance,
+    "contrastive": contrastive,
+    "path_drop": path_drop,
+}

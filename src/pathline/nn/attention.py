@@ -23,9 +23,10 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l d"],
-        turn: Float[Tensor, "2 l k"] | None = None,
+        turn: Float[Tensor, "2 *rows l k"] | None = None,
         mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
+        """turn: one rotary table for all rows, or one for each."""
         b, length, width = x.shape
         qkv = self.qkv(x).view(b, length, 3, self.heads, width // self.heads)
         q, k, v = self._placed(qkv, turn)  # b l heads k

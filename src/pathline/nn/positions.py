@@ -143,10 +143,13 @@ def _turning(angles: Float[Tensor, "l k"]) -> Float[Tensor, "2 l d"]:
 
 
 def rotate(
-    x: Float[Tensor, "b l *heads d"], table: Float[Tensor, "2 l d"]
+    x: Float[Tensor, "b l *heads d"], table: Float[Tensor, "2 *rows l d"]
 ) -> Float[Tensor, "b l *heads d"]:
-    """Every token's heads turned by its own angles: x·cos + swapped halves of x·signed sine."""
-    cosine, sine = table.view(2, x.shape[1], *[1] * (x.dim() - 3), x.shape[-1])
+    """Every token's heads turned by its own angles: x·cos + swapped halves of x·signed sine.
+
+    table: the same for all rows of x, or one for each.
+    """
+    cosine, sine = table.view(*table.shape[:-1], *[1] * (x.dim() - 3), x.shape[-1])
     return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, -1), sine)
 
 

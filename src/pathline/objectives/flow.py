@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pathline.flow.paths import Path, velocity_from_x1
+from pathline.flow.paths import Path, State, Time, velocity_from_x1
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 
@@ -70,7 +70,8 @@ def _padded(value: Tensor, length: int) -> Tensor:
     return torch.cat([value, gap], dim=1) if missing else value
 
 
-def _read(value: Tensor, xt: Tensor, t: Tensor | float, path: Path, prediction: str, floor: float):
+def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:
+    """What a network of this prediction answered at (xt, t), as a velocity."""
     return value if prediction == "v" else velocity_from_x1(path, value, xt, t, floor)
 
 
@@ -95,11 +96,9 @@ def loss(
     cond = drop(batch.cond, batch.null, dropout, rng, dropout_pooled)
     point: Point = draw(batch.x1, cond, rng)
     out: Output = network(point.xt, point.t, cond)
-    v = _read(out.value.float(), point.xt, point.t, path, prediction, floor)
+    v = read(out.value.float(), point.xt, point.t, path, prediction, floor)
     target = (
-        point.v
-        if prediction == "v"
-        else _read(point.x1, point.xt, point.t, path, prediction, floor)
+        point.v if prediction == "v" else read(point.x1, point.xt, point.t, path, prediction, floor)
     )
     return criterion(point._replace(v=target), out._replace(value=v))
 
@@ -110,7 +109,7 @@ def field(network, cond: Cond, *, path: Path, prediction: str, floor: float) -> 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
         times = t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
         value = network(x, times, cond).value.to(x.dtype)
-        return _read(value, x, times.to(x.dtype), path, prediction, floor)
+        return read(value, x, times.to(x.dtype), path, prediction, floor)
 
     return velocity
 

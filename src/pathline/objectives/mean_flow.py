@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
-from pathline.objectives.flow import _read, drop
+from pathline.objectives.flow import drop, read
 from pathline.objectives.lift import Average, Lift, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
@@ -48,21 +48,21 @@ def loss(
     follows the network's own velocity, not the drawn one. Only the last pass has gradients.
     Terms see u − lift as the velocity, so that each means what it means elsewhere.
     """
-    read = partial(_read, path=path, prediction=prediction, floor=floor)
+    seen = partial(read, path=path, prediction=prediction, floor=floor)
     cond = drop(batch.cond, batch.null, dropout, rng)
     first = int(len(batch.x1) * instant + 1e-6)
     point, r = _spanned(draw(batch.x1, cond, rng), first, cond, draw, rng, path)
-    v = point.v if prediction == "v" else read(point.x1, point.xt, point.t)
+    v = point.v if prediction == "v" else seen(point.x1, point.xt, point.t)
     if aim.scale != 1:
         null = drop(cond, batch.null, 1.0, rng)
-        v = _guided(partial(_average, network, read), point, v, cond, null, aim)
+        v = _guided(partial(_average, network, seen), point, v, cond, null, aim)
 
     lifts, late = torch.zeros_like(v), slice(first, None)
     if first < len(v):
-        average = partial(_average, network, read, _rows(cond, late))
+        average = partial(_average, network, seen, _rows(cond, late))
         lifts[late] = _lift(average, point.xt[late], point.t[late], r[late], v[late], lift, own)
     out: Output = network(point.xt, point.t, cond, r)
-    u = read(out.value.float(), point.xt, point.t)
+    u = seen(out.value.float(), point.xt, point.t)
     return criterion(point._replace(v=v), out._replace(value=u - lifts))
 
 
@@ -72,7 +72,7 @@ def field(network, cond: Cond, *, path: Path, prediction: str, floor: float) -> 
     def between_times(x: Tensor, t: float | Tensor, r: float | Tensor | None = None) -> Tensor:
         here = _times(t, x)
         value = network(x, here, cond, here if r is None else _times(r, x)).value.to(x.dtype)
-        return _read(value, x, here.to(x.dtype), path, prediction, floor)
+        return read(value, x, here.to(x.dtype), path, prediction, floor)
 
     return between_times
 
@@ -102,8 +102,8 @@ def _spanned(
     return point._replace(t=t, xt=xt, v=v), r
 
 
-def _average(network, read, cond: Cond, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-    return read(network(x, t, cond, r).value.float(), x, t)
+def _average(network, seen, cond: Cond, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    return seen(network(x, t, cond, r).value.float(), x, t)
 
 
 @torch.no_grad()

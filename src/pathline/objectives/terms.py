@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pathline.objectives.alignment import alignment
 from pathline.types import Output, Point
 
-Term = Callable[[Point, Output], Tensor]
+Term = Callable[[Point, Output], Tensor | None]  # None: it has nothing to read here
 
 
 def mse(point: Point, out: Output) -> Float[Tensor, " b"]:
@@ -137,10 +138,12 @@ def compose(terms: Mapping[str, tuple[float, Term]]) -> Callable:
             "The loss has no term of non-zero weight; give at least one, e.g. terms.mse=1."
         )
     _refuse_unbounded(weights)
+    _refuse_alone(weights)
 
     def criterion(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
-        values = {name: term(point, out).mean() for name, (_, term) in terms.items()}
-        total = torch.stack([values[name] * weight for name, weight in weights.items()]).sum()
+        found = {name: term(point, out) for name, (_, term) in terms.items()}
+        values = {name: value.mean() for name, value in found.items() if value is not None}
+        total = torch.stack([value * weights[name] for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
 
     return criterion
@@ -160,6 +163,13 @@ def _refuse_unbounded(weights: Mapping[str, float]) -> None:
         )
 
 
+def _refuse_alone(weights: Mapping[str, float]) -> None:
+    if [name for name, weight in weights.items() if weight] == ["alignment"]:
+        raise ValueError(
+            "terms.alignment alone trains no velocity: give another term, e.g. terms.mse=1."
+        )
+
+
 TERMS = {
     "mse": mse,
     "l1": l1,
@@ -168,4 +178,5 @@ TERMS = {
     "cosine": cosine,
     "contrastive": contrastive,
     "dispersive": dispersive,
+    "alignment": alignment,
 }

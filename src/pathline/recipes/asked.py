@@ -14,6 +14,8 @@ from pathline.data.transforms import decode
 from pathline.generate import Ask, Item, encode
 from pathline.recipes.folder import Opened
 
+SHOWN = 5  # sizes that a warning names
+
 
 class Asked(NamedTuple):
     """As it was given on the line."""
@@ -104,6 +106,19 @@ def ask_of(
     fitted = cut(pixels, place(*own, [(height, width)]))
     x1 = encode(parts, fitted[None], device)
     return ask._replace(x1=x1.expand(count, -1, -1, -1), strength=strength)
+
+
+def untrained(parts: Parts, sides: tuple[int, int] | None) -> str | None:
+    """What is worth a word where pictures of this size were never learnt."""
+    facts = parts.facts
+    known = facts.sizes or ((facts.height, facts.width),)
+    if sides is None or sides in known:
+        return None
+    named = ", ".join(f"{height}x{width}" for height, width in known[:SHOWN])
+    return (
+        f"{sides[0]}x{sides[1]} was never learnt, only {named}{' …' if len(known) > SHOWN else ''}:"
+        " far from it, things are repeated or torn."
+    )
 
 
 def _sides(text: str) -> tuple[int, int]:

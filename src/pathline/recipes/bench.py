@@ -14,10 +14,12 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pathline.assemble import Parts, assemble, problems_of, sampler
+from pathline.assemble import STILL, Parts, assemble, problems_of, sampler
+from pathline.backbones.routes import drawer
 from pathline.config.read import read
 from pathline.config.run import Run
 from pathline.generate import generate
+from pathline.objectives.routing import routed
 from pathline.recipes.clocks import (
     GIB,
     ROOM,
@@ -169,7 +171,8 @@ def flops(setup: Setup) -> float:
     parts, rng = setup.parts, torch.Generator(setup.device).manual_seed(0)
     batch = batch_of(setup.data, first_rows(setup.data, 2), setup.device)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        loss, _ = parts.objective.loss(parts.network, batch, rng, parts.draw, parts.criterion)
+        learn = routed(parts.objective.loss, drawer(parts.network))
+        loss, _ = learn(parts.network, batch, rng, parts.draw, parts.criterion)
         loss.backward()
     parts.network.zero_grad(set_to_none=True)
     return counter.get_total_flops() / len(batch.x1)
@@ -225,7 +228,7 @@ def _updates(setup: Setup, player: Player, batch: int, *, count: int) -> None:
 
 
 def _drawing(setup: Setup, player: Player, batch: int) -> Callable[[], object]:
-    run, parts = setup.run, setup.parts._replace(network=player.forward)
+    run, parts = setup.run, setup.parts._replace(network=player.forward, push=STILL)
     draws = sampler(run.sample, parts.path)
     items, seeds = items_of(run, parts, setup.data, batch), list(range(batch))
     draw = partial(generate, batch=batch, autocast=setup.precision.autocast)

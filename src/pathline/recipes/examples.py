@@ -28,6 +28,8 @@ class Data(NamedTuple):
     null: Cond  # one row: what asks for nothing
     pixels: Callable[[Tensor], Tensor]  # rows -> uint8 [n c h w], what drawn ones are judged by
     bucket: Tensor | None = None  # [N]; rows of one bucket are of one size. None: all are
+    # as x1: what the run's vision encoder says of these pictures; None: it has none
+    features: Callable[[Tensor, Tensor | None, torch.device], Tensor] | None = None
 
 
 class Found(NamedTuple):

@@ -18,6 +18,7 @@ from pathline.config.files import write as yaml_of
 from pathline.config.layers import to_tree
 from pathline.config.read import RUN, Root, read_as
 from pathline.config.run import Run
+from pathline.recipes import pushed
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
 from pathline.types import Facts, Made
@@ -163,16 +164,22 @@ def parts_of(
     average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
     """
     parts = assemble(opened.run, opened.facts)
-    weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
-    average, named = _average(opened, ema)
+    weights, named = weights_of(opened, ema)
     try:
-        parts.network.load_state_dict(weights | average)
+        parts.network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"{named} is not of this network: {' '.join(str(error).split())}"
         ) from None
     put_on(parts, device)
-    return parts, named
+    return parts._replace(push=pushed.read(opened.run, opened.checkpoint)), named
+
+
+def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The network's tensors as the run is drawn with, and which they are; ema as of `parts_of`."""
+    weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
+    average, named = _average(opened, ema)
+    return weights | average, named
 
 
 def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:

@@ -12,7 +12,7 @@ from pathline.assemble import problems_of, sampler
 from pathline.config.read import read
 from pathline.config.run import Sample
 from pathline.recipes import folder as runs
-from pathline.recipes.asked import Asked, ask_of, items_of
+from pathline.recipes.asked import Asked, ask_of, items_of, untrained
 from pathline.recipes.drawings import Drawing, pictures, trajectories
 from pathline.training.parallel import pick_device
 
@@ -70,7 +70,7 @@ def generate(
     negative:
         A prompt that guidance leads away from, in place of none.
     size:
-        HEIGHTxWIDTH in pixels, for a run on buckets.
+        HEIGHTxWIDTH in pixels; of the backbones dit and ddt draw only what they were trained on.
     init:
         A picture to begin from, cut and scaled to the size.
     strength:
@@ -104,6 +104,8 @@ def generate(
     asked = Asked(prompts, prompt_file, from_cache, label, class_grid, n)
     items, ask = items_of(opened, parts, asked)
     ask = ask_of(parts, ask, negative, size, init, strength, len(items), chosen)
+    if strange := untrained(parts, ask.size):
+        console.print(f"warning: {strange}", soft_wrap=True, highlight=False)
     drawing = Drawing(
         parts,
         items,

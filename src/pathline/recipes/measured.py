@@ -118,9 +118,12 @@ def training_pictures(run: Run, data: Data, n: int, seed: int) -> Reference:
     train, held = (of_one_size(data, rows) for rows in (data.train, data.held))
     rows = train[some(len(train), min(most, len(train)), seed)]
     labels, held = data.labels, held[:most]
+    pixels = data.pixels(rows)
+    height, width = pixels.shape[2:]
+    sized = "" if data.bucket is None else f", of {height}x{width} alone, the commonest size"
     return Reference(
-        f"training pictures of {run.name}{DECODED if run.data.cache else ''}",
-        data.pixels(rows),
+        f"training pictures of {run.name}{DECODED if run.data.cache else ''}{sized}",
+        pixels,
         None if labels is None else labels[rows],
         data.pixels(held) if len(held) > 1 else None,
         data.names,
@@ -131,7 +134,7 @@ def of_one_size(data: Data, rows: Tensor) -> Tensor:
     """The rows of the commonest size; all where there is one."""
     if data.bucket is None or not len(rows):
         return rows
-    return rows[data.bucket[rows] == data.bucket[data.train].mode().values]
+    return rows[data.bucket[rows] == torch.bincount(data.bucket).argmax()]  # as facts tell it
 
 
 def refuse_few(count: int, what: str) -> None:

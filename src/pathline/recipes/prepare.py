@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import moved
+from pathline.assemble import alignment_of, moved
 from pathline.config.run import Run
 from pathline.data import loader
 from pathline.recipes.examples import Data, Found
@@ -36,13 +36,16 @@ def batch_of(
     *,
     flips: Tensor | None = None,
     choices: Tensor | None = None,
+    seen: bool = False,
 ) -> Batch:
     """These rows, all of one bucket, as a batch on the device.
 
     flips: which are mirrored. choices: uniform numbers that choose among captions; None: the first.
+    seen: with what the vision encoder says of them, where the data has one.
     """
     cond, null = (moved(c, device) for c in (data.cond(rows, choices), data.null))
-    return Batch(data.x1(rows, flips, device), cond, null, rows)
+    features = data.features(rows, flips, device) if seen and data.features else None
+    return Batch(data.x1(rows, flips, device), cond, null, rows, features)
 
 
 def feeder(
@@ -60,16 +63,18 @@ def feeder(
             f"train.accumulate={run.train.accumulate}. Nearest: {near} or {near + lanes}."
         )
     places = _places(run, data)
+    until = alignment_of(run).get("until", 0)
 
     def feed(progress: Progress) -> list[Lane]:
         out = []
+        seen = not until or progress.update < until
         for lane in range(world.rank, lanes, world.size):
             found, epochs = places(progress.images, lane, lanes)
             rows = data.train[torch.as_tensor(found)]
             at = (run.seed, epochs, rows.numpy())
             flips = torch.as_tensor(loader.coins(*at, 0.5)) if run.data.flip else None
             choices = torch.as_tensor(loader.chances(*at))
-            batch = batch_of(data, rows, device, flips=flips, choices=choices)
+            batch = batch_of(data, rows, device, flips=flips, choices=choices, seen=seen)
             out.append((batch, lane_rng(run.seed, progress.update, lane, device)))
         return out
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -34,8 +35,9 @@ def saver(
     world: World,
     *,
     beside: Sequence[Player] = (),
+    more: checkpoint.Groups = MappingProxyType({}),
 ) -> Saver:
-    """Whole checkpoints of this player and those beside it, under `where`.
+    """Whole checkpoints of this player, those beside it and `more` tensors, under `where`.
 
     run: its train says which to keep. Both functions are called on every rank.
     """
@@ -45,7 +47,8 @@ def saver(
         return state_of_run(progress, world, {each.name: state_of(each) for each in players})
 
     def tensors() -> dict[str, dict[str, Tensor]]:
-        return {name: group for each in players for name, group in tensors_of(each).items()}
+        own = {name: group for each in players for name, group in tensors_of(each).items()}
+        return {**own, **{name: dict(group) for name, group in more.items()}}
 
     def publish(update: int) -> None:
         runs.publish(where, root / checkpoint.name(update), run)

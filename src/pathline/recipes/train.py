@@ -10,15 +10,19 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, assemble, optimizer, problems_of, put_on, rate
+from pathline.backbones.routes import drawer
 from pathline.config.layers import to_tree
 from pathline.config.read import read
 from pathline.config.run import Run
+from pathline.objectives.routing import routed
+from pathline.recipes import beginning, pushed
 from pathline.recipes import folder as runs
 from pathline.recipes.beside import Ready, hooks_of
 from pathline.recipes.examples import Data
 from pathline.recipes.from_cache import adopted
 from pathline.recipes.launch import launch
 from pathline.recipes.prepare import batch_of, feeder, first_rows, found
+from pathline.recipes.refused import refuse_settings
 from pathline.recipes.resume import restored, resumed, same_facts
 from pathline.recipes.saving import Saver, saver
 from pathline.recipes.stopping import signals
@@ -93,7 +97,8 @@ def train(
     base = opened.folder / runs.SETTINGS if opened else None
     what = None if opened else what
     settings = read(what, config, overrides, flags, base=base, check=problems_of)
-    run = adopted(settings)
+    run = beginning.settled(adopted(settings), opened, say)
+    refuse_settings(run)
     boards.refuse(run.train.trackers)
     if procs != 1:
         return launch(procs, run, say)
@@ -127,8 +132,11 @@ def _run(
     if opened:
         same_facts(opened, facts)
     parts = assemble(run, facts)
+    saved = opened.saved if opened else None
+    beginning.begin(run, parts, saved, say)
     put_on(parts, device)
     data = data_for(parts)
+    parts = parts._replace(push=pushed.known(run, parts, data, device, saved))
     criterion, by_time = timed(parts.criterion)
     watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
     precision = pick_precision(run.train.precision, device)
@@ -136,12 +144,12 @@ def _run(
     feed = feeder(run, data, device, world)
     ready = Ready(run, parts, data, player, where, device, world, console, say)
     with precision.autocast():
-        _rehearse(parts, batch_of(data, first_rows(data, 2), device))
+        _rehearse(parts, batch_of(data, first_rows(data, 2), device, seen=True))
     hooks_from = hooks_of(ready)
     texts = runs.write(where, run, facts) if first else {}
     start = restored(player, opened, world, say)
     _introduce(ready, precision, start)
-    save = saver(where, run, texts, player, world)
+    save = saver(where, run, texts, player, world, more=pushed.kept(parts.push))
     with (
         screen(console, run.train.updates, start.update) as (tick, show),
         _tracker(ready, start) as tracker,
@@ -195,6 +203,7 @@ def player_of(
     network = parts.network.to(device)
     wrapped = wrap(network, world, precision=precision.name, compiled=run.train.compile)
     loss = partial(parts.objective.loss, draw=parts.draw, criterion=parts.criterion)
+    loss = routed(loss, drawer(network))
     return Player(
         name="network",
         network=network,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +70,16 @@ class Worded(nn.Module):
         self.backbone = backbone
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None, *more: Tensor | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Cond,
+        r: Tensor | None = None,
+        *more: Tensor | None,
+        **ways: Any,
     ) -> Output:
         tokens = self.text(cond.words, cond.mask)
-        return self.backbone(x, t, cond._replace(tokens=tokens), r, *more)
+        return self.backbone(x, t, cond._replace(tokens=tokens), r, *more, **ways)
 
 
 def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) -> Text:

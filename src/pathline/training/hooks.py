@@ -59,7 +59,8 @@ def _means(window: Sequence[Reports]) -> dict[str, float]:
         prefix = "" if name == "network" else f"{name}/"
         if taken:
             columns = {"loss": [u.loss for u in taken], "gradient_norm": [u.norm for u in taken]}
-            columns |= {f"term/{key}": [u.terms[key] for u in taken] for key in taken[0].terms}
+            for key in dict.fromkeys(key for u in taken for key in u.terms):  # some end on the way
+                columns[f"term/{key}"] = [u.terms[key] for u in taken if key in u.terms]
             read = torch.stack([torch.stack(column).mean() for column in columns.values()]).tolist()
             values |= {f"{prefix}{key}": value for key, value in zip(columns, read, strict=True)}
         if len(taken) < len(mine):

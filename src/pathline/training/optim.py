@@ -12,6 +12,7 @@ from pathline.training.muon import Muon, Together
 
 # The first word that a part of a parameter's name holds gives its role; the rest is `other`.
 ROLES = {
+    "projector": "projector",
     "text": "text",
     "final": "final",
     "modulation": "modulation",

@@ -126,7 +126,7 @@ def _ddp(network: nn.Module, held: Any, *, compiled: bool) -> Wrapped:
     at, ddp = len(held), DistributedDataParallel(network)
     held.append((ddp, torch.compile(ddp) if compiled else ddp))
     return Wrapped(
-        lambda *inputs: held[at][1](*inputs),
+        lambda *inputs, **ways: held[at][1](*inputs, **ways),
         lambda last: nullcontext() if last else held[at][0].no_sync(),
     )
 

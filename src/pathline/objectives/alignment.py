@@ -1,0 +1,83 @@
+"""Alignment with a frozen vision encoder (REPA, arXiv 2410.06940; iREPA, arXiv 2512.10794)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from pathline.types import Batch, Output, Point
+
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+
+
+def alignment(
+    point: Point,
+    out: Output,
+    *,
+    projector: Literal["conv", "mlp"] = "conv",  # noqa: ARG001
+    width: int = 2048,  # noqa: ARG001
+    standardise: float = 0.6,
+    until: int = 0,  # noqa: ARG001
+) -> Float[Tensor, " b"] | None:
+    """One minus the cosine between projected hidden states and a frozen encoder's tokens.
+
+    Wants vision=encoder. projector: conv (iREPA), or mlp of this width (REPA). standardise: share
+    of a picture's mean that is taken from its features, before all are brought to one spread
+    (iREPA); 0: as they are (REPA). until: updates after which the term ends and the encoder rests;
+    0: never. None where the batch has no features.
+    """
+    if point.features is None:
+        return None
+    if out.projected is None:
+        raise ValueError("The batch has features to align with, but this network has no projector.")
+    if not 0 <= standardise <= 1:
+        raise ValueError(f"standardise is {standardise}; it is a share and lies in [0, 1]")
+    rows, columns = out.projected.shape[2:]
+    aim = fitted(point.features.float(), (rows, columns))
+    aim = standardised(aim, standardise) if standardise else aim
+    return (1 - F.cosine_similarity(out.projected.float(), aim, dim=1)).flatten(1).mean(1)
+
+
+def fitted(features: Float[Tensor, "b e i j"], grid: tuple[int, int]) -> Float[Tensor, "b e h w"]:
+    """Features on another grid over the same picture: smoothed where it is coarser."""
+    if features.shape[2:] == grid:
+        return features
+    return F.interpolate(features, grid, mode="bilinear", antialias=True)
+
+
+def standardised(features: Float[Tensor, "b e i j"], share: float) -> Float[Tensor, "b e i j"]:
+    """Each channel less this share of its mean over the picture, by its spread there."""
+    mean = features.mean((2, 3), keepdim=True)
+    return (features - share * mean) / (features.std((2, 3), correction=0, keepdim=True) + 1e-6)
+
+
+def seeing(loss: Loss) -> Loss:
+    """The loss of a network that has a projector; terms get the batch's features, where it has any.
+
+    The projector is asked in passes that learn, not in those on the way to a target.
+    """
+
+    def learn(
+        network: Callable[..., Output],
+        batch: Batch,
+        rng: torch.Generator,
+        draw: Callable[..., Point],
+        criterion: Callable[[Point, Output], tuple[Tensor, dict[str, Tensor]]],
+        **ways: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if batch.features is None:
+            return loss(network, batch, rng, draw, criterion, **ways)
+        learning = torch.is_grad_enabled()
+
+        def call(*inputs: Any, **more: Any) -> Output:
+            return network(*inputs, project=torch.is_grad_enabled() == learning, **more)
+
+        def judge(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
+            return criterion(point._replace(features=batch.features), out)
+
+        return loss(call, batch, rng, draw, judge, **ways)
+
+    return learn

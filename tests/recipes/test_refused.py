@@ -1,0 +1,62 @@
+"""What can't go together is refused from its settings, with no data read and no picture drawn."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pathline.assemble import problems_of
+from pathline.cli import main
+from pathline.config.read import read
+from pathline.recipes.refused import refuse_settings
+
+DTM = ["objective=transition"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["objective=mean_flow"], "backbone.takes_r=true. Backbones that can: cross_dit, ddt, dit"),
+        (["objective=mean_flow", "backbone.takes_r=false"], "Backbones that can"),
+        ([*DTM, "sample.solver=euler"], "take sample.solver=transition"),
+        ([*DTM, "sample.solver=dopri5"], "take sample.solver=transition"),
+        ([*DTM, "sample.solver=transition", "path=trig"], "path=straight"),
+        (["sample.solver=transition"], "train with objective=transition, or take euler"),
+        (["sample.solver=jump"], "average velocities"),
+        (["sample.sharing=every"], "Only backbone=ddt"),
+        (["backbone=ddt", "sample.sharing=every", "sample.solver=dopri5"], "its own steps"),
+        (["sample.guidance=contrastive"], "terms.contrastive=0.05"),
+        (["sample.guidance=contrastive", "terms.contrastive={weight: 0.1, apart: true}"], "apart"),
+        (["terms.contrastive=1"], "has no least value"),
+        (["terms.contrastive={weight: 1.5}"], "has no least value"),
+        (["terms.contrastive.weight=1"], "has no least value"),
+        (["terms.mse=0", "terms.l1=1", "terms.contrastive={weight: 0.1}"], "has no least value"),
+    ],
+)
+def test_misfits_are_refused(settings, says):
+    run = read("digits", (), settings, check=problems_of).run
+    with pytest.raises(ValueError, match=re.escape(says)):
+        refuse_settings(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"],
+        ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=dopri5"],
+        [*DTM, "sample.solver=transition"],
+        ["backbone=ddt", "sample.sharing=every"],
+        ["sample.guidance=contrastive", "terms.contrastive={weight: 0.05}"],
+        ["sample.guidance=autoguidance"],
+    ],
+)
+def test_what_fits_is_not(settings):
+    refuse_settings(read("digits", (), settings, check=problems_of).run)
+
+
+def test_train_refuses_before_a_folder_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *DTM, "train.sample_every=0", "--out", "run"]) == 2
+    assert "take sample.solver=transition" in " ".join(capsys.readouterr().err.split())
+    assert not Path("run").exists()
