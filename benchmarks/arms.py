@@ -1,7 +1,9 @@
 """What the comparisons compare: a preset with some settings changed, by name."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from pathline.config.read import read
 from pathline.config.run import Run
@@ -14,7 +16,17 @@ MEAN = (  # as the preset digits-mean-flow has them
     *("backbone.takes_r=true", "backbone.time_scale=1"),
     *("terms={adaptive: {power: 0.5}}", "terms.mse=0"),  # else mse would stay beside it
 )
+ROUTE = ("backbone.route_before=1", "backbone.route_after=1")  # so that 3 blocks are enough
 Changes = tuple[str, ...] | Callable[[Run], tuple[str, ...]]  # settings, or how to find them
+EULER: Mapping[str, Sequence[str]] = MappingProxyType({"euler": ("sample.solver=euler",)})
+JUMP: Mapping[str, Sequence[str]] = MappingProxyType({"jump": ("sample.solver=jump",)})
+
+
+class Arm(NamedTuple):
+    """A way to train, and the ways to draw from what was trained: settings by name."""
+
+    changes: Changes = ()
+    draws: Mapping[str, Sequence[str]] = EULER
 
 
 def decoupled(run: Run) -> tuple[str, ...]:
@@ -23,23 +35,34 @@ def decoupled(run: Run) -> tuple[str, ...]:
     return ("backbone=ddt", *(f"backbone.{k}={json.dumps(v)}" for k, v in options.items()))
 
 
-def settings(preset: str, arm: str, seed: int, updates: int, further: list[str]) -> Run:
+def settings(preset: str, arm: str, further: Sequence[str]) -> Run:
     """The run of an arm. further: settings that all arms share, which may undo the arm's."""
-    changes, _ = ARMS[arm]
+    changes = ARMS[arm].changes
     if not isinstance(changes, tuple):
         changes = changes(read(preset, (), [*QUIET, *further]).run)
-    own = [*changes, f"train.updates={updates}", f"seed={seed}"]
-    return read(preset, (), [*QUIET, *own, *further]).run
+    return read(preset, (), [*QUIET, *changes, *further]).run
 
 
-ARMS: dict[str, tuple[Changes, tuple[str, ...]]] = {  # name -> changes, solvers it is drawn with
-    "flow": ((), ("euler", "unipc2")),
-    "ot": (("coupling=within_class",), ("euler",)),
-    "contrastive": (("terms.contrastive=0.05",), ("euler",)),
-    "dispersive": (("terms.dispersive=0.25", "backbone.look=2"), ("euler",)),
-    "ddt": (decoupled, ("euler",)),
-    "mean_flow": (("objective=mean_flow", *MEAN), ("jump",)),
-    "improved_mean_flow": (("objective=improved_mean_flow", *MEAN), ("jump",)),
-    "alpha_flow": (("objective=alpha_flow", *MEAN), ("jump",)),
-    "transition": (("objective=transition", "sample.solver=transition"), ("transition",)),
+ARMS = {
+    "flow": Arm(draws={**EULER, "unipc2": ("sample.solver=unipc2",)}),
+    "ot": Arm(("coupling=within_class",)),
+    "contrastive": Arm(("terms.contrastive=0.05",)),
+    "dispersive": Arm(("terms.dispersive=0.25", "backbone.look=2")),
+    "tread": Arm(("backbone.route=tread", *ROUTE)),
+    "sprint": Arm(("backbone.route=sprint", *ROUTE)),
+    "ddt": Arm(
+        decoupled,
+        {
+            **EULER,
+            "encoder in 1 of 2 steps": ("sample.sharing=every", "sample.sharing.steps=2"),
+            "encoder in 1 of 3 steps": ("sample.sharing=every", "sample.sharing.steps=3"),
+        },
+    ),
+    "mean_flow": Arm(("objective=mean_flow", "sample.solver=jump", *MEAN), JUMP),
+    "improved_mean_flow": Arm(("objective=improved_mean_flow", "sample.solver=jump", *MEAN), JUMP),
+    "alpha_flow": Arm(("objective=alpha_flow", "sample.solver=jump", *MEAN), JUMP),
+    "transition": Arm(
+        ("objective=transition", "sample.solver=transition"),
+        {"midpoint head of 4 steps": ("sample.solver=transition",)},
+    ),
 }

@@ -105,7 +105,7 @@ def main() -> None:
     arguments.add_argument("--json", type=Path, help="file to write the numbers to")
     given = arguments.parse_intermixed_args()
     names = ["flow", *(name for name in given.arms if name != "flow")]
-    arms = {name: arm_of(settings(given.preset, name, 0, 800, given.settings)) for name in names}
+    arms = {name: arm_of(settings(given.preset, name, given.settings)) for name in names}
     counted = {name: operations(arm) for name, arm in arms.items()}
     took = race(arms, given.rounds)
     print(f"{given.preset}, {torch.get_num_threads()} threads, {given.rounds} rounds\n")

@@ -1,19 +1,26 @@
-"""What each objective, backbone and term buys in equal time: Fréchet distance by backbone forwards.
+"""Fréchet distance by backbone forwards: what each way to learn buys for equal compute.
 
-    python benchmarks/objectives.py digits --seconds 60 --seeds 0 1 2
+    python benchmarks/objectives.py train digits --updates 600 --seeds 0 1 2 --out FOLDER
+    python benchmarks/objectives.py train digits --updates 600 --seeds 0 1 2 --out FOLDER \
+        --share 0.7 --arms contrastive dispersive tread
+    python benchmarks/objectives.py tell FOLDER
 
-An arm is the preset with some settings changed (arms.py). All arms first take turns at a few
-updates to learn what they cost (costs.py); then each trains from scratch for as many as fit into
-`seconds` (of CPU time, on a CPU), its schedule over these. Guidance is off. Distances by `pca`,
-beside real against real.
+An arm (benchmarks/arms.py) is the preset with some settings changed. What its update costs beside
+flow's is measured first, in turns within this process (benchmarks/costs.py); it makes `updates`
+divided by that, its schedule over these. With --share it makes that share of flow's updates
+instead: so many fewer pictures. Guidance is off. A row is kept in FOLDER/rows.jsonl as soon as it
+is known, and what is there is not done again. Distances by `pca`, beside real against real.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from arms import ARMS, settings
 from costs import arm_of, race
@@ -22,76 +29,180 @@ from rich.console import Console
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
-from pathline.recipes.measured import Judge, asked_of, drawer, judge, score, training_pictures
+from pathline.metrics.frechet import frechet
+from pathline.metrics.frechet import statistics as moments
+from pathline.recipes.measured import Judge, asked_of, drawer, judge, training_pictures
 from pathline.recipes.train import Trained, run_training
 
-ROUNDS = 5  # of the race that tells what an arm's update costs
+ROWS, FACTS, COSTS, FIGURE = "rows.jsonl", "facts.json", "costs.json", "objectives.png"
+FORWARDS = (1, 2, 4, 8, 16, 32, 50)
+ROUNDS = 7  # of the race that tells what an arm's update costs
+Row = Mapping[str, Any]  # arm, seed, share, updates, drawn, distances: {forwards: distance}
 
 
 def trained(run: Run) -> Trained:
     """The training, in a folder that nobody keeps."""
-    return run_training(run, Path(tempfile.mkdtemp()) / "run", None, Console(quiet=True))
+    folder = Path(tempfile.mkdtemp()) / "run"
+    return run_training(run, folder, None, Console(quiet=True))
 
 
-def updates_in(given: argparse.Namespace) -> dict[str, int]:
-    """How many updates of each arm fit into the seconds; all are timed in turns."""
-    runs = {arm: settings(given.preset, arm, 0, 800, given.settings) for arm in given.arms}
-    took = race({arm: arm_of(run) for arm, run in runs.items()}, ROUNDS)
-    return {
-        arm: max(10, round(given.seconds / statistics.median(seconds)))
-        for arm, seconds in took.items()
+def distance(found: Trained, run: Run, forwards: int, judged: Judge, n: int) -> float:
+    """Of n pictures drawn without guidance in so many steps."""
+    sample = replace(run.sample, steps=forwards, guidance=pick("none"))
+    items = asked_of(run, found.data, n, 0)
+    draws = sampler(sample, found.parts.path)
+    draw = drawer(found.parts, draws, 250, found.player.precision.autocast)
+    with found.player.emas[0].lent_to(found.player.network):
+        seen = judged.feature.embed(draw(items, list(range(n))))
+    return frechet(moments(seen), moments(judged.real))
+
+
+def rows_of(folder: Path) -> list[Row]:
+    file = folder / ROWS
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def arms_left(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Every arm and seed that no row tells of yet, seed by seed."""
+    done = {(row["arm"], row["seed"], row["share"]) for row in rows_of(given.out)}
+    for seed in given.seeds:
+        for arm in given.arms:
+            if (arm, seed, given.share) not in done:
+                yield arm, seed
+
+
+def costs_of(given: argparse.Namespace) -> dict[str, float]:
+    """What an update of each arm costs, flow's being 1; measured once for a folder."""
+    file = given.out / COSTS
+    known = json.loads(file.read_text()) if file.exists() else {}
+    missing = [arm for arm in given.arms if arm not in known]
+    if missing and not given.share:
+        names = dict.fromkeys(["flow", *missing])
+        runs = {arm: settings(given.preset, arm, given.settings) for arm in names}
+        took = race({arm: arm_of(run) for arm, run in runs.items()}, ROUNDS)
+        middle = {arm: statistics.median(seconds) for arm, seconds in took.items()}
+        known |= {arm: round(middle[arm] / middle["flow"], 3) for arm in names}
+        file.write_text(json.dumps(known, indent=1))
+    return known
+
+
+def judge_of(run: Run, found: Trained, given: argparse.Namespace) -> Judge:
+    """The real pictures as the feature sees them; what it is goes into the folder."""
+    device = next(found.player.network.parameters()).device
+    real = training_pictures(run, found.data, given.n, 0)
+    judged = judge(Pick("pca"), real, given.n, 0, device)
+    facts = {
+        "preset": given.preset,
+        "settings": given.settings,
+        "updates of flow": given.updates,
+        "n": given.n,
+        "feature": judged.feature.name,
+        "real against real": judged.baseline["frechet"],
+        "of so many each": judged.baseline_n,
     }
+    (given.out / FACTS).write_text(json.dumps(facts, indent=1))
+    return judged
 
 
-def distances(found: Trained, run: Run, solver: str, judged: Judge, given) -> dict[int, float]:
-    """Fréchet distance by backbone forwards."""
-    items = asked_of(run, found.data, given.n, given.seed)
-    out = {}
-    for forwards in given.forwards:
-        guidance = pick("cfg", scale=1.0)
-        sample = replace(run.sample, solver=Pick(solver), steps=forwards, guidance=guidance)
-        precision = found.player.precision.autocast
-        draw = drawer(found.parts, sampler(sample, found.parts.path), 250, precision)
-        with found.player.emas[0].lent_to(found.player.network):
-            drawn = draw(items, list(range(given.n)))
-        out[forwards] = score(judged, drawn, items, given.seed)["scores"]["frechet"]
-    return out
+def compare(given: argparse.Namespace) -> None:
+    """Train and judge every arm and seed that is left."""
+    given.out.mkdir(parents=True, exist_ok=True)
+    costs, judged = costs_of(given), None
+    for arm, seed in arms_left(given):
+        updates = max(10, round(given.updates * (given.share or 1 / costs[arm])))
+        own = [*given.settings, f"train.updates={updates}", f"seed={seed}"]
+        run = settings(given.preset, arm, own)
+        found = trained(run)
+        judged = judged or judge_of(run, found, given)
+        for drawn, how in ARMS[arm].draws.items():
+            drawing = settings(given.preset, arm, [*own, *how])
+            told = {k: distance(found, drawing, k, judged, given.n) for k in given.forwards}
+            row = {"arm": arm, "seed": seed, "share": given.share, "updates": updates}
+            with (given.out / ROWS).open("a") as file:
+                file.write(json.dumps({**row, "drawn": drawn, "distances": told}) + "\n")
+            print(arm, seed, drawn, {k: round(value, 3) for k, value in told.items()}, flush=True)
 
 
-def summary(runs: list[dict[int, float]]) -> dict[str, dict[int, float]]:
-    """Mean over seeds and greatest less least, by forwards."""
-    columns = {k: [one[k] for one in runs] for k in runs[0]}
-    mean = {k: round(statistics.mean(column), 3) for k, column in columns.items()}
-    return {"mean": mean, "spread": {k: round(max(c) - min(c), 3) for k, c in columns.items()}}
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
+    """Rows that differ in nothing but their seed."""
+    found = defaultdict(list)
+    for row in rows:
+        found[row["arm"], row["drawn"], row["share"]].append(row)
+    return dict(found)
+
+
+def summary(rows: Sequence[Row]) -> dict[int, tuple[float, float]]:
+    """Mean over seeds and half of greatest less least, by forwards."""
+    found = {}
+    for forwards in rows[0]["distances"]:
+        column = [row["distances"][forwards] for row in rows]
+        found[int(forwards)] = statistics.mean(column), (max(column) - min(column)) / 2
+    return found
+
+
+def table(folder: Path) -> Iterator[str]:
+    """Markdown, an arm a line."""
+    facts, groups = json.loads((folder / FACTS).read_text()), grouped(rows_of(folder))
+    forwards = list(summary(next(iter(groups.values()))))
+    yield f"{json.dumps(facts)}\n"
+    yield f"| | updates | seeds | {' | '.join(map(str, forwards))} |"
+    yield "|---" * (3 + len(forwards)) + "|"
+    for (arm, drawn, share), rows in groups.items():
+        cells = [f"{mean:.2f} ± {spread:.2f}" for mean, spread in summary(rows).values()]
+        name = f"{arm}, {drawn}" + (f", {share:g} of the pictures" if share else "")
+        yield f"| {name} | {rows[0]['updates']} | {len(rows)} | {' | '.join(cells)} |"
+
+
+def plot(folder: Path) -> Path:
+    """Distances over forwards, those of equal compute."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    facts = json.loads((folder / FACTS).read_text())
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    groups = {key: rows for key, rows in grouped(rows_of(folder)).items() if not key[2]}
+    for number, ((arm, drawn, _), rows) in enumerate(groups.items()):
+        told = summary(rows)
+        means, spreads = zip(*told.values(), strict=True)
+        look = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        label = f"{arm}, {drawn}"
+        axes.errorbar(list(told), means, spreads, marker="o", ms=3, capsize=2, label=label, **look)
+    axes.axhline(facts["real against real"], color="grey", lw=0.8, ls=":", label="real, two halves")
+    axes.set(xscale="log", yscale="log", xlabel="backbone forwards", ylabel="Fréchet distance")
+    axes.set_xticks(FORWARDS, map(str, FORWARDS))
+    axes.set_title(f"{facts['preset']}: equal training compute, {facts['feature']}")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(folder / FIGURE, dpi=120)
+    return folder / FIGURE
+
+
+def tell(given: argparse.Namespace) -> None:
+    print("\n".join(table(given.out)))
+    print(plot(given.out))
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("preset")
-    arguments.add_argument("settings", nargs="*")
-    arguments.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    arguments.add_argument("--seconds", type=float, default=60)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
-    arguments.add_argument("--seed", type=int, default=0, help="of the pictures drawn")
-    arguments.add_argument("--forwards", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 50])
-    arguments.add_argument("--n", type=int, default=1000)
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    verbs = arguments.add_subparsers(required=True)
+    train = verbs.add_parser("train", help="train and judge the arms that are left")
+    train.set_defaults(verb=compare)
+    train.add_argument("preset")
+    train.add_argument("--settings", nargs="+", default=[], help="of every arm, key=value")
+    train.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    train.add_argument("--updates", type=int, default=600, help="of the arm `flow`")
+    train.add_argument("--share", type=float, default=0.0, help="of flow's pictures; 0: by cost")
+    train.add_argument("--seeds", type=int, nargs="+", default=[0])
+    train.add_argument("--forwards", type=int, nargs="+", default=FORWARDS)
+    train.add_argument("--n", type=int, default=1000, help="pictures drawn")
+    train.add_argument("--out", type=Path, required=True)
+    told = verbs.add_parser("tell", help="table and curves of a folder")
+    told.set_defaults(verb=tell)
+    told.add_argument("out", type=Path)
     given = arguments.parse_args()
-    judged, fitting = None, updates_in(given)
-    for arm, updates in fitting.items():
-        rows: dict[str, list] = {}
-        for seed in given.seeds:
-            run = settings(given.preset, arm, seed, updates, given.settings)
-            found = trained(run)
-            if judged is None:
-                device = next(found.player.network.parameters()).device
-                real = training_pictures(run, found.data, given.n, given.seed)
-                judged = judge(Pick("pca"), real, given.n, given.seed, device)
-                print(json.dumps({"real against real": judged.baseline, "n": given.n}), flush=True)
-            for solver in ARMS[arm][1]:
-                rows.setdefault(solver, []).append(distances(found, run, solver, judged, given))
-        for solver, each in rows.items():
-            told = {"arm": arm, "solver": solver, "updates": updates, **summary(each)}
-            print(json.dumps(told), flush=True)
+    given.verb(given)
 
 
 if __name__ == "__main__":

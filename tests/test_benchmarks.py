@@ -1,8 +1,10 @@
 """Pure parts of the benchmarks, on cases with a known answer."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,16 +87,29 @@ def test_ratios_of_costs_are_paired_by_round(script) -> None:
 
 def test_the_decoupled_arm_keeps_the_presets_size(script) -> None:
     arms = script("arms")
-    flow, ddt = (
-        arms.settings("digits", name, 0, 10, []).backbone.options for name in ("flow", "ddt")
-    )
+    flow, ddt = (arms.settings("digits", name, []).backbone.options for name in ("flow", "ddt"))
     assert ddt == {**flow, "depth": flow["depth"] - 1, "decoder": 1}
 
 
 def test_the_mean_flow_arm_learns_as_its_preset_does(script) -> None:
     arm, preset = (
-        script("arms").settings("digits", "mean_flow", 0, 10, []),
+        script("arms").settings("digits", "mean_flow", []),
         PRESETS["digits-mean-flow"],
     )
     assert (arm.backbone, arm.objective) == (preset.backbone, preset.objective)
     assert terms_of(arm) == terms_of(preset)
+
+
+def test_seeds_are_summed_up_and_what_is_there_is_not_done_again(script, tmp_path: Path) -> None:
+    objectives = script("objectives")
+    rows = [
+        {"arm": "flow", "seed": seed, "share": 0.0, "drawn": "euler", "distances": {"4": seed}}
+        for seed in (0, 1, 5)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = objectives.grouped(objectives.rows_of(tmp_path))
+    assert objectives.summary(groups["flow", "euler", 0.0]) == {4: (2.0, 2.5)}
+    given = SimpleNamespace(out=tmp_path, arms=["flow", "ot"], seeds=[1, 2], share=0.0)
+    assert list(objectives.arms_left(given)) == [("ot", 1), ("flow", 2), ("ot", 2)]
+    given.share = 0.7  # another question
+    assert len(list(objectives.arms_left(given))) == 4
