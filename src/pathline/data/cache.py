@@ -69,10 +69,8 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cached:
     a tag list share theirs. Empty: as they are stored.
     """
     head, lines = _opened(folder)
-    if weights:
-        for line in lines:
-            of = line.get("of") or range(len(line["captions"]))
-            line["weights"] = shared(weights, of)
+    for line in lines if weights else ():
+        line["weights"] = shared(weights, line.get("of") or range(len(line["captions"])))
     stats = json.loads((folder / STATS).read_text())
     flat = [float(value) for value in stats["std"]]
     if lines and not min(flat) > 0:
