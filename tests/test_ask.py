@@ -1,5 +1,7 @@
 """What a drawing may be told beside its prompts: conditions, another null, size, a beginning."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -110,6 +112,18 @@ def test_streams_and_cross_attention_draw_any_size(backbone, sizes):
     assert "12x8 was never learnt, only 8x8" in (untrained(some, (12, 8)) or "")
     assert untrained(some, (8, 8)) is None
     assert untrained(some, None) is None
+
+
+@pytest.mark.parametrize(
+    ("head_group", "says"),
+    [(1, None), (2, r"10x4, but a group of patches .* 4 pixels: .* or objective\.head_group")],
+)
+def test_sizes_that_a_head_cannot_tile_are_refused_before_training(head_group, says):
+    facts = FACTS._replace(sizes=((8, 8), (10, 4)))
+    objective = pick("transition", head_group=head_group)
+    run = Run(text=pick("labels"), backbone=STREAM, objective=objective)
+    with nullcontext() if says is None else pytest.raises(ValueError, match=says):
+        assemble(run, facts)
 
 
 @pytest.mark.parametrize("backbone", [DIT, DDT])

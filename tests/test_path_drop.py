@@ -30,7 +30,8 @@ def drawn(parts, guidance, **settings):
 
 
 @pytest.mark.parametrize(
-    ("objective", "text"), [("flow", "labels"), ("flow", "words"), ("transition", "labels")]
+    ("objective", "text"),
+    [("flow", "words"), pytest.param("transition", "labels", marks=pytest.mark.slow)],
 )
 def test_the_weaker_side_does_without_the_blocks_of_the_route(objective, text):
     parts = made("sprint", objective, text)

@@ -142,7 +142,7 @@ def problems_of(run: Run) -> list[Problem]:
 
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
-    refuse_unseen(run, facts)
+    refuse_unseen(run, seen=facts.vision_width > 0)
     path = _bound(run, "path")()
     objective = _bound(run, "objective")(path)
     codec = _codec(run, facts)
@@ -161,7 +161,7 @@ def assemble(run: Run, facts: Facts) -> Parts:
             objective = objective._replace(loss=seeing(objective.loss))
     refuse_narrow(objective, backbone, codec.channels)
     refuse_one_time(objective, run.backbone)
-    refuse_sizes(run, facts, codec, backbone)
+    refuse_sizes(run, facts, codec, backbone, objective)
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:

@@ -13,7 +13,7 @@ from pathline.backbones.ddt import DDT, likeness, sharing
 from pathline.backbones.routes import around, joins
 from pathline.codecs import denormalise, normalise
 from pathline.flow.solvers import last
-from pathline.refusals import refuse_sharing, refuse_solver, refuse_unpushed
+from pathline.refusals import refuse_sharing, refuse_solver, refuse_undropped, refuse_unpushed
 from pathline.types import Cond, Field, Output
 
 Autocast = Callable[[], AbstractContextManager]
@@ -167,11 +167,7 @@ def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None)
     if sampler.share is not None and not any(isinstance(m, DDT) for m in parts.network.modules()):
         refuse_sharing()
     if sampler.skips and not joins(parts.network):
-        raise ValueError(
-            "Guidance 'path_drop' leads away from the network without its route, and this run's "
-            "has none that it can do without: train with backbone.route=sprint, or take "
-            "guidance=interval."
-        )
+        refuse_undropped()
     if sampler.pushes and parts.push is None:
         refuse_unpushed()
 

@@ -3,8 +3,8 @@
 from torch import nn
 
 from pathline.backbones import BACKBONES
-from pathline.config.pick import Pick, listing, options_of
-from pathline.config.run import Run, terms_of
+from pathline.config.pick import Pick, listing, options_of, settled
+from pathline.config.run import PLACES, Run, terms_of
 from pathline.types import Codec, Facts, Objective
 
 ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
@@ -27,9 +27,7 @@ def refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> N
 
 
 def refuse_one_time(objective: Objective, backbone: Pick) -> None:
-    known = options_of(BACKBONES[backbone.name]).get("takes_r")
-    takes_r = backbone.options.get("takes_r", known is not None and known.default)
-    if objective.spans and takes_r is not True:
+    if objective.spans and not settled(BACKBONES, backbone, PLACES["backbone"]).get("takes_r"):
         can = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
         raise ValueError(
             "This objective learns average velocities, from a time to a later one, but the "
@@ -70,12 +68,19 @@ def refuse_unpushed() -> None:
     )
 
 
-def refuse_unseen(run: Run, facts: Facts) -> None:
-    """Alignment needs features, and features are there for it alone."""
+def refuse_undropped() -> None:
+    raise ValueError(
+        "Guidance 'path_drop' leads away from the network without its route, and this run's has "
+        "none that it can do without: train with backbone.route=sprint, or take guidance=interval."
+    )
+
+
+def refuse_unseen(run: Run, *, seen: bool) -> None:
+    """Alignment needs features, and features are there for it alone. seen: they are there."""
     if term := terms_of(run).get("alignment"):
         if int(term[1].options.get("until", 0)) < 0:
             raise ValueError("terms.alignment.until is a number of updates; 0 for all of them.")
-        if facts.vision_width:
+        if seen:
             return
         raise ValueError(
             "terms.alignment compares with what a frozen encoder says of the pictures, and this "
@@ -89,13 +94,18 @@ def refuse_unseen(run: Run, facts: Facts) -> None:
         )
 
 
-def refuse_sizes(run: Run, facts: Facts, codec: Codec, backbone: nn.Module) -> None:
-    unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1)
+def refuse_sizes(
+    run: Run, facts: Facts, codec: Codec, backbone: nn.Module, objective: Objective
+) -> None:
+    group = (objective.head or {}).get("group") or 1  # tokens that a head draws as one
+    unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1) * group
     if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
         raise ValueError(
-            f"The data has pictures of {odd[0][0]}x{odd[0][1]}, but a patch of this backbone "
-            f"stands for {unit} pixels: take a smaller backbone.patch, or make the cache anew "
-            f"with data.buckets.multiple={unit}."
+            f"The data has pictures of {odd[0][0]}x{odd[0][1]}, but "
+            f"{'a group of patches' if group > 1 else 'a patch'} of this backbone stands for "
+            f"{unit} pixels: take a smaller backbone.patch"
+            f"{' or objective.head_group' if group > 1 else ''}, or make the cache anew with "
+            f"data.buckets.multiple={unit}."
         )
     if facts.sizes and run.backbone.name in ONE_SIZE:
         raise ValueError(

@@ -176,6 +176,15 @@ def test_the_whole_picture_may_be_of_any_size():
         assert out.value.shape == x.shape
 
 
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_sizes_that_groups_cannot_tile_are_refused(kind):
+    network = build("stream_dit", head={"kind": kind, "group": 2})
+    _, t, cond, *_ = inputs()
+    assert network(some(3, 2, 12, 8), t, cond).value.shape == (3, 2, 12, 8)
+    with pytest.raises(ValueError, match="4x4 places as one, which can't tile 10x8"):
+        network(some(3, 2, 10, 8), t, cond)
+
+
 def test_both_times_are_heard():
     network, (x, t, cond, r, _, y, s) = perturb(build()), inputs()
     once = network(x, t, cond, r, None, y, s)

@@ -1,5 +1,6 @@
 """A training that begins with another run's weights: which it takes, which it can't."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,34 @@ def test_another_network_is_refused_and_the_settings_named(more, says, source, c
     assert train(*ask) == 2
     assert says in " ".join(capsys.readouterr().err.split())
     assert not Path("run/run.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("has", "other", "says"),
+    [
+        (
+            ["digits", "backbone.depth=4", "backbone.route=sprint", "backbone.route_after=1"],
+            "backbone.route_before=1",
+            "something else here: backbone.route_before was 2, is 1.",
+        ),
+        (
+            ["digits-dtm", "objective.head=transformer", "objective.head_group=0"],
+            "objective.head_group=2",
+            "something else here: objective.head_group was 0, is 2.",
+        ),
+    ],
+)
+def test_what_no_shape_shows_and_weights_hang_on_is_refused(has, other, says):
+    preset, *more = has
+    assert train(preset, *TINY, *more, "train.updates=1", "--out", "joined") == 0
+    begun(preset, "joined", *more)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        begun(preset, "joined", *more, other)
+
+
+def test_where_the_route_lay_is_nothing_to_weights_without_a_join(source):
+    _, heard = begun("digits", source, "backbone.route_before=1")
+    assert heard[-1].startswith("init: ")
 
 
 @pytest.mark.parametrize(

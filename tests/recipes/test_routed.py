@@ -39,7 +39,7 @@ def losses(run):
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 
 
-@pytest.mark.parametrize("route", ["tread", "sprint"])
+@pytest.mark.parametrize("route", [pytest.param("tread", marks=pytest.mark.slow), "sprint"])
 def test_a_resumed_training_leaves_out_what_it_would_have(route, monkeypatch):
     way = (f"backbone.route={route}", "train.updates=3")
     assert train(*way, "--out", "straight") == 0

@@ -120,8 +120,10 @@ class Head(nn.Module):
     ) -> Float[Tensor, "n c h w"]:
         """n is a multiple of b: all rows of hidden once, then all of them again.
 
-        s: the inner time of every group, or a single one for all (m, i, j = 1).
+        s: the inner time of every group, or a single one for all (m, i, j = 1). Raises ValueError
+        for a picture that groups can't tile.
         """
+        _refuse_torn(y, self.size or self.side)
         rows, columns = y.shape[2] // self.side, y.shape[3] // self.side
         known = self.norm(hidden)
         if not self.meets:
@@ -254,6 +256,15 @@ def _refuse_groups(frame: Frame, patch: int, group: int, width: int) -> None:
         )
     if width % 4:
         raise ValueError(f"A transformer head's width must be a multiple of 4, got {width}.")
+
+
+def _refuse_torn(y: Tensor, side: int) -> None:
+    height, width = y.shape[2:]
+    if height % side or width % side:
+        raise ValueError(
+            f"This head draws {side}x{side} places as one, which can't tile {height}x{width}: both "
+            f"must be multiples of {side}. Such sizes want a smaller objective.head_group."
+        )
 
 
 def _heads(width: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
+from pathline.config.values import convert
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -168,7 +169,8 @@ def push_of(run: Run) -> float:
     if "contrastive" not in terms or "mse" not in terms:
         return 0.0
     weight, row = terms["contrastive"]
-    return 0.0 if row.options.get("apart") else weight / terms["mse"][0]
+    apart = convert(row.options.get("apart", False), bool)
+    return 0.0 if apart else weight / terms["mse"][0]
 
 
 def picks_of(run: Run) -> dict[str, Pick]:

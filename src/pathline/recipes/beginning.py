@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pathline.assemble import TABLES, Parts
+from pathline.backbones.routes import joins
 from pathline.config.layers import flatten, to_tree
 from pathline.config.read import fill
 from pathline.config.run import Run
@@ -18,9 +19,11 @@ Say = Callable[[str], None]
 Tensors = Mapping[str, Tensor]
 SHAPING = ("backbone.", "text.", "codec.", "data.size", "data.channels", "objective.name")
 READING = ("objective.prediction", "path.")  # how what a network answers is read
+HEADING = ("objective.head",)  # what the head of transitions draws as one
 EXCUSED = ("backbone.takes_r", "objective.name")  # seldom what keeps weights out
 # Settings of a backbone that change nothing in what trained weights answer.
-IDLE = ("takes_r", "label_std", "look", "checkpoint", "route", "path_drop")
+IDLE = ("takes_r", "label_std", "look", "checkpoint", "route", "route_share", "path_drop")
+UNJOINED = ("route_before", "route_after")  # nor do these, where no join ends the route
 ADDED = ("projector.", "head.")  # what is put upon a network, the outer one first
 AT_MOST = 4  # names in a message
 
@@ -71,8 +74,10 @@ def begin(run: Run, parts: Parts, saved: Path | None, say: Say) -> None:
     mine, theirs = _bare(own), _bare(weights)
     fit = _fit(_named(mine, own), _named(theirs, weights))
     headed = parts.objective.head is not None  # nobody reads a velocity from its backbone
-    differ = _differing(source.run, run, SHAPING if headed else SHAPING + READING)
-    _refuse(run, parts.facts, source, fit, differ)
+    differ = _differing(source.run, run, SHAPING + (HEADING if headed else READING))
+    idle = IDLE if joins(parts.network) else IDLE + UNJOINED
+    turns = [text for text in differ if _turns(text, idle)]
+    _refuse(run, parts.facts, source, fit, differ, turns)
     given = {mine[name]: weights[theirs[name]] for name in fit.shared}
     parts.network.load_state_dict({**own, **given})
     _hush(parts.network, [mine[name] for name in fit.fresh])
@@ -122,7 +127,14 @@ def _fit(own: Tensors, weights: Tensors) -> Fit:
     return Fit(shared, fresh, left, {what: names for what, names in misfit.items() if names})
 
 
-def _refuse(run: Run, facts: Facts, source: runs.Opened[Run], fit: Fit, differ: list[str]) -> None:
+def _refuse(
+    run: Run,
+    facts: Facts,
+    source: runs.Opened[Run],
+    fit: Fit,
+    differ: list[str],
+    turns: list[str],
+) -> None:
     end = "Leave out init, or take a run that fits."
     was = source.facts
     if run.text.name == source.run.text.name == "labels" and len(was.names) != len(facts.names):
@@ -145,17 +157,18 @@ def _refuse(run: Run, facts: Facts, source: runs.Opened[Run], fit: Fit, differ: 
             f"differ: {', '.join(differ) or 'none; the code has changed since'}. Take them from "
             "that run, or leave out init."
         )
-    if odd := [text for text in differ if _turns(text)]:
+    if turns:
         raise ValueError(
-            f"The weights of init={run.init} would say something else here: {', '.join(odd)}. Take "
-            "that from the run, or leave out init."
+            f"The weights of init={run.init} would say something else here: {', '.join(turns)}. "
+            "Take that from the run, or leave out init."
         )
 
 
-def _turns(difference: str) -> bool:
+def _turns(difference: str, idle: Iterable[str]) -> bool:
     """Whether weights that fit answer otherwise by it, or are read otherwise."""
-    idle = tuple(f"backbone.{option}" for option in IDLE)
-    return difference.startswith(("backbone.", *READING)) and not difference.startswith(idle)
+    key = difference.partition(" ")[0]
+    still = key in {f"backbone.{option}" for option in idle}
+    return key.startswith(("backbone.", *READING, *HEADING)) and not still
 
 
 def _differing(was: Run, now: Run, places: Iterable[str]) -> list[str]:
