@@ -110,6 +110,7 @@ def test_a_run_stops_aligning_goes_on_bit_for_bit_and_draws_without_the_encoder(
     shutil.rmtree("eyes")
     assert main(["generate", "whole", "3", "--out", "drawn"]) == 0
     assert list(Path("drawn").glob("*.png"))
+    assert main(["eval", "whole", "--n", "8", "--feature", "pca", "--steps", "2"]) == 0
     assert main(["export", "whole", "--out", "one.safetensors"]) == 0
     assert [name for name in load_file("one.safetensors") if name.startswith("projector.")]
     capfd.readouterr()

@@ -1,6 +1,7 @@
 """Pictures that are there already: those of a folder, and those that a run was trained on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ def reference_of(
 
 def data_again(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Data]:
     """A run's data, read as for its training. Raises ValueError if it has changed since."""
-    run, facts, data = found(opened.run, opened.folder / runs.UNREADABLE, console)
+    unseen = replace(opened.run, vision=Pick("none"))  # no loss is taken: its encoder may be gone
+    run, facts, data = found(unseen, opened.folder / runs.UNREADABLE, console)
+    run = replace(run, vision=opened.run.vision)
+    facts = facts._replace(vision=opened.facts.vision, vision_width=opened.facts.vision_width)
     for name, was, now in zip(facts._fields, opened.facts, facts, strict=True):
         if was != now:
             raise ValueError(
