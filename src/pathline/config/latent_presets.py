@@ -73,7 +73,7 @@ FLOWERS_64 = Run(
     name="flowers-64",
     about=About(
         purpose="flower photographs 64×64 in five kinds by class, on pixels",
-        expect="after 1,300 updates the eye tells kinds, Fréchet (classifier) 2.4; not run to its end",
+        expect="after 1,300 updates kinds show, Fréchet (classifier) 2.4; not run to its end",
         device="two CPU cores",
     ),
     data=Data(source=pick("tar", path="flowers"), size=64, holdout=0.1, flip=True),
