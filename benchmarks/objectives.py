@@ -148,7 +148,8 @@ def table(folder: Path) -> Iterator[str]:
     yield f"| | updates | seeds | {' | '.join(map(str, forwards))} |"
     yield "|---" * (3 + len(forwards)) + "|"
     for (arm, drawn, share), rows in groups.items():
-        cells = [f"{mean:.2f} ± {spread:.2f}" for mean, spread in summary(rows).values()]
+        pairs = summary(rows).values()
+        cells = [f"{mean:.2f}" + f" ± {spread:.2f}" * (len(rows) > 1) for mean, spread in pairs]
         name = f"{arm}, {drawn}" + (f", {share:g} of the pictures" if share else "")
         yield f"| {name} | {rows[0]['updates']} | {len(rows)} | {' | '.join(cells)} |"
 
