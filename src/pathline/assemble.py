@@ -200,22 +200,21 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     """The solver, grid and guidance that `sample` names, as one."""
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
     guide(_still, _still, STILL)  # a scale or an interval that can't be is refused now
-    weak, jumps = sample.guidance.name == "autoguidance", sample.solver.name == "jump"
-    heads, shares = sample.solver.name == "transition", sample.sharing.name != "none"
-    which = {"weak": weak, "pushes": sample.guidance.name == "contrastive", "jumps": jumps}
-    which["skips"] = sample.guidance.name == "path_drop"
+    shares, guidance = sample.sharing.name != "none", sample.guidance.name
+    which = {"weak": guidance == "autoguidance", "pushes": guidance == "contrastive"}
+    which |= {"skips": guidance == "path_drop", "jumps": sample.solver.name == "jump"}
+    which["heads"] = sample.solver.name == "transition"
     if sample.solver.name in ADAPTIVE:
         if shares:
             raise ValueError(
                 f"{sample.solver.name} chooses its own steps; to share a ddt's encoder among "
                 "steps, take a solver of fixed ones, such as euler or unipc2."
             )
-        walk = partial(_walk_adaptive, solver=solver)
-        return Sampler(walk, guide, **which, heads=heads, share=None)
+        return Sampler(partial(_walk_adaptive, solver=solver), guide, **which, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
-    return Sampler(walk, guide, **which, heads=heads, share=share)
+    return Sampler(walk, guide, **which, share=share)
 
 
 def _walk(
