@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from encoder import taught
+
 from pathline.config.read import read
 from pathline.config.run import Run
 
@@ -35,6 +37,12 @@ def decoupled(run: Run) -> tuple[str, ...]:
     return ("backbone=ddt", *(f"backbone.{k}={json.dumps(v)}" for k, v in options.items()))
 
 
+def aligned(run: Run) -> tuple[str, ...]:
+    """Alignment with an encoder that learned this data's classes, a token for each of the net's."""
+    vision = ("vision=encoder", f"vision.path={taught(run)}", f"vision.size={run.data.size}")
+    return (*vision, "terms.alignment=0.5", "backbone.look=2")
+
+
 def settings(preset: str, arm: str, further: Sequence[str]) -> Run:
     """The run of an arm. further: settings that all arms share, which may undo the arm's."""
     changes = ARMS[arm].changes
@@ -48,6 +56,7 @@ ARMS = {
     "ot": Arm(("coupling=within_class",)),
     "contrastive": Arm(("terms.contrastive=0.05",)),
     "dispersive": Arm(("terms.dispersive=0.25", "backbone.look=2")),
+    "alignment": Arm(aligned),
     "tread": Arm(("backbone.route=tread", *ROUTE)),
     "sprint": Arm(("backbone.route=sprint", *ROUTE)),
     "ddt": Arm(

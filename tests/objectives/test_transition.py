@@ -1,5 +1,6 @@
 """Transition matching against Gaussians, where every posterior is known, and by counting."""
 
+import math
 from functools import lru_cache, partial
 
 import pytest
@@ -344,6 +345,13 @@ def test_logit_normal_inner_times_avoid_the_ends():
         shares.append(((network.s < 0.1) | (network.s > 0.9)).float().mean().item())
     assert shares[0] == pytest.approx(0.2, abs=0.03)
     assert shares[1] == pytest.approx(0.028, abs=0.015)
+
+
+def test_a_shift_pushes_inner_times_to_noise():
+    x1, network = torch.randn(4000, 1, 2, 2, generator=rng(1)), Asked()
+    loss(network, batch_of(x1), rng(), drawing, MSE, **LEARN, inner_shift=3.0)
+    mean = 0.75 * math.log(3) - 0.5  # the integral of s / (s + 3·(1 − s))
+    assert network.s.mean().item() == pytest.approx(mean, abs=0.01)
 
 
 def test_loss_of_the_best_head_is_the_closed_form():

@@ -99,4 +99,4 @@ def test_bad_input_is_one_message_and_nothing_is_written(case):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         act()
     assert re.search(words, " ".join(str(caught.value).split())), str(caught.value)
-    assert not list(Path(".").rglob("codec.yaml"))
+    assert not list(Path(".").glob("runs/*"))

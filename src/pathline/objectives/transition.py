@@ -6,6 +6,7 @@ hidden state, of logit-normal times and of the overshoot is arXiv 2512.12465.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ def loss(
     draws: int,
     steps: int,
     inner_times: InnerTimes,
+    inner_shift: float = 1.0,
     patch: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the backbone once, the head `draws` times; regress the velocity from noise to Y.
@@ -44,7 +46,8 @@ def loss(
     point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
     y1 = point.v.repeat(draws, 1, 1, 1)
     y0 = torch.randn(y1.shape, generator=rng, device=y1.device, dtype=y1.dtype)
-    s = _inner(y1, rng, inner_times, patch)  # n i j
+    inner = partial(DRAWS[inner_times], rng=rng, shift=inner_shift)
+    s = _inner(y1, inner, patch)  # n i j
     ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
     out: Output = network(point.xt, point.t, cond, None, None, ys, s)
     seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0)
@@ -59,10 +62,10 @@ def _at_steps(point: Point, steps: int) -> Point:
     return point._replace(t=t, xt=interpolate(STRAIGHT, point.x0, point.x1, t))
 
 
-def _inner(y: Tensor, rng: torch.Generator, times: InnerTimes, patch: int) -> Tensor:
+def _inner(y: Tensor, times: Callable[[Tensor], Tensor], patch: int) -> Tensor:
     """An inner time for all that is drawn as one."""
     tokens = y[:, 0, ::patch, ::patch] if patch else y[:, 0, :1, :1]
-    return DRAWS[times](tokens.flatten(), rng).view(tokens.shape).to(y.dtype)
+    return times(tokens.flatten()).view(tokens.shape).to(y.dtype)
 
 
 def _spread(s: Tensor, patch: int) -> Tensor:
@@ -133,6 +136,7 @@ def transition(
     draws: int = 4,
     steps: int = 0,
     inner_times: InnerTimes = "uniform",
+    inner_shift: float = 1.0,
     head: Literal["mlp", "transformer"] = "mlp",
     head_width: int | None = None,
     head_depth: int = 3,
@@ -150,6 +154,7 @@ def transition(
         raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
     if draws < 1 or steps < 0:
         raise ValueError(f"draws is {draws}, steps {steps}; want draws of 1 and steps of 0 or more")
-    learn = partial(loss, dropout=dropout, draws=draws, steps=steps, inner_times=inner_times)
+    inner = {"inner_times": inner_times, "inner_shift": inner_shift}
+    learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)
     ways = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
     return Objective(learn, field, "v", head=ways)

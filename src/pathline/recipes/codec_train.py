@@ -113,10 +113,17 @@ def train(
     run: CodecRun, out: Path | None, opened: runs.Opened[CodecRun] | None, console: Console
 ) -> Outcome:
     """The program of a codec's training, from settings to codec.json."""
+    where = opened.folder if opened else runs.fresh(run.name, out)
+    with runs.gone_if_empty(where):
+        return _train(run, where, opened, console)
+
+
+def _train(
+    run: CodecRun, where: Path, opened: runs.Opened[CodecRun] | None, console: Console
+) -> Outcome:
     device = pick_device(run.device)
     say = partial(console.print, soft_wrap=True, highlight=False)
     run, source = source_of(run)
-    where = opened.folder if opened else runs.fresh(run.name, out)
     pictures = pictures_of(run.data, source, where / runs.UNREADABLE, console)
     _, channels, height, width = pictures.pixels.shape
     facts = Facts(channels, height, width)

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +77,17 @@ def fresh(name: str, out: Path | None) -> Path:
         )
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+@contextmanager
+def gone_if_empty(folder: Path) -> Iterator[None]:
+    """Take away the folder of a run that was refused before anything was written there."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty, or another process was first
+            folder.rmdir()
+        raise
 
 
 def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[str, str]:

@@ -114,12 +114,16 @@ def run_training(
     """The program of a training run, from settings to its last checkpoint."""
     with joined(run.train.strategy, pick_device(run.device)) as (world, device):
         first = world.rank == 0
-        return _run(run, out, opened, world, device, console if first else Console(quiet=True))
+        where = opened.folder if opened else told(runs.fresh(run.name, out) if first else None)
+        if not first:
+            console = Console(quiet=True)
+        with runs.gone_if_empty(where):
+            return _run(run, where, opened, world, device, console)
 
 
 def _run(
     run: Run,
-    out: Path | None,
+    where: Path,
     opened: runs.Opened | None,
     world: World,
     device: torch.device,
@@ -127,7 +131,6 @@ def _run(
 ) -> Trained:
     say = partial(console.print, soft_wrap=True, highlight=False)
     first = world.rank == 0
-    where = opened.folder if opened else told(runs.fresh(run.name, out) if first else None)
     run, facts, data_for = found(run, where / runs.UNREADABLE if first else None, console)
     if opened:
         same_facts(opened, facts)
