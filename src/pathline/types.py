@@ -71,6 +71,7 @@ class Batch(NamedTuple):
     null: Cond  # one row: the condition that asks for nothing
     keys: Tensor  # [B] row numbers in the data source, to name a picture in a message
     features: Tensor | None = None  # [B E I J] what a frozen encoder says of the clean pictures
+    done: float = 0.0  # share of the training's updates before this one
 
 
 class Point(NamedTuple):

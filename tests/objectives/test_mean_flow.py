@@ -187,11 +187,37 @@ def test_alpha_flow_agrees_along_the_true_way():
     assert not between(true_average, x, t, r, u, alpha=1.0).any()
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.1])
-def test_alpha_lies_above_0_and_up_to_1(alpha):
-    objective = alpha_flow(STRAIGHT, alpha=alpha, instant=0.0)
+BAD_ALPHAS = [
+    {"alpha": 0.0},
+    {"alpha": 1.1, "end": 0.5},
+    {"begin": 0.5},
+    {"begin": 0.5, "end": 0.5},
+    {"end": 1.5},
+]
+
+
+@pytest.mark.parametrize("ways", BAD_ALPHAS)
+def test_alphas_that_cannot_be_are_refused(ways):
     with pytest.raises(ValueError, match="alpha"):
-        objective.loss(oracle, batch_of(some(2, 1, 2, 2)), rng(), drawing, MSE)
+        alpha_flow(STRAIGHT, **ways)
+
+
+def test_an_alpha_that_falls_goes_from_trajectories_to_the_derivative():
+    """Its loss is that of alpha 1 until it begins, of alpha ½ in the middle, mean flow's after."""
+    batch, network = batch_of(some(8, 1, 4, 4, seed=5), *classes(8)), awake()
+
+    def told(objective, done=0.0):
+        return objective.loss(network, batch._replace(done=done), rng(), drawing, MSE)[0]
+
+    wanted = {
+        0.1: alpha_flow(STRAIGHT, instant=0.0, alpha=1.0),
+        0.6: alpha_flow(STRAIGHT, instant=0.0, alpha=0.5),
+        0.9: mean_flow(STRAIGHT, instant=0.0),
+    }
+    objective = alpha_flow(STRAIGHT, instant=0.0, alpha=0.0, begin=0.4, end=0.8)
+    for done, other in wanted.items():
+        assert torch.equal(told(objective, done), told(other)), done
+    assert len({told(other).item() for other in wanted.values()}) == len(wanted)
 
 
 @pytest.mark.parametrize("name", [*FAMILY, "alpha_flow"])

@@ -5,6 +5,8 @@ one evaluation of the solver step `jump` leads from t to r: x_r = x + (r − t)�
 velocity itself, from which every other solver draws.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -15,6 +17,8 @@ from pathline.flow.paths import Path, interpolate, velocity
 from pathline.objectives.flow import drop, read
 from pathline.objectives.lift import Average, Lift, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
+
+LEAST = 0.005  # α below which the derivative takes over; as near to 1, there is no lift
 
 
 class Aim(NamedTuple):
@@ -39,13 +43,14 @@ def loss(
     dropout: float,
     instant: float,
     aim: Aim,
-    lift: Lift,
+    lift_at: Callable[[float], Lift],
     own: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Regress u − lift on the velocity, where the lift is what the way from t to r adds to it.
 
-    The first rows, a share of `instant`, have r = t: no lift, plain flow matching. own: the lift
-    follows the network's own velocity, not the drawn one. Only the last pass has gradients.
+    The first rows, a share of `instant`, have r = t: no lift, plain flow matching. lift_at: the
+    lift by the share of the training that is done. own: it follows the network's own velocity, not
+    the drawn one. Only the last pass has gradients.
     Terms see u − lift as the velocity, so that each means what it means elsewhere.
     """
     seen = partial(read, path=path, prediction=prediction, floor=floor)
@@ -60,6 +65,7 @@ def loss(
     lifts, late = torch.zeros_like(v), slice(first, None)
     if first < len(v):
         average = partial(_average, network, seen, _rows(cond, late))
+        lift = lift_at(batch.done)
         lifts[late] = _lift(average, point.xt[late], point.t[late], r[late], v[late], lift, own)
     out: Output = network(point.xt, point.t, cond, r)
     u = seen(out.value.float(), point.xt, point.t)
@@ -141,7 +147,9 @@ def _lift(
     return lift(average, x, t, r, v)
 
 
-def _objective(path: Path, lift: Lift, aim: Aim, *, own: bool, **more) -> Objective:
+def _objective(
+    path: Path, lift_at: Callable[[float], Lift], aim: Aim, *, own: bool, **more
+) -> Objective:
     if not 0 <= more["instant"] <= 1:
         raise ValueError(f"instant is {more['instant']}; it is a share and lies in [0, 1]")
     if aim.scale < 0 or not 0 <= aim.mix < 1:
@@ -153,15 +161,25 @@ def _objective(path: Path, lift: Lift, aim: Aim, *, own: bool, **more) -> Object
             f"the guidance interval is {aim.low} to {aim.high}; want 0 ≤ low ≤ high ≤ 1"
         )
     ways = {"path": path, "prediction": more.pop("prediction"), "floor": more.pop("floor")}
-    learn = partial(loss, lift=lift, aim=aim, own=own, **ways, **more)
+    learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **ways, **more)
     return Objective(learn, partial(field, **ways), ways["prediction"], spans=True)
 
 
 Derivative = Literal["exact", "difference"]
 
 
-def _along(derivative: str, step: float) -> Lift:
-    return exact if derivative == "exact" else partial(difference, step=step)
+def _along(derivative: str, step: float) -> Callable[[float], Lift]:
+    lift = exact if derivative == "exact" else partial(difference, step=step)
+    return lambda _: lift
+
+
+def _falling(done: float, alpha: float, begin: float, end: float) -> Lift:
+    """α-Flow's at this share of the training: α falls from 1 to `alpha` along a sigmoid."""
+    steep = 25 * ((begin + end) / 2 - done) / (end - begin)
+    now = alpha + (1 - alpha) / (1 + math.exp(-steep))
+    if now < LEAST:
+        return exact
+    return partial(between, alpha=1.0 if now > 1 - LEAST else now)
 
 
 def mean_flow(
@@ -185,9 +203,9 @@ def mean_flow(
     low to high; mix: how much of the target is the network's own velocity, which varies less.
     derivative: exact, or a difference over `step` for networks without forward AD.
     """
-    lift, aim = _along(derivative, step), Aim(guidance, mix, low, high)
+    lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
     more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift, aim, own=False, **more)
+    return _objective(path, lift_at, aim, own=False, **more)
 
 
 def improved_mean_flow(
@@ -209,9 +227,9 @@ def improved_mean_flow(
     mean_flow.
     """
     mix = max(0.0, 1 - 1 / guidance) if guidance else 0.0
-    lift, aim = _along(derivative, step), Aim(guidance, mix, low, high)
+    lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
     more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift, aim, own=True, **more)
+    return _objective(path, lift_at, aim, own=True, **more)
 
 
 def alpha_flow(
@@ -226,12 +244,26 @@ def alpha_flow(
     low: float = 0.0,
     high: float = 1.0,
     alpha: float = 0.5,
+    begin: float = 0.0,
+    end: float = 0.0,
 ) -> Objective:
     """α-Flow: average velocities that agree along the way, learnt without a derivative.
 
     alpha: how far towards r the way is cut; 1 is flow matching along trajectories, towards 0 mean
-    flow. Needs terms.adaptive, for its error shrinks with alpha. Settings as of mean_flow.
+    flow. begin, end: shares of the training between which it falls there from 1 (the paper: 0.5 to
+    0.83, to alpha 0, where the derivative takes over); end 0: it stays. Needs terms.adaptive, for
+    its error shrinks with alpha. Settings as of mean_flow.
     """
-    lift, aim = partial(between, alpha=alpha), Aim(guidance, mix, low, high)
+    if not 0 <= begin <= end <= 1 or (begin == end and end):
+        raise ValueError(
+            f"alpha falls from begin={begin} to end={end}; want 0 ≤ begin < end ≤ 1, or neither"
+        )
+    if not (0 if end else LEAST) <= alpha <= 1:
+        raise ValueError(
+            f"alpha is {alpha}; want {LEAST} to 1, or less where it falls there (end above 0): "
+            "what is 0 throughout is objective=mean_flow"
+        )
+    stays = partial(between, alpha=alpha)
+    lift_at = partial(_falling, alpha=alpha, begin=begin, end=end) if end else lambda _: stays
     more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift, aim, own=False, **more)
+    return _objective(path, lift_at, Aim(guidance, mix, low, high), own=False, **more)

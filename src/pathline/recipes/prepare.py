@@ -75,6 +75,7 @@ def feeder(
             flips = torch.as_tensor(loader.coins(*at, 0.5)) if run.data.flip else None
             choices = torch.as_tensor(loader.chances(*at))
             batch = batch_of(data, rows, device, flips=flips, choices=choices, seen=seen)
+            batch = batch._replace(done=progress.update / run.train.updates)
             out.append((batch, lane_rng(run.seed, progress.update, lane, device)))
         return out
 

@@ -194,9 +194,11 @@ def _finish(save: Saver, outcome: Outcome, where: Path, say: Callable[[str], Non
 
 @torch.no_grad()
 def _rehearse(parts: Parts, batch: Batch) -> None:
-    """One loss of two pictures, thrown away: what can't work is refused before a run is written."""
+    """The first and last loss of two pictures, thrown away: a run that can't work is not written."""
     rng = torch.Generator(batch.x1.device).manual_seed(0)
-    parts.objective.loss(parts.network, batch, rng, parts.draw, parts.criterion)
+    for done in (0.0, 1.0):
+        now = batch._replace(done=done)
+        parts.objective.loss(parts.network, now, rng, parts.draw, parts.criterion)
 
 
 def player_of(
