@@ -194,7 +194,7 @@ def _finish(save: Saver, outcome: Outcome, where: Path, say: Callable[[str], Non
 
 @torch.no_grad()
 def _rehearse(parts: Parts, batch: Batch) -> None:
-    """The first and last loss of two pictures, thrown away: a run that can't work is not written."""
+    """The first and last loss of two pictures, thrown away: what can't work is never written."""
     rng = torch.Generator(batch.x1.device).manual_seed(0)
     for done in (0.0, 1.0):
         now = batch._replace(done=done)
