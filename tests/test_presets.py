@@ -50,6 +50,8 @@ def test_preset(preset, pictures, tmp_path, monkeypatch):
         small.append("train.precision=fp32")  # what it would choose is measured, not decided
     if named.data.source.name == "shapes":
         small.append("data.source.count=8")
+    if named.data.source.name == "digits":
+        small.append("data.holdout=0.02")  # of 1,797
     if named.data.source.name in ("hub", "folder", "tar"):
         small += ["data.source=folder", f"data.source.path={pictures}"]
     if named in LATENT or named.data.cache:
