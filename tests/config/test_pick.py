@@ -70,6 +70,11 @@ def test_no_option_at_all():
     assert "It takes: none." in problems(STEPS, pick("euler", a=1), "solver step")[0][1]
 
 
+def test_an_option_of_other_rows_is_told():
+    told = problems(STEPS, pick("euler", churn=1), "solver step")[0][1]
+    assert told.endswith("It takes: none. 'churn' is an option of: sde.")
+
+
 def test_bind_converts():
     assert bind(STEPS, pick("sde", churn="1e-1", kind="b"), "solver step")(7) == (7, 0.1, "b")
     assert bind({"folder": folder}, pick("folder", path=12), "source")() == ("12", None)

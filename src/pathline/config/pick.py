@@ -69,6 +69,12 @@ def choose(table: Table, name: str, what: str) -> Callable:
     return table[name]
 
 
+def _of(table: Table, option: str) -> str:
+    """The rows that have such an option, in words."""
+    rows = [name for name, row in table.items() if option in options_of(row)]
+    return f" {option!r} is an option of: {listing(rows)}." if rows else ""
+
+
 def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
     """All that is wrong with a pick, as (option, message); the option "name" is the row itself."""
     try:
@@ -78,7 +84,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
     title = f"The {what} {chosen.name!r}"
     takes = f"It takes: {listing(options)}."
     found = [
-        (key, f"{title} takes no option {key!r}.{nearest(key, options)} {takes}")
+        (key, f"{title} takes no option {key!r}.{nearest(key, options)} {takes}{_of(table, key)}")
         for key in chosen.options
         if key not in options
     ]
