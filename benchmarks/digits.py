@@ -66,7 +66,7 @@ def main() -> None:
         json.dumps(
             {
                 "seconds": round(trained_in, 1),
-                "updates": run.train.updates,
+                "updates": trained.outcome.progress.update,
                 "n": DRAWN,
                 "judge_on_real": round(judge.score(x[:held].numpy(), y[:held]), 4),
                 "judge_on_drawn": round(judge.score(features(pixels).numpy(), labels), 4),

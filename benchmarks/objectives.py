@@ -41,9 +41,12 @@ Row = Mapping[str, Any]  # arm, seed, share, updates, drawn, distances: {forward
 
 
 def trained(run: Run) -> Trained:
-    """The training, in a folder that nobody keeps."""
+    """The training, in a folder that nobody keeps. Ends the script if it was cut short."""
     folder = Path(tempfile.mkdtemp()) / "run"
-    return run_training(run, folder, None, Console(quiet=True))
+    found = run_training(run, folder, None, Console(quiet=True))
+    if found.outcome.reason != "done":
+        raise SystemExit(f"{found.outcome.reason} at update {found.outcome.progress.update}")
+    return found
 
 
 def distance(found: Trained, run: Run, forwards: int, judged: Judge, n: int) -> float:

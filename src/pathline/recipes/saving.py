@@ -27,6 +27,14 @@ class Saver(NamedTuple):
     settle: Callable[[], None]
 
 
+class Contents(NamedTuple):
+    """What a checkpoint holds."""
+
+    tensors: Callable[[], checkpoint.Groups]
+    state: Callable[[Progress], dict[str, Any]]
+    texts: dict[str, str]
+
+
 def saver(
     where: Path,
     run: Any,
@@ -53,26 +61,33 @@ def saver(
     def publish(update: int) -> None:
         runs.publish(where, root / checkpoint.name(update), run)
 
+    if world.strategy == "fsdp2":
+        return _sharded(root, Contents(tensors, state, texts), publish, world)
+
     def save_whole(progress: Progress) -> None:
         if world.rank == 0:
             checkpoint.save(root, progress.update, tensors(), state(progress), texts)
             publish(progress.update)
 
-    if world.strategy != "fsdp2":
-        return Saver(save_whole, lambda: None)
+    return Saver(save_whole, lambda: None)
+
+
+def _sharded(root: Path, contents: Contents, publish: Callable[[int], None], world: World) -> Saver:
+    """Every rank writes its own; one save at a time."""
     begun: list[Future] = []
 
     def settle() -> None:
         while begun:
             begun.pop().result()
 
-    def save_shards(progress: Progress) -> None:
+    def save(progress: Progress) -> None:
         settle()
+        tensors, state = contents.tensors, contents.state(progress)
         work = _begun(root, progress.update, tensors, world)
-        done = partial(_seal, root, progress.update, work, state(progress), texts, publish)
+        done = partial(_seal, root, progress.update, work, state, contents.texts, publish)
         begun.append(shards.save(work, tensors(), world.aside, done))
 
-    return Saver(save_shards, settle)
+    return Saver(save, settle)
 
 
 def _begun(root: Path, update: int, tensors: Callable[[], checkpoint.Groups], world: World) -> Path:
