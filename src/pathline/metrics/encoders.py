@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pathline import hub
 from pathline.metrics.extract import Feature, in_batches, resized
 
+EXTRACTOR = hub.Use("feature extractor", "model", "eval")
 # mean and standard deviation of the channels that the models were trained with
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIPS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -89,40 +90,26 @@ def hear(network: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "n d"]:
 
 def load(model: str, kind: str) -> Any:
     """A model of transformers of the kind `clip` or `dinov2`, every weight read."""
-    network, told = _from(model, "AutoModel", output_loading_info=True)
+    with hub.quiet():
+        network, told = _read("AutoModel", model, output_loading_info=True)
     if network.config.model_type != kind:
         raise ValueError(
             f"{model} is a {network.config.model_type!r} model; this extractor needs {kind!r}"
         )
-    missing = sorted({*told["missing_keys"], *map(str, told.get("mismatched_keys", ()))})
-    if missing:
-        raise ValueError(
-            f"{len(missing)} weights of {model} are missing or of another shape: "
-            f"{', '.join(missing[:3])}; fetch it again"
-        )
+    hub.refuse_gaps(model, told)
     return network.float().eval().requires_grad_(False)
 
 
 def load_tokenizer(model: str) -> Any:
     """The tokenizer that lies beside a model."""
-    return _from(model, "AutoTokenizer")
+    return _read("AutoTokenizer", model)
 
 
-def _from(model: str, door: str, **given: Any) -> Any:
+def _read(door: str, model: str, **given: Any) -> Any:
     try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "dinov2 and clip need transformers: pip install 'pathline[eval]'"
-        ) from error
-    try:
-        return getattr(transformers, door).from_pretrained(model, **given)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{model} can't be read as a model of transformers ({reason}); give model=<a folder "
-            "with config.json and model.safetensors>, or use features=pca, which needs no weights"
-        ) from error
+        return hub.read(door, hub.located(model, EXTRACTOR), EXTRACTOR, **given)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} features=pca needs no weights.") from error
 
 
 def _pooled(found: Any) -> Tensor:

@@ -90,8 +90,8 @@ def encoder(
 
 def _find(path: str) -> Found:
     """Reads config.json and the processor's mean and std alone."""
-    name = hub.located(path, "vision")
-    whole = hub.read("AutoConfig", name, "vision")
+    name = hub.located(path, hub.VISION)
+    whole = hub.read("AutoConfig", name, hub.VISION)
     kind = KINDS.get(whole.model_type, Kind())
     config = hub.inner(whole, kind.config)
     sizes = (getattr(config, setting, None) for setting in ("hidden_size", "patch_size"))
@@ -100,7 +100,7 @@ def _find(path: str) -> Found:
             f"{path} is a {whole.model_type!r} model, which does not keep one token for each patch "
             "of a picture: want an encoder that does, such as DINOv2, DINOv3, SigLIP 2 or ViT."
         )
-    file = hub.file_of(name, PROCESSOR, "vision")
+    file = hub.file_of(name, PROCESSOR, hub.VISION)
     try:
         told = json.loads(file.read_text("utf-8"))
         mean, std = (tuple(map(float, told[key])) for key in ("image_mean", "image_std"))
@@ -130,7 +130,7 @@ def _load(found: Found, dtype: Dtype) -> nn.Module:
         module, told = hub.read(
             found.kind.door,
             found.name,
-            "vision",
+            hub.VISION,
             output_loading_info=True,
             dtype=getattr(torch, dtype),
         )
