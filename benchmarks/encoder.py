@@ -57,12 +57,15 @@ def teach(run: Run, folder: Path) -> float:
     """Write the encoder to the folder as transformers does; its share of right held-out names."""
     data = data_of(run)
     assert data.labels is not None, "classes are what it learns"
+    train, held = data.train, data.held[:MOST]
+    if not len(held):  # a preset that holds none out
+        train, held = data.train[MOST:], data.train[:MOST]
     torch.manual_seed(0)
     network = Classifier(run.data.size, run.backbone.options["patch"], len(data.names))
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
     for _ in range(UPDATES):
-        rows = data.train[torch.randint(len(data.train), (BATCH,))]
+        rows = train[torch.randint(len(train), (BATCH,))]
         loss = F.cross_entropy(network(data.pixels(rows)), data.labels[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -71,7 +74,6 @@ def teach(run: Run, folder: Path) -> float:
     network.encoder.save_pretrained(folder)
     pixels = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}
     (folder / PROCESSOR).write_text(json.dumps(pixels))
-    held = data.held[:MOST]
     with torch.no_grad():
         named = network.eval()(data.pixels(held)).argmax(1)
     return (named == data.labels[held]).double().mean().item()

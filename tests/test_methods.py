@@ -87,7 +87,7 @@ def test_transitions_are_refused_for_velocities():
 
 
 def test_a_backbone_without_hidden_states_is_refused():
-    with pytest.raises(ValueError, match=r"DDT has none to give.*cross_dit, dit, stream_dit"):
+    with pytest.raises(ValueError, match=r"no head fits DDT.*cross_dit, dit, stream_dit"):
         parts_of(backbone="ddt", decoder=1)
 
 

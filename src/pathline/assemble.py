@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pathline import refusals
 from pathline.backbones import BACKBONES
 from pathline.backbones.aligned import aligned
 from pathline.backbones.ddt import SHARING
@@ -29,7 +30,6 @@ from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.alignment import seeing
 from pathline.objectives.terms import compose
 from pathline.objectives.transition import step as transition
-from pathline.refusals import ONE_SIZE, refuse_narrow, refuse_one_time, refuse_sizes, refuse_unseen
 from pathline.text import TEXTS
 from pathline.text.lazy import stored as stored_text
 from pathline.text.learned import Worded
@@ -142,7 +142,7 @@ def problems_of(run: Run) -> list[Problem]:
 
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
-    refuse_unseen(run, seen=facts.vision_width > 0)
+    refusals.refuse_unseen(run, seen=facts.vision_width > 0)
     path = _bound(run, "path")()
     objective = _bound(run, "objective")(path)
     codec = _codec(run, facts)
@@ -159,16 +159,16 @@ def assemble(run: Run, facts: Facts) -> Parts:
         if own := alignment_of(run):
             network = aligned(network, backbone, facts.vision_width, own["projector"], own["width"])
             objective = objective._replace(loss=seeing(objective.loss))
-    refuse_narrow(objective, backbone, codec.channels)
-    refuse_one_time(objective, run.backbone)
-    refuse_sizes(run, facts, codec, backbone, objective)
+    refusals.refuse_narrow(objective, backbone, codec.channels)
+    refusals.refuse_one_time(objective, run.backbone)
+    refusals.refuse_sizes(run, facts, codec, backbone, objective)
     couple, times = _bound(run, "coupling"), _bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
 
     made = (facts, codec, text, network, objective, path, draw, partial(_draw_at, path))
-    return Parts(*made, criterion(run), any_size=run.backbone.name not in ONE_SIZE)
+    return Parts(*made, criterion(run), any_size=run.backbone.name not in refusals.ONE_SIZE)
 
 
 def _codec(run: Run, facts: Facts) -> Codec:
@@ -200,20 +200,25 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     """The solver, grid and guidance that `sample` names, as one."""
     solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
     guide(_still, _still, STILL)  # a scale or an interval that can't be is refused now
-    shares, guidance = sample.sharing.name != "none", sample.guidance.name
-    which = {"weak": guidance == "autoguidance", "pushes": guidance == "contrastive"}
-    which |= {"skips": guidance == "path_drop", "jumps": sample.solver.name == "jump"}
-    which["heads"] = sample.solver.name == "transition"
-    if sample.solver.name in ADAPTIVE:
+    shares, how, by = sample.sharing.name != "none", sample.solver.name, sample.guidance.name
+    which = {"weak": by == "autoguidance", "pushes": by == "contrastive"}
+    which |= {"skips": by == "path_drop", "jumps": how == "jump", "heads": how == "transition"}
+    if how in ADAPTIVE:
         if shares:
             raise ValueError(
-                f"{sample.solver.name} chooses its own steps; to share a ddt's encoder among "
+                f"{how} chooses its own steps; to share a ddt's encoder among "
                 "steps, take a solver of fixed ones, such as euler or unipc2."
             )
-        return Sampler(partial(_walk_adaptive, solver=solver), guide, **which, share=None)
+        walk = lambda field, x, _, start=0.0: solver(field, x, start=start)  # noqa: E731
+        return Sampler(walk, guide, **which, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
+    begun = partial(walk, _still, STILL.mean[None], torch.zeros_like, grid=grid[:2])
+    refusals.refuse_failing("solver", sample.solver, lambda: list(begun()))
+    if share:
+        plan = partial(share, partial(torch.eye, sample.steps))
+        refusals.refuse_failing("sharing", sample.sharing, plan)
     return Sampler(walk, guide, **which, share=share)
 
 
@@ -221,10 +226,6 @@ def _walk(
     field: Field, x: Tensor, noise: Callable, start: float = 0.0, *, grid: Grid, solver, path: Path
 ) -> States:
     return integrate(field, x, begun_at(grid, start), solver, noise, path)
-
-
-def _walk_adaptive(field: Field, x: Tensor, _: Callable, start: float = 0.0, *, solver) -> States:
-    return solver(field, x, start=start)
 
 
 def _still(x: Tensor, *_: object) -> Tensor:

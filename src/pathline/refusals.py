@@ -1,5 +1,7 @@
 """Parts that can't work together, refused by name before anything is trained."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from pathline.backbones import BACKBONES
@@ -43,14 +45,22 @@ def refuse_solver(objective: Objective, *, heads: bool, jumps: bool) -> None:
             "train with objective=transition, or take euler, unipc2 or another step."
             if heads
             else "This objective learns to draw whole transitions, which the solver step "
-            "'transition' asks for and no other: take sample.solver=transition (with head_steps=1 "
-            "and head_solver=euler it goes the mean way, as euler would)."
+            "'transition' asks for and the run's does not: take sample.solver=transition (with "
+            "head_steps=1 and head_solver=euler it goes the mean way, as euler would)."
         )
     if jumps and not objective.spans:
         raise ValueError(
             "The solver step 'jump' needs an objective that learns average velocities; this one "
             "learns velocities at one time: take euler, unipc2 or another step."
         )
+
+
+def refuse_failing(setting: str, row: Pick, draw: Callable[[], object]) -> None:
+    """Refuse now, by the setting's name, what else would fail when pictures are drawn."""
+    try:
+        draw()
+    except ValueError as error:
+        raise ValueError(f"sample.{setting}={row.name}: {error}") from error
 
 
 def refuse_sharing() -> None:

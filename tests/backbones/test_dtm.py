@@ -228,7 +228,9 @@ class Deaf(nn.Module):
         ({"depth": 0}, "depth 0"),
         ({"group": 3}, "3x3 patches, 6x6 places, can't tile 8x4"),
         ({"group": 4}, "4x4 patches, 8x8 places, can't tile 8x4"),
-        ({"group": 0}, "0x0 patches"),
+        ({"group": 0}, "objective.head=transformer"),
+        ({"group": -1}, "objective.head_group is -1"),
+        ({"width": 0}, "head of width 0"),
         ({"group": 2, "width": 31}, "4x4x2 = 32 numbers"),
         ({**MEETING, "group": 4}, "4x4 tokens can't tile the 4x2 tokens"),
         ({**MEETING, "group": -1}, "-1x-1 tokens"),
@@ -242,7 +244,7 @@ def test_numbers_that_do_not_fit_are_refused(head, message):
 
 def test_a_backbone_without_hidden_states_is_refused():
     deaf = Deaf()
-    with pytest.raises(ValueError, match=r"Deaf has none to give.*: cross_dit, dit, stream_dit"):
+    with pytest.raises(ValueError, match=r"no head fits Deaf.*: cross_dit, dit, stream_dit"):
         headed(deaf, deaf, FRAME)
 
 

@@ -67,12 +67,12 @@ def test_missing_option():
 
 
 def test_no_option_at_all():
-    assert "It takes: none." in problems(STEPS, pick("euler", a=1), "solver step")[0][1]
+    assert "It has no options." in problems(STEPS, pick("euler", a=1), "solver step")[0][1]
 
 
 def test_an_option_of_other_rows_is_told():
     told = problems(STEPS, pick("euler", churn=1), "solver step")[0][1]
-    assert told.endswith("It takes: none. 'churn' is an option of: sde.")
+    assert told.endswith("It has no options. 'churn' is an option of: sde.")
 
 
 def test_bind_converts():

@@ -17,7 +17,12 @@ from pathline.flow.times import uniform_draw, uniform_grid
 from pathline.objectives import OBJECTIVES
 from pathline.objectives.flow import flow
 from pathline.objectives.lift import between, difference, exact
-from pathline.objectives.mean_flow import alpha_flow, improved_mean_flow, mean_flow
+from pathline.objectives.mean_flow import (
+    _differs,
+    alpha_flow,
+    improved_mean_flow,
+    mean_flow,
+)
 from pathline.objectives.terms import TERMS, compose
 from pathline.training.strategy import joined, wrap
 from pathline.types import Batch, Cond, Frame, Output
@@ -431,3 +436,11 @@ def test_the_graded_pass_may_be_compiled():
     line = [sys.executable, "-W", "ignore", "-c", COMPILED, __file__]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_null_longer_than_the_texts_is_compared():
+    """Without dropout nothing has padded the texts; rows that ask for nothing stay unguided."""
+    asked = some(2, 3, 4)
+    blank = torch.cat([asked[:1], torch.zeros(1, 2, 4)], dim=1)
+    assert _differs(asked, blank.expand(2, -1, -1)).tolist() == [False, True]
+    assert _differs(blank.expand(2, -1, -1), asked).tolist() == [False, True]

@@ -220,3 +220,9 @@ def test_dispersive_needs_hidden_states_and_some_warmth(pair):
     given, out = pair
     with pytest.raises(ValueError, match="temperature"):
         dispersive(given, out._replace(hidden=held(5, 4, 6)), temperature=0.0)
+
+
+def test_terms_that_read_hidden_states_alone_train_nothing():
+    for names in (["dispersive"], ["alignment"], ["alignment", "dispersive"]):
+        with pytest.raises(ValueError, match="trains no velocity"):
+            compose({name: (0.5, TERMS[name]) for name in names})

@@ -347,6 +347,18 @@ def test_logit_normal_inner_times_avoid_the_ends():
     assert shares[1] == pytest.approx(0.028, abs=0.015)
 
 
+def test_terms_hear_the_class_of_every_draw():
+    x1, seen = torch.randn(3, 1, 2, 2, generator=rng(1)), []
+    cond = Cond(labels=torch.tensor([2, 0, 1]))
+    batch = Batch(x1, cond, Cond(labels=torch.tensor([3])), torch.arange(3))
+
+    def labelled(x1, cond, generator):
+        return drawing(x1, cond, generator)._replace(labels=cond.labels)
+
+    loss(Asked(), batch, rng(), labelled, noting(seen), **{**LEARN, "draws": 2})
+    assert seen[0][0].labels.tolist() == [2, 0, 1, 2, 0, 1]
+
+
 def test_a_shift_pushes_inner_times_to_noise():
     x1, network = torch.randn(4000, 1, 2, 2, generator=rng(1)), Asked()
     loss(network, batch_of(x1), rng(), drawing, MSE, **LEARN, inner_shift=3.0)
@@ -448,7 +460,9 @@ def test_dropped_conditions_become_the_null():
     [
         ({"path": PATHS["trig"]}, "goes along path=straight"),
         ({"draws": 0}, "draws is 0"),
-        ({"steps": -1}, "steps -1"),
+        ({"steps": -1}, "objective.steps is -1"),
+        ({"inner_shift": 0.0}, "objective.inner_shift is 0"),
+        ({"dropout": 1.5}, "objective.dropout is 1.5"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(ways, message):

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from pathline.backbones.dit import DiT
 from pathline.backbones.dit_shape import DiTShape, Mlp, Modulation, Norm, Positions
-from pathline.backbones.dtm import Unread
-from pathline.backbones.inputs import run
+from pathline.backbones.inputs import Unread, run
 from pathline.backbones.shapes import sized
 from pathline.nn import blocks
 from pathline.nn.attention import Attention

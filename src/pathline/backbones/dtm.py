@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.backbones.inputs import Backbone
+from pathline.backbones.inputs import Backbone, Unread
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own
@@ -20,17 +20,6 @@ from pathline.types import Cond, Frame, Output
 
 READABLE = ("cross_dit", "dit", "stream_dit")  # backbones whose hidden states a head can read
 Kind = Literal["mlp", "transformer"]
-
-
-class Unread(nn.Module):
-    """In place of a last layer that nobody reads: no weights, zeros."""
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.outputs = outputs
-
-    def forward(self, x: Float[Tensor, "b l d"], *_: Tensor) -> Float[Tensor, "b l e"]:
-        return x.new_zeros(*x.shape[:2], self.outputs)
 
 
 class Block(nn.Module):
@@ -210,18 +199,18 @@ def headed(
     """The network with a head in place of the backbone's last layer.
 
     network: the backbone itself, or what holds it. width, depth: of the head; None: half of the
-    backbone's width. group: tokens along a side of what the head draws as one; 0, of a transformer:
-    all. Raises ValueError for a backbone that gives no hidden states and for numbers that don't
-    fit.
+    backbone's width, and what a token's numbers take. group: tokens along a side of what the head
+    draws as one; 0, of a transformer: all. Raises ValueError for a backbone that gives no hidden
+    states and for numbers that don't fit.
     """
     if not isinstance(backbone, Backbone):
         raise ValueError(
-            "Transition matching draws from a backbone's hidden states, and "
-            f"{type(backbone).__name__} has none to give. Backbones that do: {', '.join(READABLE)}."
+            "Transition matching puts its head upon a backbone's hidden states, and no head fits "
+            f"{type(backbone).__name__}. Backbones that take one: {', '.join(READABLE)}."
         )
     shape = backbone.shape
     side = shape.patch * (group if kind == "mlp" else 1)
-    wide = width or max(shape.width // 2, side**2 * frame.channels)
+    wide = max(shape.width // 2, side**2 * frame.channels) if width is None else width
     _refuse_misfit(frame, side, group, wide, depth)
     if kind == "transformer":
         _refuse_groups(frame, side, group, wide)
@@ -233,7 +222,12 @@ def headed(
 
 def _refuse_misfit(frame: Frame, patch: int, group: int, width: int, depth: int) -> None:
     """patch: places along the side of a head's token."""
-    if not patch or frame.height % patch or frame.width % patch:
+    if patch < 1:
+        raise ValueError(
+            f"objective.head_group is {group}; a head of single tokens or squares wants 1 or more "
+            "(0, all tokens, and none below it, with objective.head=transformer)."
+        )
+    if frame.height % patch or frame.width % patch:
         raise ValueError(
             f"A head's token of {group}x{group} patches, {patch}x{patch} places, can't tile "
             f"{frame.height}x{frame.width}."

@@ -33,6 +33,17 @@ class Backbone(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
 
 
+class Unread(nn.Module):
+    """In place of a last layer that nobody reads: no weights, zeros."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x: Float[Tensor, "b l d"], *_: Tensor) -> Float[Tensor, "b l e"]:
+        return x.new_zeros(*x.shape[:2], self.outputs)
+
+
 def steer(
     network: Backbone, t: Float[Tensor, " b"], cond: Cond, r: Float[Tensor, " b"] | None
 ) -> Float[Tensor, "b d"]:

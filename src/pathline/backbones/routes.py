@@ -49,6 +49,11 @@ def stretch(shape: Any) -> range:
     return range(shape.route_before, shape.depth - shape.route_after)
 
 
+def _room(depth: int) -> str:
+    least = " Here: backbone.route_before=1 backbone.route_after=1."
+    return least if depth > 2 else ""
+
+
 def refuse(shape: Any, look: int = 0) -> None:
     """Raises ValueError for a route that a shape can't have; look: the block terms look at."""
     if shape.route == "none":
@@ -58,7 +63,7 @@ def refuse(shape: Any, look: int = 0) -> None:
         raise ValueError(
             f"Of {shape.depth} blocks {shape.route_before} stand before the route and "
             f"{shape.route_after} after it: want at least 1 before, 1 in it and 1 after "
-            "(backbone.route_before, route_after, depth)."
+            f"(backbone.route_before, route_after, depth).{_room(shape.depth)}"
         )
     share = _share(shape)
     if not 0 <= share < 1:

@@ -82,7 +82,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
     except ValueError as error:
         return [("name", str(error))]
     title = f"The {what} {chosen.name!r}"
-    takes = f"It takes: {listing(options)}."
+    takes = f"It takes: {listing(options)}." if options else "It has no options."
     found = [
         (key, f"{title} takes no option {key!r}.{nearest(key, options)} {takes}{_of(table, key)}")
         for key in chosen.options

@@ -26,7 +26,10 @@ def optimal(x0: Data, x1: Data, *_: object) -> Data:
 def within_class(x0: Data, x1: Data, cond: Cond | None = None) -> Data:
     """The pairing of least squared distance among the pictures of each label."""
     if cond is None or cond.labels is None:
-        raise ValueError("the coupling within_class needs labels; this data has none: use optimal")
+        raise ValueError(
+            "coupling=within_class pairs pictures by class, and this run reads none: take "
+            "text=labels, or coupling=independent."
+        )
     rows = torch.arange(len(x0), device=x0.device)
     for label in cond.labels.unique():
         (same,) = torch.where(cond.labels == label)

@@ -54,20 +54,34 @@ def _chosen(rows: int, share: float, rng: torch.Generator) -> Tensor:
     return torch.rand(rows, generator=rng, device=rng.device) < share
 
 
+def padded(value: Tensor, length: int) -> Tensor:
+    """[b l …] with zeros up to a length that is no less."""
+    missing = length - value.shape[1]
+    gap = value.new_zeros(len(value), missing, *value.shape[2:])
+    return torch.cat([value, gap], dim=1) if missing else value
+
+
 def _replace_rows(value: Tensor | None, blank: Tensor | None, rows: Tensor) -> Tensor | None:
     if value is None or blank is None:
         return value
     blank = blank.to(value)
     if value.dim() > 1:  # padded to the longer of the two; the mask says what counts
         longest = max(value.shape[1], blank.shape[1])
-        value, blank = _padded(value, longest), _padded(blank, longest)
+        value, blank = padded(value, longest), padded(blank, longest)
     return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), blank, value)
 
 
-def _padded(value: Tensor, length: int) -> Tensor:
-    missing = length - value.shape[1]
-    gap = value.new_zeros(len(value), missing, *value.shape[2:])
-    return torch.cat([value, gap], dim=1) if missing else value
+def refuse_shares(**shares: float | None) -> None:
+    """Raises ValueError for a share that is none, naming the setting."""
+    for name, share in shares.items():
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"objective.{name} is {share}; it is a share and lies in [0, 1]")
+
+
+def refuse_floor(prediction: str, floor: float) -> None:
+    """Raises ValueError for an x1-prediction that would be divided by 0."""
+    if prediction == "x1" and not 0 < floor <= 1:
+        raise ValueError(f"objective.floor is {floor}; an x1-prediction wants one in (0, 1]")
 
 
 def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:
@@ -125,6 +139,8 @@ def flow(
     """Flow matching. dropout: share of conditions replaced by the null; floor: least 1 − t (or σ)
     by which an x1-prediction is divided. dropout_pooled: share of pooled vectors replaced apart
     from it, for two encoders (FLUX.1: .447 each, .2 of both); null: they go together."""
+    refuse_floor(prediction, floor)
+    refuse_shares(dropout=dropout, dropout_pooled=dropout_pooled)
     ways = {"path": path, "prediction": prediction, "floor": floor}
     drops = {"dropout": dropout, "dropout_pooled": dropout_pooled}
     return Objective(partial(loss, **drops, **ways), partial(field, **ways), prediction)

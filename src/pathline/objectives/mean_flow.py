@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
-from pathline.objectives.flow import drop, read
+from pathline.objectives.flow import drop, padded, read, refuse_floor, refuse_shares
 from pathline.objectives.lift import Average, Lift, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
@@ -119,7 +119,7 @@ def _guided(average, point: Point, v: Tensor, cond: Cond, null: Cond, aim: Aim) 
     What asks for nothing, and times outside, keep the plain velocity.
     """
     differs = [
-        (asked != blank).flatten(1).any(1) if asked.dim() > 1 else asked != blank
+        _differs(asked, blank)
         for asked, blank in zip(cond, null, strict=True)
         if asked is not None and blank is not None
     ]
@@ -137,6 +137,14 @@ def _guided(average, point: Point, v: Tensor, cond: Cond, null: Cond, aim: Aim) 
     return torch.where(inside.view(-1, *[1] * (v.dim() - 1)), guided, v)
 
 
+def _differs(asked: Tensor, blank: Tensor) -> Tensor:
+    """Which rows are not alike; the shorter of two texts is padded."""
+    if asked.dim() == 1:
+        return asked != blank
+    longest = max(asked.shape[1], blank.shape[1])
+    return (padded(asked, longest) != padded(blank, longest)).flatten(1).any(1)
+
+
 @torch.no_grad()
 def _lift(
     average: Average, x: Tensor, t: Tensor, r: Tensor, v: Tensor, lift: Lift, own: bool
@@ -150,8 +158,8 @@ def _lift(
 def _objective(
     path: Path, lift_at: Callable[[float], Lift], aim: Aim, *, own: bool, **more
 ) -> Objective:
-    if not 0 <= more["instant"] <= 1:
-        raise ValueError(f"instant is {more['instant']}; it is a share and lies in [0, 1]")
+    refuse_shares(instant=more["instant"], dropout=more["dropout"])
+    refuse_floor(more["prediction"], more["floor"])
     if aim.scale < 0 or not 0 <= aim.mix < 1:
         raise ValueError(
             f"guidance is {aim.scale}, mix {aim.mix}; want guidance of 0 or above and 0 ≤ mix < 1"

@@ -12,6 +12,7 @@ from torch import Tensor
 from pathline.objectives.alignment import alignment
 from pathline.types import Output, Point
 
+BESIDE = {"alignment", "dispersive"}  # terms that read hidden states alone
 Term = Callable[[Point, Output], Tensor | None]  # None: it has nothing to read here
 
 
@@ -159,14 +160,17 @@ def _refuse_unbounded(weights: Mapping[str, float]) -> None:
     if against and against >= plain:
         raise ValueError(
             f"terms.contrastive={against:g} beside terms.mse={plain:g} has no least value: going "
-            "far away would pay. Give mse a greater weight, e.g. mse 1 and contrastive 0.05."
+            "far away would pay. Take e.g. terms.mse=1 terms.contrastive.weight=0.05 (without a "
+            "weight it is 1)."
         )
 
 
 def _refuse_alone(weights: Mapping[str, float]) -> None:
-    if [name for name, weight in weights.items() if weight] == ["alignment"]:
+    used = {name for name, weight in weights.items() if weight}
+    if not used - BESIDE:
         raise ValueError(
-            "terms.alignment alone trains no velocity: give another term, e.g. terms.mse=1."
+            f"terms.{' and terms.'.join(sorted(used))} alone trains no velocity: give another "
+            "term, e.g. terms.mse=1."
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pathline.flow.paths import STRAIGHT, Path, interpolate
 from pathline.flow.solvers import STEPS, Noise, State, Stepped, integrate, last
 from pathline.flow.times import DRAWS, uniform_grid
-from pathline.objectives.flow import drop
+from pathline.objectives.flow import drop, refuse_shares
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 InnerTimes = Literal["uniform", "logit_normal"]
@@ -50,7 +50,8 @@ def loss(
     s = _inner(y1, inner, patch)  # n i j
     ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
     out: Output = network(point.xt, point.t, cond, None, None, ys, s)
-    seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0)
+    labels = None if point.labels is None else point.labels.repeat(draws)
+    seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0, labels)
     return criterion(seen, out._replace(value=out.value.float()))
 
 
@@ -86,12 +87,17 @@ def field(network, cond: Cond) -> Field:
         times = t if isinstance(t, Tensor) else torch.full((len(y),), t, device=y.device)
         if x is None:
             return network(y, times, cond).value.to(y.dtype)
-        known = kept[2] if kept and kept[0] is x and kept[1] is t else None
+        known = kept[2] if kept and kept[0] is x and _same(kept[1], t) else None
         out = network(x, times, cond, None, known, y, times.new_full((1, 1, 1), s))
         kept[:] = x, t, out.hidden
         return out.value.to(y.dtype)
 
     return velocity
+
+
+def _same(before: float | Tensor, t: float | Tensor) -> bool:
+    """Tensors are not compared by what they hold: a device would be waited for."""
+    return before is t or (isinstance(before, float) and before == t)
 
 
 def step(
@@ -114,6 +120,8 @@ def step(
     """
     if not 0 <= overshoot <= 1:
         raise ValueError(f"overshoot is {overshoot}; a transition takes 0 (none) to 1")
+    if head_steps < 1:
+        raise ValueError(f"head_steps is {head_steps}; the head takes 1 step or more")
     if noise is None:
         raise ValueError("a transition draws fresh noise; hand `integrate` a noise function")
 
@@ -145,15 +153,21 @@ def transition(
     """Difference transition matching: draw with solver=transition.
 
     dropout: share of conditions replaced by the null. draws: of noise and inner time for each
-    hidden state. steps: learn at the times of so many equal steps only; 0: at every time. The
-    head: its width (null: half the backbone's), depth, and how many tokens along a side it draws as
-    one, joined by an mlp, attending to one another in a transformer (0 there: all tokens). Raises
-    ValueError for a path that is not straight and for numbers that are too low.
+    hidden state. steps: learn at the times of so many equal steps only; 0: at every time.
+    inner_times, inner_shift: how the head's times are drawn; a shift above 1 pushes them to noise,
+    where the head hears most from the backbone. The head: its width (null: half the backbone's, or
+    the numbers of its token), depth, and how many tokens along a side it draws as one, joined by an
+    mlp, attending to one another in a transformer (0 there: all tokens). Raises ValueError for a
+    path that is not straight and for numbers that can't be.
     """
     if path is not STRAIGHT:
         raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
-    if draws < 1 or steps < 0:
-        raise ValueError(f"draws is {draws}, steps {steps}; want draws of 1 and steps of 0 or more")
+    for name, value, least in (("draws", draws, 1), ("steps", steps, 0)):
+        if value < least:
+            raise ValueError(f"objective.{name} is {value}; want {least} or more")
+    if not 0 < inner_shift < math.inf:
+        raise ValueError(f"objective.inner_shift is {inner_shift}; it is finite and above 0")
+    refuse_shares(dropout=dropout)
     inner = {"inner_times": inner_times, "inner_shift": inner_shift}
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)
     ways = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
