@@ -128,3 +128,10 @@ def test_mean_and_std_of_the_pixels_must_be_told(eyes, tmp_path):
     (folder / PROCESSOR).unlink()
     with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config.json"):
         encoder(path=str(folder))
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2"])
+def test_without_a_size_a_small_encoder_sees_what_it_was_made_for(name, eyes):
+    found = eyes(name)
+    side = found.whole.config.image_size // found.whole.config.patch_size
+    assert encoder(path=str(found.folder)).encode(pictures()).shape[2:] == (side, side)

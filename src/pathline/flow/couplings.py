@@ -1,4 +1,4 @@
-"""Couplings: which noise goes with which picture. Each permutes x0 within the batch."""
+"""Couplings: which noise goes with which picture. The rows here permute x0 within the batch."""
 
 import torch
 from jaxtyping import Float

@@ -265,6 +265,11 @@ def _introduce(ready: Ready, precision: Precision, start: Progress) -> None:
         f"text {run.text.name}, precision {precision.name} ({precision.why}), "
         f"run folder {ready.where}"
     )
+    if run.coupling.name == "optimal" and run.text.name != "none":
+        say(
+            "warning: coupling=optimal pairs across conditions, which biases what each is drawn by "
+            "(docs/methods/couplings.md); take within_class or independent"
+        )
     if start.update:
         say(
             f"resumed at update {start.update} of {run.train.updates}, {start.images} pictures seen"

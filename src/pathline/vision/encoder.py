@@ -16,6 +16,7 @@ from pathline import hub
 from pathline.types import Vision
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+USUAL = 224  # pixels along a side
 PROCESSOR = "preprocessor_config.json"  # has mean and std of the pixels
 
 
@@ -57,16 +58,19 @@ def none() -> Vision:
 
 
 def encoder(
-    *, path: str, size: int = 224, layer: int | None = None, dtype: Dtype = "float32"
+    *, path: str, size: int | None = None, layer: int | None = None, dtype: Dtype = "float32"
 ) -> Vision:
     """Patch tokens of a vision encoder of transformers: DINOv2, DINOv3, SigLIP 2, CLIP, ViT …
 
     path: a folder, or a name on the hub such as facebook/dinov2-base. size: pixels along a side of
-    the square it sees, a multiple of its patch; other shapes get as many. layer: of hidden_states,
+    the square it sees, a multiple of its patch; other shapes get as many. null: 224, or what it was
+    made for where that is less. layer: of hidden_states,
     0 the embedding, -1 the last; null: what the model gives, normed where it does that. Raises
     ValueError for what doesn't fit, FileNotFoundError, saying how to fetch it, where it isn't.
     """
-    found, manner = _find(path), Manner(size, layer, dtype)
+    found = _find(path)
+    size = _usual(found.config) if size is None else size
+    manner = Manner(size, layer, dtype)
     _refuse(found, manner)
     where = [torch.device("cpu")]
 
@@ -108,6 +112,13 @@ def _find(path: str) -> Found:
         raise ValueError(f"{file} tells no image_mean and image_std: {error!r}.") from error
     title = whole.model_type if Path(name).is_dir() else name
     return Found(name, kind, config, mean, std, f"{title}@{hub.digest_of(name)}")
+
+
+def _usual(config: Any) -> int:
+    """REPA's 224 pixels, less for a smaller encoder, in whole patches."""
+    made_for = getattr(config, "image_size", USUAL)
+    size = min(USUAL, made_for) if isinstance(made_for, int) else USUAL
+    return max(1, size // config.patch_size) * config.patch_size
 
 
 def _refuse(found: Found, manner: Manner) -> None:
