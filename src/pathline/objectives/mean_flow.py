@@ -156,10 +156,18 @@ def _lift(
 
 
 def _objective(
-    path: Path, lift_at: Callable[[float], Lift], aim: Aim, *, own: bool, **more
+    lift_at: Callable[[float], Lift],
+    aim: Aim,
+    path: Path,
+    prediction: Literal["v", "x1"],
+    floor: float,
+    dropout: float,
+    instant: float,
+    *,
+    own: bool,
 ) -> Objective:
-    refuse_shares(instant=more["instant"], dropout=more["dropout"])
-    refuse_floor(more["prediction"], more["floor"])
+    refuse_shares(instant=instant, dropout=dropout)
+    refuse_floor(prediction, floor)
     if aim.scale < 0 or not 0 <= aim.mix < 1:
         raise ValueError(
             f"guidance is {aim.scale}, mix {aim.mix}; want guidance of 0 or above and 0 ≤ mix < 1"
@@ -168,9 +176,10 @@ def _objective(
         raise ValueError(
             f"the guidance interval is {aim.low} to {aim.high}; want 0 ≤ low ≤ high ≤ 1"
         )
-    ways = {"path": path, "prediction": more.pop("prediction"), "floor": more.pop("floor")}
-    learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **ways, **more)
-    return Objective(learn, partial(field, **ways), ways["prediction"], spans=True)
+    ways = {"path": path, "prediction": prediction, "floor": floor}
+    rows = {"dropout": dropout, "instant": instant}
+    learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **rows, **ways)
+    return Objective(learn, partial(field, **ways), prediction, spans=True)
 
 
 Derivative = Literal["exact", "difference"]
@@ -212,8 +221,7 @@ def mean_flow(
     derivative: exact, or a difference over `step` for networks without forward AD.
     """
     lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
-    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift_at, aim, own=False, **more)
+    return _objective(lift_at, aim, path, prediction, floor, dropout, instant, own=False)
 
 
 def improved_mean_flow(
@@ -236,8 +244,7 @@ def improved_mean_flow(
     """
     mix = max(0.0, 1 - 1 / guidance) if guidance else 0.0
     lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
-    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift_at, aim, own=True, **more)
+    return _objective(lift_at, aim, path, prediction, floor, dropout, instant, own=True)
 
 
 def alpha_flow(
@@ -273,5 +280,5 @@ def alpha_flow(
         )
     stays = partial(between, alpha=alpha)
     lift_at = partial(_falling, alpha=alpha, begin=begin, end=end) if end else lambda _: stays
-    more = {"prediction": prediction, "dropout": dropout, "floor": floor, "instant": instant}
-    return _objective(path, lift_at, Aim(guidance, mix, low, high), own=False, **more)
+    aim = Aim(guidance, mix, low, high)
+    return _objective(lift_at, aim, path, prediction, floor, dropout, instant, own=False)

@@ -153,9 +153,9 @@ def _refuse(
         wrong = "; ".join(f"{what}: {_some(names)}" for what, names in fit.misfit.items())
         differ = [text for text in differ if not text.startswith(EXCUSED)] or differ
         raise ValueError(
-            f"The weights of init={run.init} are not of this network. {wrong}. Settings that "
-            f"differ: {', '.join(differ) or 'none; the code has changed since'}. Take them from "
-            "that run, or leave out init."
+            f"The weights of init={run.init} are not of this network. Settings that differ: "
+            f"{', '.join(differ) or 'none; the code has changed since'}. Take them from that run, "
+            f"or leave out init. Tensors {wrong}."
         )
     if turns:
         raise ValueError(
