@@ -205,20 +205,15 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     which |= {"skips": by == "path_drop", "jumps": how == "jump", "heads": how == "transition"}
     if how in ADAPTIVE:
         if shares:
-            raise ValueError(
-                f"{how} chooses its own steps; to share a ddt's encoder among "
-                "steps, take a solver of fixed ones, such as euler or unipc2."
-            )
-        walk = lambda field, x, _, start=0.0: solver(field, x, start=start)  # noqa: E731
-        return Sampler(walk, guide, **which, share=None)
+            refusals.refuse_own_steps(how)
+        return Sampler(partial(_walk_adaptive, solver=solver), guide, **which, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
     begun = partial(walk, _still, STILL.mean[None], torch.zeros_like, grid=grid[:2])
     refusals.refuse_failing("solver", sample.solver, lambda: list(begun()))
     if share:
-        plan = partial(share, partial(torch.eye, sample.steps))
-        refusals.refuse_failing("sharing", sample.sharing, plan)
+        refusals.refuse_failing("sharing", sample.sharing, share, partial(torch.eye, sample.steps))
     return Sampler(walk, guide, **which, share=share)
 
 
@@ -226,6 +221,10 @@ def _walk(
     field: Field, x: Tensor, noise: Callable, start: float = 0.0, *, grid: Grid, solver, path: Path
 ) -> States:
     return integrate(field, x, begun_at(grid, start), solver, noise, path)
+
+
+def _walk_adaptive(field: Field, x: Tensor, _: Callable, start: float = 0.0, *, solver) -> States:
+    return solver(field, x, start=start)
 
 
 def _still(x: Tensor, *_: object) -> Tensor:

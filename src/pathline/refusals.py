@@ -55,12 +55,19 @@ def refuse_solver(objective: Objective, *, heads: bool, jumps: bool) -> None:
         )
 
 
-def refuse_failing(setting: str, row: Pick, draw: Callable[[], object]) -> None:
+def refuse_failing(setting: str, row: Pick, draw: Callable[..., object], *given: object) -> None:
     """Refuse now, by the setting's name, what else would fail when pictures are drawn."""
     try:
-        draw()
+        draw(*given)
     except ValueError as error:
         raise ValueError(f"sample.{setting}={row.name}: {error}") from error
+
+
+def refuse_own_steps(solver: str) -> None:
+    raise ValueError(
+        f"{solver} chooses its own steps; to share a ddt's encoder among steps, take a solver of "
+        "fixed ones, such as euler or unipc2."
+    )
 
 
 def refuse_sharing() -> None:

@@ -64,9 +64,9 @@ def encoder(
 
     path: a folder, or a name on the hub such as facebook/dinov2-base. size: pixels along a side of
     the square it sees, a multiple of its patch; other shapes get as many. null: 224, or what it was
-    made for where that is less. layer: of hidden_states,
-    0 the embedding, -1 the last; null: what the model gives, normed where it does that. Raises
-    ValueError for what doesn't fit, FileNotFoundError, saying how to fetch it, where it isn't.
+    made for where that is less. layer: of hidden_states, 0 the embedding, -1 the last; null: what
+    the model gives, normed where it does that. Raises ValueError for what doesn't fit,
+    FileNotFoundError, saying how to fetch it, where it isn't.
     """
     found = _find(path)
     size = _usual(found.config) if size is None else size
