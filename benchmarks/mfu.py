@@ -96,7 +96,7 @@ def player_of(parts: Parts, way: Switches) -> Player:
 
 def batch_of(parts: Parts, way: Switches, device: torch.device) -> Batch:
     n, classes = way.batch, len(parts.facts.names)
-    x1 = torch.randn(n, *parts.shape, device=device)
+    x1 = torch.randn(n, *parts.shape(), device=device)
     if way.layout == "channels_last":
         x1 = x1.to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (n,), device=device)

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts, rows_of, sampler
+from pathline.assemble import TABLES, Parts, sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
 from pathline.generate import Ask, generate
@@ -31,6 +31,7 @@ from pathline.recipes.from_pictures import pictures_of, source_of
 from pathline.recipes.measured import some
 from pathline.recipes.prepare import found
 from pathline.training.parallel import pick_device
+from pathline.types import rows_of
 
 Scores = dict[str, dict[str, float]]
 

@@ -5,12 +5,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from pathline.assemble import assemble, rows_of, sampler
+from pathline.assemble import assemble, sampler
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
 from pathline.generate import NOTHING, Ask, encode, generate, states
 from pathline.recipes.asked import untrained
-from pathline.types import Facts
+from pathline.types import Facts, rows_of
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"))
 DIT = pick("dit", width=32, depth=2, heads=2, patch=2)

@@ -12,7 +12,8 @@ from pathline.assemble import assemble, sampler
 from pathline.cli import main
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
-from pathline.generate import generate, states
+from pathline.flow.guidance import Push
+from pathline.generate import Ask, generate, states
 from pathline.types import Facts
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"))
@@ -61,10 +62,73 @@ def test_autoguidance_needs_and_uses_a_weaker_network(parts):
     walk = draws(parts, guidance=pick("autoguidance", scale=2.0))
     with pytest.raises(ValueError, match="--weak"):
         generate(parts, [0], [0], walk)
-    weak = assemble(Run(text=pick("labels"), backbone=NET), FACTS).network  # its velocity is 0
+    weak = assemble(Run(text=pick("labels"), backbone=NET), FACTS)  # its velocity is 0
     *_, (_, led) = states(parts, [0], [0], walk, weak=weak)
     *_, (_, plain) = states(parts, [0], [0], draws(parts))
     assert not torch.allclose(led, plain, atol=1e-3)
+
+
+def other(seed=2, classes="abc", **settings):
+    """A run of the same data with other weights."""
+    run = Run(text=pick("labels"), **{"backbone": NET, **settings})
+    made = assemble(run, FACTS._replace(names=tuple(classes)))
+    rng = torch.Generator().manual_seed(seed)
+    for p in made.network.parameters():
+        p.data.add_(0.1 * torch.randn(p.shape, generator=rng))
+    return made
+
+
+def test_a_weaker_run_is_read_by_its_own_objective(parts):
+    """Led from itself by an x1-prediction's velocity, a velocity stays what it is at scale 1."""
+    weak = other(objective=pick("flow", prediction="x1"))
+    walk = draws(parts, guidance=pick("autoguidance", scale=2.0))
+    *_, (_, led) = states(parts, [0], [0], walk, weak=weak)
+    x = next(iter(states(parts, [0], [0], walk, weak=weak)))[1]
+    cond = parts.text.encode([0])
+    fields = [each.objective.field(each.network, cond) for each in (parts, weak)]
+    for t in (0.0, 0.25, 0.5, 0.75):
+        with torch.no_grad():
+            v, v_weak = (field(x, t) for field in fields)
+        x = x + 0.25 * (v_weak + 2 * (v - v_weak))
+    torch.testing.assert_close(led, x, atol=1e-5, rtol=1e-5)
+
+
+def test_an_encoder_is_shared_by_the_network_that_has_one():
+    strong = other(backbone=pick("ddt", width=32, depth=2, decoder=1, heads=2, patch=2))
+    walk = draws(strong, guidance=pick("autoguidance", scale=2.0), sharing=pick("every", steps=2))
+    assert len(list(states(strong, [0], [0], walk, weak=other()))) == 5
+
+
+@pytest.mark.parametrize(
+    ("weak", "guidance", "says"),
+    [
+        ({}, "cfg", "add `--set guidance=autoguidance`"),
+        ({"classes": "abd"}, "autoguidance", "another list of classes"),
+        (
+            {"objective": pick("transition"), "backbone": pick("dit", width=32, depth=2, heads=2)},
+            "autoguidance",
+            "sample.solver=transition",
+        ),
+    ],
+)
+def test_a_weaker_run_that_makes_no_sense_is_refused(parts, weak, guidance, says):
+    walk = draws(parts, guidance=pick(guidance))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        generate(parts, [0], [0], walk, weak=other(**weak))
+
+
+def test_the_push_taken_back_follows_the_size_that_is_drawn():
+    """A mean picture that is everywhere alike is so in any size; a slope stays one."""
+    net = pick("stream_dit", width=32, depth=2, heads=2, patch=2)
+    free = other(backbone=net)
+    walk = draws(free, guidance=pick("contrastive", scale=2.0))
+    slope = torch.linspace(-1, 1, 8).expand(1, 8, 8)
+    drawn = {}
+    for name, mean in (("flat", torch.ones(1, 8, 8)), ("one", torch.ones(1, 1, 1)), ("s", slope)):
+        led = free._replace(push=Push(0.2, mean))
+        *_, (_, drawn[name]) = states(led, [0], [0], walk, ask=Ask(size=(16, 16)))
+    assert torch.allclose(drawn["flat"], drawn["one"], atol=1e-5)
+    assert not torch.allclose(drawn["s"], drawn["one"], atol=1e-2)
 
 
 def test_seeds_and_prompts_must_pair_up(parts):

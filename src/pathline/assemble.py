@@ -22,10 +22,9 @@ from pathline.flow.adaptive import ADAPTIVE
 from pathline.flow.couplings import COUPLINGS, independent
 from pathline.flow.guidance import GUIDANCE, Push
 from pathline.flow.paths import PATHS, Path, draw_point
-from pathline.flow.solvers import STEPS, integrate
+from pathline.flow.solvers import STEPS, counted, integrate, last
 from pathline.flow.times import DRAWS, GRIDS, Grid, begun_at
 from pathline.metrics.features import FEATURES
-from pathline.nn.attention import needed
 from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.alignment import seeing
 from pathline.objectives.terms import compose
@@ -74,7 +73,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "eval.feature": FEATURES,
 }
 
-STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a guidance with
+STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a sampler with
 UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
@@ -143,14 +142,14 @@ def problems_of(run: Run) -> list[Problem]:
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
     refusals.refuse_unseen(run, seen=facts.vision_width > 0)
-    path = _bound(run, "path")()
-    objective = _bound(run, "objective")(path)
+    path = bound(run, "path")()
+    objective = bound(run, "objective")(path)
     codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
         text = _text(run, facts)
         frame = _frame(facts, codec, text)
-        backbone = _bound(run, "backbone")(frame)
+        backbone = bound(run, "backbone")(frame)
         network = Worded(text.module, backbone) if text.module else backbone
         if objective.head is not None:
             network = headed(network, backbone, frame, **objective.head)
@@ -162,7 +161,7 @@ def assemble(run: Run, facts: Facts) -> Parts:
     refusals.refuse_narrow(objective, backbone, codec.channels)
     refusals.refuse_one_time(objective, run.backbone)
     refusals.refuse_sizes(run, facts, codec, backbone, objective)
-    couple, times = _bound(run, "coupling"), _bound(run, "times")
+    couple, times = bound(run, "coupling"), bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
@@ -172,12 +171,12 @@ def assemble(run: Run, facts: Facts) -> Parts:
 
 
 def _codec(run: Run, facts: Facts) -> Codec:
-    make = partial(_bound(run, "codec"), facts)
+    make = partial(bound(run, "codec"), facts)
     return stored_codec(make, facts.made) if facts.made else make()
 
 
 def _text(run: Run, facts: Facts) -> Text:
-    make = partial(_bound(run, "text"), facts)
+    make = partial(bound(run, "text"), facts)
     if facts.made is None or run.text.name in UNFROZEN:
         return make()
     return stored_text(make, facts.made)
@@ -197,24 +196,34 @@ def labelled(text: Text) -> bool:
 
 
 def sampler(sample: Sample, path: Path) -> Sampler:
-    """The solver, grid and guidance that `sample` names, as one."""
-    solver, guide = _row("sample.solver", sample.solver), _row("sample.guidance", sample.guidance)
-    guide(_still, _still, STILL)  # a scale or an interval that can't be is refused now
+    """The solver, grid and guidance that `sample` names, tried: what can't be is refused now."""
     shares, how, by = sample.sharing.name != "none", sample.solver.name, sample.guidance.name
+    at, guide = "sample.solver", _row("sample.guidance", sample.guidance)
+    solver = bind(TABLES[at], sample.solver, PLACES[at])  # unnamed: networks complain within it
+    guide(torch.zeros_like, torch.zeros_like, STILL)
     which = {"weak": by == "autoguidance", "pushes": by == "contrastive"}
     which |= {"skips": by == "path_drop", "jumps": how == "jump", "heads": how == "transition"}
+    tried = refusals.named(f"{at}={how}", _asked)
     if how in ADAPTIVE:
         if shares:
             refusals.refuse_own_steps(how)
-        return Sampler(partial(_walk_adaptive, solver=solver), guide, **which, share=None)
+        walk = partial(_walk_adaptive, solver=solver)
+        tried(walk)
+        return Sampler(walk, guide, **which, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(_walk, grid=grid, solver=solver, path=path)
     share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
-    begun = partial(walk, _still, STILL.mean[None], torch.zeros_like, grid=grid[:2])
-    refusals.refuse_failing("solver", sample.solver, lambda: list(begun()))
-    if share:
-        refusals.refuse_failing("sharing", sample.sharing, share, partial(torch.eye, sample.steps))
+    asked = tried(partial(walk, grid=grid[:2]))
+    if share:  # a head's evaluations are not the backbone's
+        share(partial(torch.eye, len(grid[1:]) * (1 if which["heads"] else asked)))
     return Sampler(walk, guide, **which, share=share)
+
+
+def _asked(walk: Callable[..., States]) -> int:
+    """How often a walk asks its field."""
+    still, calls = counted(lambda x, *_: torch.zeros_like(x))
+    last(walk(still, STILL.mean[None], torch.zeros_like))
+    return calls()
 
 
 def _walk(
@@ -227,12 +236,8 @@ def _walk_adaptive(field: Field, x: Tensor, _: Callable, start: float = 0.0, *, 
     return solver(field, x, start=start)
 
 
-def _still(x: Tensor, *_: object) -> Tensor:
-    return torch.zeros_like(x)
-
-
 def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
-    return _bound(run, "optimizer")(network)
+    return bound(run, "optimizer")(network)
 
 
 def alignment_of(run: Run) -> dict[str, Any]:
@@ -243,22 +248,25 @@ def alignment_of(run: Run) -> dict[str, Any]:
 
 def rate(run: Run) -> Callable[[int], float]:
     """The learning rate's share at an update."""
-    schedule = _bound(run, "schedule")
+    schedule = bound(run, "schedule")
     return lambda update: schedule(update, run.train.updates)
 
 
-def _bound(run: Run, place: str) -> Callable:
+def bound(run: Run, place: str) -> Callable:
+    """The run's row of a place with its options; its refusals name it."""
     return _row(place, picks_of(run)[place])
 
 
 def _row(place: str, pick: Pick) -> Callable:
-    return bind(TABLES[place], pick, PLACES[place])
+    return refusals.named(f"{place}={pick.name}", bind(TABLES[place], pick, PLACES[place]))
 
 
 def criterion(run: Run) -> Callable:
     """The run's loss terms as one."""
-    terms = terms_of(run).items()
-    return compose({n: (weight, bind(TERMS, row, PLACES["terms"])) for n, (weight, row) in terms})
+    made = {}
+    for name, (weight, row) in terms_of(run).items():
+        made[name] = weight, refusals.named(f"terms.{name}", bind(TERMS, row, PLACES["terms"]))
+    return compose(made)
 
 
 def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
@@ -285,15 +293,3 @@ def _draw_at(path: Path, t: float) -> Callable[[Tensor, Cond, torch.Generator], 
 
 def _constant(x1: Tensor, _: torch.Generator, *, t: float) -> Tensor:
     return torch.full((len(x1),), t, device=x1.device)
-
-
-def rows_of(cond: Cond, rows: Tensor | Sequence[int] | slice) -> Cond:
-    """The condition of these rows."""
-    return Cond(*(None if value is None else value[rows] for value in cond))
-
-
-def moved(cond: Cond, device: torch.device) -> Cond:
-    """The condition on the device; a mask that hides nothing stays behind."""
-    if cond.words is None:  # the word encoder wants its mask
-        cond = cond._replace(mask=needed(cond.mask))
-    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))

@@ -7,14 +7,22 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pathline.assemble import Parts, Sampler, moved, rows_of
+from pathline.assemble import Parts, Sampler
 from pathline.backbones.ddt import DDT, likeness, sharing
 from pathline.backbones.routes import around, joins
 from pathline.codecs import denormalise, normalise
+from pathline.flow.guidance import Push
 from pathline.flow.solvers import last
-from pathline.refusals import refuse_sharing, refuse_solver, refuse_undropped, refuse_unpushed
-from pathline.types import Cond, Field, Output
+from pathline.nn.attention import needed
+from pathline.refusals import (
+    refuse_sharing,
+    refuse_solver,
+    refuse_undropped,
+    refuse_unpushed,
+)
+from pathline.types import Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
 Item = str | int | None  # a prompt, a class, or anything
@@ -36,6 +44,12 @@ class Ask(NamedTuple):
 
 
 NOTHING = Ask()
+ALIKE: dict[str, Callable[[Parts], object]] = {  # in a run and the weaker one it leads away from
+    "codec": lambda parts: parts.codec.id,
+    "text encoder": lambda parts: parts.text.id,
+    "shape of data": lambda parts: parts.shape(),
+    "list of classes": lambda parts: parts.facts.names,
+}
 
 
 def generate(
@@ -45,7 +59,7 @@ def generate(
     sampler: Sampler,
     *,
     batch: int = 64,
-    weak: nn.Module | None = None,
+    weak: Parts | None = None,
     autocast: Autocast = nullcontext,
     ask: Ask = NOTHING,
 ) -> UInt8[Tensor, "n c h w"]:
@@ -77,7 +91,7 @@ def states(
     seeds: Sequence[int],
     sampler: Sampler,
     *,
-    weak: nn.Module | None = None,
+    weak: Parts | None = None,
     autocast: Autocast = nullcontext,
     ask: Ask = NOTHING,
     times: Sequence[float] | None = None,
@@ -103,16 +117,25 @@ def states(
     x0 = noise(torch.empty(len(items), *parts.shape(ask.size), device=device))
     times = encoder_times(parts, sampler, autocast) if times is None else times
 
-    def read(network: nn.Module, cond: Cond, *, skips: bool = False) -> Field:
-        return sharing(parts.objective.field, _quiet(network, autocast, skips=skips), cond, times)
+    def read(of: Parts, cond: Cond, *, skips: bool = False) -> Field:
+        network = _quiet(of.network, autocast, skips=skips)
+        return sharing(of.objective.field, network, cond, times if _shares(of.network) else ())
 
-    field = read(parts.network, cond)
+    field = read(parts, cond)
     if weak is not None:
         other = read(weak, cond)
     else:
-        other = read(parts.network, _repeated(null, len(items)), skips=sampler.skips)
-    push = parts.push and parts.push._replace(mean=parts.push.mean.to(device))
-    yield from sampler.walk(sampler.guide(field, other, push), *_begun(parts, ask, x0, noise))
+        other = read(parts, _repeated(null, len(items)), skips=sampler.skips)
+    guided = sampler.guide(field, other, parts.push and _pushed(parts.push, x0))
+    yield from sampler.walk(guided, *_begun(parts, ask, x0, noise))
+
+
+def _pushed(push: Push, x0: Tensor) -> Push:
+    """The push with its mean picture on the device, in the size that is drawn."""
+    mean = push.mean.to(x0.device)[None]
+    if mean.shape[2:] not in ((1, 1), x0.shape[2:]):
+        mean = F.interpolate(mean, x0.shape[2:], mode="bilinear", antialias=True)
+    return push._replace(mean=mean[0])
 
 
 @torch.no_grad()
@@ -156,15 +179,17 @@ def _begun(parts: Parts, ask: Ask, x0: Tensor, noise: Callable) -> tuple[Tensor,
     return path.alpha(start) * ask.x1.to(x0) + path.sigma(start) * x0, noise, start
 
 
-def refuse_misfit(parts: Parts, sampler: Sampler, weak: nn.Module | None = None) -> None:
+def _shares(network: nn.Module) -> bool:
+    """Whether it has an encoder whose answer steps can share."""
+    return any(isinstance(module, DDT) for module in network.modules())
+
+
+def refuse_misfit(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
     """Raises ValueError for a solver or guidance that this run can't be drawn with."""
-    if sampler.weak and weak is None:
-        raise ValueError(
-            "Autoguidance leads away from a weaker network: draw with "
-            "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
-        )
-    refuse_solver(parts.objective, heads=sampler.heads, jumps=sampler.jumps)
-    if sampler.share is not None and not any(isinstance(m, DDT) for m in parts.network.modules()):
+    _refuse_weak(sampler, parts, weak)
+    for each in (parts, weak) if weak else (parts,):
+        refuse_solver(each.objective, heads=sampler.heads, jumps=sampler.jumps)
+    if sampler.share is not None and not _shares(parts.network):
         refuse_sharing()
     if sampler.skips and not joins(parts.network):
         refuse_undropped()
@@ -178,6 +203,25 @@ def encode(
 ) -> Float[Tensor, "n k i j"]:
     """Pictures as x1."""
     return normalise(parts.codec, parts.codec.encode(pixels.to(device)))
+
+
+def _refuse_weak(sampler: Sampler, parts: Parts, weak: Parts | None) -> None:
+    if sampler.weak and weak is None:
+        raise ValueError(
+            "Autoguidance leads away from a weaker network: draw with "
+            "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
+        )
+    if weak and not sampler.weak:
+        raise ValueError(
+            "A weaker network is what guidance=autoguidance leads away from, and another guidance "
+            "was asked for: add `--set guidance=autoguidance`, or leave --weak out."
+        )
+    for what, of in ALIKE.items():
+        if weak and of(parts) != of(weak):
+            raise ValueError(
+                f"The weaker run has another {what}: {of(weak)}, this one {of(parts)}. Take a run "
+                "of the same data, less trained or smaller."
+            )
 
 
 def decode(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:
@@ -204,6 +248,13 @@ def _quiet(network: nn.Module, autocast: Autocast, *, skips: bool = False) -> Ca
             return network(x, t, cond, r, *more, **({"route": around(x)} if skips else {}))
 
     return call
+
+
+def moved(cond: Cond, device: torch.device) -> Cond:
+    """The condition on the device; a mask that hides nothing stays behind."""
+    if cond.words is None:  # the word encoder wants its mask
+        cond = cond._replace(mask=needed(cond.mask))
+    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))
 
 
 def _repeated(null: Cond, rows: int) -> Cond:

@@ -1,6 +1,7 @@
 """Parts that can't work together, refused by name before anything is trained."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,18 @@ from pathline.config.run import PLACES, Run, terms_of
 from pathline.types import Codec, Facts, Objective
 
 ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
+
+
+def named(setting: str, row: Callable) -> Callable:
+    """The row; what it refuses then begins with the setting that is meant."""
+
+    def call(*given: Any, **further: Any) -> Any:
+        try:
+            return row(*given, **further)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from error
+
+    return call
 
 
 def refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> None:
@@ -55,14 +68,6 @@ def refuse_solver(objective: Objective, *, heads: bool, jumps: bool) -> None:
         )
 
 
-def refuse_failing(setting: str, row: Pick, draw: Callable[..., object], *given: object) -> None:
-    """Refuse now, by the setting's name, what else would fail when pictures are drawn."""
-    try:
-        draw(*given)
-    except ValueError as error:
-        raise ValueError(f"sample.{setting}={row.name}: {error}") from error
-
-
 def refuse_own_steps(solver: str) -> None:
     raise ValueError(
         f"{solver} chooses its own steps; to share a ddt's encoder among steps, take a solver of "
@@ -83,6 +88,27 @@ def refuse_unpushed() -> None:
         "or take sample.guidance=interval. Where a run with that term is older than its mean, "
         "pathline train --resume RUN makes one."
     )
+
+
+def refuse_shrinking(run: Run) -> None:
+    """A push that stays while the error shrinks pulls further off, by 1 / alpha."""
+    if run.objective.name == "alpha_flow" and "contrastive" in terms_of(run):
+        raise ValueError(
+            "terms.contrastive pushes by its weight, but α-Flow's error shrinks with alpha: the "
+            "push would grow to weight / alpha, and no guidance could take it back. Leave the "
+            "term out, or take objective=mean_flow or improved_mean_flow."
+        )
+
+
+def refuse_narrower(run: Run) -> None:
+    """A difference of times is taken in float32, where fsdp2 gathers weights of half precision."""
+    half = run.train.strategy == "fsdp2" and run.train.precision != "fp32"
+    if half and run.objective.options.get("derivative") == "difference":
+        raise ValueError(
+            "objective.derivative=difference wants float32 weights, and fsdp2 hands them over in "
+            f"bf16 under train.precision={run.train.precision}: take train.precision=fp32, "
+            "train.strategy=ddp, or derivative=exact."
+        )
 
 
 def refuse_undropped() -> None:

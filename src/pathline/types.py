@@ -54,6 +54,11 @@ class Cond(NamedTuple):
     words: Tensor | None = None  # [B L] word index, for an encoder that is trained along
 
 
+def rows_of(cond: Cond, rows: Tensor | Sequence[int] | slice) -> Cond:
+    """The condition of these rows."""
+    return Cond(*(None if value is None else value[rows] for value in cond))
+
+
 class Example(NamedTuple):
     """One decoded picture of a data source."""
 

@@ -31,6 +31,15 @@ def test_every_row_is_used_once(name, pair):
     assert torch.equal(coupled, x0[order(x0, coupled)])
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["optimal", "within_class"])
+def test_half_precision_around_it_changes_nothing(name, half, pair):
+    x0, x1 = pair
+    given = COUPLINGS[name](x0, x1, Cond(labels=LABELS))
+    with torch.autocast("cpu", half):
+        assert torch.equal(COUPLINGS[name](x0, x1, Cond(labels=LABELS)), given)
+
+
 def test_shorter_with_more_freedom(pair):
     x0, x1 = pair
     free, within, best = (

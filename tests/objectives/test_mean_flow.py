@@ -225,6 +225,19 @@ def test_an_alpha_that_falls_goes_from_trajectories_to_the_derivative():
     assert len({told(other).item() for other in wanted.values()}) == len(wanted)
 
 
+@pytest.mark.parametrize("done", [0.0, 0.5, 0.51, 1.0])
+def test_an_alpha_may_fall_at_once(done):
+    batch = batch_of(some(8, 1, 4, 4, seed=5), *classes(8))._replace(done=done)
+    objective = alpha_flow(STRAIGHT, alpha=0.1, begin=0.5, end=0.501)
+    before, after = (alpha_flow(STRAIGHT, alpha=alpha) for alpha in (1.0, 0.1))
+    network = awake()
+    told, wanted = (
+        each.loss(network, batch, rng(), drawing, MSE)[0]
+        for each in (objective, before if done < 0.505 else after)
+    )
+    assert torch.equal(told, wanted)
+
+
 @pytest.mark.parametrize("name", [*FAMILY, "alpha_flow"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("prediction", ["v", "x1"])

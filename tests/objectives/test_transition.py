@@ -460,9 +460,9 @@ def test_dropped_conditions_become_the_null():
     [
         ({"path": PATHS["trig"]}, "goes along path=straight"),
         ({"draws": 0}, "draws is 0"),
-        ({"steps": -1}, "objective.steps is -1"),
-        ({"inner_shift": 0.0}, "objective.inner_shift is 0"),
-        ({"dropout": 1.5}, "objective.dropout is 1.5"),
+        ({"steps": -1}, "steps is -1"),
+        ({"inner_shift": 0.0}, "inner_shift is 0"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(ways, message):

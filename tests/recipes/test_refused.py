@@ -11,6 +11,8 @@ from pathline.config.read import read
 from pathline.recipes.refused import refuse_settings
 
 DTM = ["objective=transition"]
+MEAN = ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"]
+ALPHA = ["objective=alpha_flow", *MEAN[1:]]
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,20 @@ DTM = ["objective=transition"]
             "every: steps is 0",
         ),
         (["backbone=ddt", "sample.sharing=program", "sample.sharing.calls=99"], "calls is 99"),
-        (["objective.dropout=1.5"], "objective.dropout is 1.5"),
-        (["objective.prediction=x1", "objective.floor=0"], "objective.floor is 0"),
+        (
+            ["backbone=ddt", "sample.sharing=program", "sample.solver=heun"],
+            "sample.sharing=program: There are 25 steps but 50 evaluations",
+        ),
+        (["objective.dropout=1.5"], "objective=flow: dropout is 1.5"),
+        (["objective.prediction=x1", "objective.floor=0"], "objective=flow: floor is 0"),
+        (["times.shift=-1"], "times=logit_normal: shift is -1"),
+        (["sample.grid.shift=-1"], "sample.grid=uniform: shift is -1"),
+        (["sample.solver=dopri5", "sample.solver.rtol=-1"], "sample.solver=dopri5: "),
+        ([*ALPHA, "terms.contrastive=0.01"], "the push would grow to weight / alpha"),
+        (
+            [*MEAN, "objective.derivative=difference", "train.strategy=fsdp2"],
+            "wants float32 weights",
+        ),
         (["sample.guidance=path_drop"], "train with backbone.route=sprint"),
         (["sample.guidance=path_drop", "backbone.route=tread"], "train with backbone.route=sprint"),
         (["terms.alignment=0.5"], "this run has vision=none"),
@@ -56,7 +70,12 @@ def test_misfits_are_refused(settings, says):
     "settings",
     [
         [],
-        ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"],
+        MEAN,
+        [*MEAN, "objective.derivative=difference", "train.strategy=fsdp2", "train.precision=fp32"],
+        [
+            *("backbone=ddt", "sample.sharing=program", "sample.sharing.calls=2"),
+            *("sample.grid=explicit", "sample.grid.times=[0,0.3,0.7,1]"),
+        ],
         ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=dopri5"],
         ["objective=mean_flow", "backbone.takes_r=yes", "sample.solver=jump"],
         [*DTM, "sample.solver=transition"],

@@ -228,6 +228,13 @@ BAD = {
     "jumps without average velocities": (["digits", "sample.solver=jump"], "average velocities"),
     "classes that are not there": (["digits", "coupling=within_class", "text=none"], "label"),
     "a second time that nobody gives": (["digits", "backbone.takes_r=true"], "later time r"),
+    "a share of no picture": (
+        [
+            *("digits", "objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"),
+            *("train.batch=4", "train.accumulate=4"),
+        ],
+        "of the 1 pictures of a forward pass is none, .* want 2 pictures",
+    ),
     "an interval that is none": (
         ["digits", "sample.guidance=interval", "sample.guidance.low=2"],
         "guidance interval",

@@ -39,8 +39,9 @@ def within_class(x0: Data, x1: Data, cond: Cond | None = None) -> Data:
 
 def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     """For each row of x1 the row of x0 that goes with it."""
-    # |a − b|² without the terms that every pairing shares
-    cost = -x1.flatten(1).float() @ x0.flatten(1).float().T
+    with torch.autocast(x1.device.type, enabled=False):  # else half precision, unknown to numpy
+        # |a − b|² without the terms that every pairing shares
+        cost = -x1.flatten(1).float() @ x0.flatten(1).float().T
     _, rows = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(rows, device=x0.device)
 

@@ -11,14 +11,15 @@ from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 
 def drop(
-    cond: Cond, null: Cond, share: float, rng: torch.Generator, pooled: float | None = None
+    cond: Cond, null: Cond, share: float | None, rng: torch.Generator, pooled: float | None = None
 ) -> Cond:
     """cond with each row replaced by the null condition with probability `share`.
 
-    pooled: the share of pooled vectors, which then fall apart from the rest; None: with the rest.
+    share: None drops nothing, whatever `pooled` is. pooled: the share of pooled vectors, which then
+    fall apart from the rest; None: with the rest.
     Raises ValueError for a null that lacks what cond has: it would never be dropped.
     """
-    if not (share or pooled) or all(value is None for value in cond):
+    if share is None or not (share or pooled) or all(value is None for value in cond):
         return cond
     cond, null = _masked(cond, null)
     for name, value, blank in zip(Cond._fields, cond, null, strict=True):
@@ -75,13 +76,13 @@ def refuse_shares(**shares: float | None) -> None:
     """Raises ValueError for a share that is none, naming the setting."""
     for name, share in shares.items():
         if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"objective.{name} is {share}; it is a share and lies in [0, 1]")
+            raise ValueError(f"{name} is {share}; it is a share and lies in [0, 1]")
 
 
 def refuse_floor(prediction: str, floor: float) -> None:
     """Raises ValueError for an x1-prediction that would be divided by 0."""
     if prediction == "x1" and not 0 < floor <= 1:
-        raise ValueError(f"objective.floor is {floor}; an x1-prediction wants one in (0, 1]")
+        raise ValueError(f"floor is {floor}; an x1-prediction wants one in (0, 1]")
 
 
 def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:

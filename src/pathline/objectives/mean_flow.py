@@ -16,7 +16,7 @@ from torch import Tensor
 from pathline.flow.paths import Path, interpolate, velocity
 from pathline.objectives.flow import drop, padded, read, refuse_floor, refuse_shares
 from pathline.objectives.lift import Average, Lift, between, difference, exact
-from pathline.types import Batch, Cond, Field, Objective, Output, Point
+from pathline.types import Batch, Cond, Field, Objective, Output, Point, rows_of
 
 LEAST = 0.005  # α below which the derivative takes over; as near to 1, there is no lift
 
@@ -40,7 +40,7 @@ def loss(
     path: Path,
     prediction: str,
     floor: float,
-    dropout: float,
+    dropout: float | None,
     instant: float,
     aim: Aim,
     lift_at: Callable[[float], Lift],
@@ -64,7 +64,7 @@ def loss(
 
     lifts, late = torch.zeros_like(v), slice(first, None)
     if first < len(v):
-        average = partial(_average, network, seen, _rows(cond, late))
+        average = partial(_average, network, seen, rows_of(cond, late))
         lift = lift_at(batch.done)
         lifts[late] = _lift(average, point.xt[late], point.t[late], r[late], v[late], lift, own)
     out: Output = network(point.xt, point.t, cond, r)
@@ -87,10 +87,6 @@ def _times(t: float | Tensor, x: Tensor) -> Tensor:
     return t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
 
 
-def _rows(cond: Cond, rows: slice) -> Cond:
-    return Cond(*(None if value is None else value[rows] for value in cond))
-
-
 def _spanned(
     point: Point, first: int, cond: Cond, draw, rng: torch.Generator, path: Path
 ) -> tuple[Point, Tensor]:
@@ -100,7 +96,7 @@ def _spanned(
     """
     if first == len(point.t):
         return point, point.t
-    second = draw(point.x1[first:], _rows(cond, slice(first, None)), rng).t
+    second = draw(point.x1[first:], rows_of(cond, slice(first, None)), rng).t
     pair = point.t, torch.cat([point.t[:first], second])
     t, r = torch.minimum(*pair), torch.maximum(*pair)
     x0, x1 = point.x0, point.x1
@@ -193,7 +189,7 @@ def _along(derivative: str, step: float) -> Callable[[float], Lift]:
 def _falling(done: float, alpha: float, begin: float, end: float) -> Lift:
     """α-Flow's at this share of the training: α falls from 1 to `alpha` along a sigmoid."""
     steep = 25 * ((begin + end) / 2 - done) / (end - begin)
-    now = alpha + (1 - alpha) / (1 + math.exp(-steep))
+    now = alpha + (1 - alpha) * (1 + math.tanh(steep / 2)) / 2
     if now < LEAST:
         return exact
     return partial(between, alpha=1.0 if now > 1 - LEAST else now)

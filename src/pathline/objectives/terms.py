@@ -107,7 +107,7 @@ def _inner(out: Output) -> Tensor:
 def _labels(point: Point) -> Tensor:
     if point.labels is None:
         raise ValueError(
-            "terms.contrastive.apart wants samples of another class, but this run has no classes: "
+            "apart wants samples of another class, but this run has no classes: "
             "take text=labels, or apart=false."
         )
     return point.labels

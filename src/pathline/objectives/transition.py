@@ -29,7 +29,7 @@ def loss(
     draw,
     criterion,
     *,
-    dropout: float,
+    dropout: float | None,
     draws: int,
     steps: int,
     inner_times: InnerTimes,
@@ -164,9 +164,9 @@ def transition(
         raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
     for name, value, least in (("draws", draws, 1), ("steps", steps, 0)):
         if value < least:
-            raise ValueError(f"objective.{name} is {value}; want {least} or more")
+            raise ValueError(f"{name} is {value}; want {least} or more")
     if not 0 < inner_shift < math.inf:
-        raise ValueError(f"objective.inner_shift is {inner_shift}; it is finite and above 0")
+        raise ValueError(f"inner_shift is {inner_shift}; it is finite and above 0")
     refuse_shares(dropout=dropout)
     inner = {"inner_times": inner_times, "inner_shift": inner_shift}
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)

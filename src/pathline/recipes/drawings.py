@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from pathline.assemble import Parts, Sampler
 from pathline.generate import NOTHING, Ask, Item, decode, states, title
@@ -22,7 +21,7 @@ class Drawing(NamedTuple):
     items: list[Item]
     seeds: list[int]
     sampler: Sampler
-    weak: nn.Module | None
+    weak: Parts | None
     about: dict[str, Any]
     ask: Ask = NOTHING
 

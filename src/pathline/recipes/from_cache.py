@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathline.assemble import TABLES, UNFROZEN, Parts, alignment_of, rows_of
+from pathline.assemble import TABLES, UNFROZEN, Parts, alignment_of
 from pathline.codecs import normalise
 from pathline.config.pick import Pick
 from pathline.config.read import Settings, fill
@@ -19,7 +19,7 @@ from pathline.data.cache import Cached, read
 from pathline.data.captions import choose
 from pathline.recipes.examples import Data, Found, split
 from pathline.text.learned import vocabulary
-from pathline.types import Cond, Facts, Made
+from pathline.types import Cond, Facts, Made, rows_of
 
 SETTINGS = "run.yaml"  # of a cache: the settings it was made with
 UNSAID = ("default", "preset ")  # origins of settings that nobody asked for

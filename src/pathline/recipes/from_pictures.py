@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts, rows_of
+from pathline.assemble import TABLES, Parts
 from pathline.codecs import normalise
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
@@ -21,7 +21,7 @@ from pathline.data.sources import detect
 from pathline.data.tags import arrange, variant
 from pathline.recipes.examples import Data, Found, split
 from pathline.text.learned import vocabulary
-from pathline.types import Cond, Facts, Vision
+from pathline.types import Cond, Facts, Vision, rows_of
 
 
 def from_pictures(run: Run, report: Path | None, console: Console) -> Found:

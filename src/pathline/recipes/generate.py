@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
-from pathline.assemble import problems_of, sampler
+from pathline.assemble import Parts, problems_of, sampler
 from pathline.config.read import read
 from pathline.config.run import Sample
 from pathline.recipes import folder as runs
@@ -145,8 +144,8 @@ def _sample(opened: runs.Opened, steps, solver, guidance, further: Sequence[str]
     return read(None, (), overrides, base=base, check=problems_of).run.sample
 
 
-def _weaker(weak: Path | None, device: torch.device, console: Console) -> nn.Module | None:
+def _weaker(weak: Path | None, device: torch.device, console: Console) -> Parts | None:
     if weak is None:
         return None
     opened = runs.open_run(weak, lambda text: console.print(f"warning: {text}", soft_wrap=True))
-    return runs.parts_of(opened, ema=None, device=device)[0].network
+    return runs.parts_of(opened, ema=None, device=device)[0]

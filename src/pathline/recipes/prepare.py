@@ -1,5 +1,6 @@
 """From settings to batches: the data on hand, and which of it an update sees."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import alignment_of, moved
-from pathline.config.run import Run
+from pathline.assemble import TABLES, alignment_of
+from pathline.config.pick import settled
+from pathline.config.run import PLACES, Run
 from pathline.data import loader
+from pathline.generate import moved
 from pathline.recipes.examples import Data, Found
 from pathline.recipes.from_cache import from_cache
 from pathline.recipes.from_pictures import from_pictures
@@ -48,6 +51,17 @@ def batch_of(
     return Batch(data.x1(rows, flips, device), cond, null, rows, features)
 
 
+def _refuse_few(run: Run, rows: int) -> None:
+    """Raises ValueError where no row of a forward pass would learn what a share of all is to."""
+    instant = settled(TABLES["objective"], run.objective, PLACES["objective"]).get("instant", 0)
+    if instant > 0 and rows * instant < 1:
+        raise ValueError(
+            f"objective.instant={instant} of the {rows} pictures of a forward pass is none, and "
+            f"the velocity itself would not be learnt: want {math.ceil(1 / instant)} pictures or "
+            "more there, by a larger train.batch, less train.accumulate or fewer processes."
+        )
+
+
 def feeder(
     run: Run, data: Data, device: torch.device, world: World = ALONE
 ) -> Callable[[Progress], list[Lane]]:
@@ -62,6 +76,7 @@ def feeder(
             f"train.batch={run.train.batch} can't be shared by {world.size} processes times "
             f"train.accumulate={run.train.accumulate}. Nearest: {near} or {near + lanes}."
         )
+    _refuse_few(run, run.train.batch // lanes)
     places = _places(run, data)
     until = alignment_of(run).get("until", 0)
 

@@ -1,11 +1,15 @@
 """What settings alone show can't be trained or drawn, refused before data is read."""
 
-from pathline.assemble import TABLES, criterion, sampler
-from pathline.config.pick import bind, settled
-from pathline.config.run import PLACES, Run, picks_of, push_of
+import torch
+
+from pathline.assemble import TABLES, bound, criterion, sampler
+from pathline.config.pick import settled
+from pathline.config.run import PLACES, Run, push_of
 from pathline.refusals import (
+    refuse_narrower,
     refuse_one_time,
     refuse_sharing,
+    refuse_shrinking,
     refuse_solver,
     refuse_undropped,
     refuse_unpushed,
@@ -15,10 +19,12 @@ from pathline.refusals import (
 
 def refuse_settings(run: Run) -> None:
     """Raises ValueError for parts that can't go together, whatever the data."""
-    rows = {place: bind(TABLES[place], picks_of(run)[place], PLACES[place]) for place in ALONE}
-    path = rows["path"]()
-    objective, draws = rows["objective"](path), sampler(run.sample, path)
+    path = bound(run, "path")()
+    objective, draws = bound(run, "objective")(path), sampler(run.sample, path)
     criterion(run)
+    refuse_shrinking(run)
+    refuse_narrower(run)
+    bound(run, "times")(torch.zeros(1, 1), torch.Generator())
     refuse_unseen(run, seen=run.vision.name != "none")
     refuse_one_time(objective, run.backbone)
     refuse_solver(objective, heads=draws.heads, jumps=draws.jumps)
@@ -29,6 +35,3 @@ def refuse_settings(run: Run) -> None:
         refuse_undropped()
     if draws.pushes and not push_of(run):
         refuse_unpushed()
-
-
-ALONE = ("path", "objective")  # rows that need no data

@@ -17,7 +17,7 @@ from pathline.training.optim import roles
 from pathline.training.players import Lane, Player, Update
 from pathline.training.strategy import whole
 from pathline.training.trackers import Track
-from pathline.types import Batch, Cond, Output, Point
+from pathline.types import Batch, Output, Point, rows_of
 
 BENT = (F.gelu, F.silu, F.relu, F.sigmoid, torch.sigmoid, torch.relu, torch.tanh, F.tanh)
 Feed = Callable[[Progress], Sequence[Lane]]
@@ -216,7 +216,7 @@ def _count(sums: list[Tensor], point: Point, out: Output, bins: int) -> None:
 
 def head(batch: Batch, count: int) -> Batch:
     """The first pictures of a batch."""
-    cond = Cond(*(None if value is None else value[:count] for value in batch.cond))
+    cond = rows_of(batch.cond, slice(count))
     return Batch(batch.x1[:count], cond, batch.null, batch.keys[:count])
 
 
