@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: temporary name, manifest last, rename.
 
 A checkpoint is a folder `step-00001000` of safetensors files, `state.json` and whatever texts the
-caller adds, all listed with size and digest in `manifest.json`. Nothing is ever unpickled. A run
+caller adds, all listed with size and digest in `manifest.json`. Nothing here is unpickled. A run
 whose weights are split over processes writes `shards/` instead, each rank its part (`shards.py`).
 """
 
