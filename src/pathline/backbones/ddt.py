@@ -241,7 +241,7 @@ def program(
 
 def likeness(states: Sequence[Float[Tensor, "b l d"]]) -> Float[Tensor, "n n"]:
     """Mean cosine between the hidden states of any two steps, over tokens and pictures, float64."""
-    unit = torch.stack([F.normalize(h.double(), dim=-1) for h in states]).flatten(1)
+    unit = torch.stack([F.normalize(h.cpu().double(), dim=-1) for h in states]).flatten(1)
     tokens = states[0].shape[0] * states[0].shape[1]
     return unit @ unit.T / tokens
 

@@ -65,7 +65,7 @@ def measured(run: Run, path: Along, data: Data, device: torch.device) -> Tensor:
             x1 = data.x1(part, torch.full((len(part),), way) if way else None, device)
             t = times(x1, rng)
             x1 = x1.mean((2, 3), keepdim=True) if data.bucket is not None else x1
-            sums.append(x1.double().sum(0))
+            sums.append(x1.cpu().double().sum(0))  # not every device has float64
             rates.append(velocity(path, torch.zeros_like(t), torch.ones_like(t), t))
     mean = torch.stack(sums).sum(0) / (len(rows) * len(ways))
-    return (mean * torch.cat(rates).double().mean()).float().cpu()
+    return (mean * torch.cat(rates).cpu().double().mean()).float()
