@@ -153,13 +153,26 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(capfd):
     assert "resumed at update 2 of 4" in told
 
 
-def test_what_a_run_is_stands_in_its_folder_before_the_first_update(monkeypatch):
-    from pathline.recipes import train as recipe
+@pytest.fixture
+def stopped(monkeypatch):
+    """Trainings that are interrupted before their first update."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "loop", stop)
+    monkeypatch.setattr("pathline.recipes.train.loop", stop)
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("warned", [True, False])
+def test_noise_tied_to_conditions_is_warned_of(warned, capfd):
+    given = ["coupling=optimal", "text=labels" if warned else "text=none"]
+    assert train("digits", *TINY, *given) == 130
+    assert ("coupling=optimal pairs across conditions" in capfd.readouterr().out) == warned
+
+
+@pytest.mark.usefixtures("stopped")
+def test_what_a_run_is_stands_in_its_folder_before_the_first_update():
     assert train("digits", *TINY, "--out", "run") == 130
     assert "width: 16" in Path("run/run.yaml").read_text()
     assert json.loads(Path("run/facts.json").read_text())["names"] == list("0123456789")
