@@ -107,7 +107,7 @@ def test_an_encoder_is_shared_by_the_network_that_has_one():
         (
             {"objective": pick("transition"), "backbone": pick("dit", width=32, depth=2, heads=2)},
             "autoguidance",
-            "sample.solver=transition",
+            "the weaker run: This objective learns to draw whole transitions",
         ),
     ],
 )

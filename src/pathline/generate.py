@@ -17,6 +17,7 @@ from pathline.flow.guidance import Push
 from pathline.flow.solvers import last
 from pathline.nn.attention import needed
 from pathline.refusals import (
+    named,
     refuse_sharing,
     refuse_solver,
     refuse_undropped,
@@ -187,8 +188,10 @@ def _shares(network: nn.Module) -> bool:
 def refuse_misfit(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
     """Raises ValueError for a solver or guidance that this run can't be drawn with."""
     _refuse_weak(sampler, parts, weak)
-    for each in (parts, weak) if weak else (parts,):
-        refuse_solver(each.objective, heads=sampler.heads, jumps=sampler.jumps)
+    refuse_solver(parts.objective, heads=sampler.heads, jumps=sampler.jumps)
+    if weak:
+        refuse = named("the weaker run", refuse_solver)
+        refuse(weak.objective, heads=sampler.heads, jumps=sampler.jumps)
     if sampler.share is not None and not _shares(parts.network):
         refuse_sharing()
     if sampler.skips and not joins(parts.network):

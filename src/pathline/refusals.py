@@ -14,7 +14,7 @@ ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
 
 
 def named(setting: str, row: Callable) -> Callable:
-    """The row; what it refuses then begins with the setting that is meant."""
+    """The row; what it refuses then begins with the setting, or the part, that is meant."""
 
     def call(*given: Any, **further: Any) -> Any:
         try:
