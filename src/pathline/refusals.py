@@ -90,7 +90,7 @@ def refuse_unpushed() -> None:
     )
 
 
-def refuse_shrinking(run: Run) -> None:
+def refuse_growing_push(run: Run) -> None:
     """A push that stays while the error shrinks pulls further off, by 1 / alpha."""
     if run.objective.name == "alpha_flow" and "contrastive" in terms_of(run):
         raise ValueError(
@@ -100,7 +100,7 @@ def refuse_shrinking(run: Run) -> None:
         )
 
 
-def refuse_narrower(run: Run) -> None:
+def refuse_half_weights(run: Run) -> None:
     """A difference of times is taken in float32, where fsdp2 gathers weights of half precision."""
     half = run.train.strategy == "fsdp2" and run.train.precision != "fp32"
     if half and run.objective.options.get("derivative") == "difference":

@@ -6,10 +6,10 @@ from pathline.assemble import TABLES, bound, criterion, sampler
 from pathline.config.pick import settled
 from pathline.config.run import PLACES, Run, push_of
 from pathline.refusals import (
-    refuse_narrower,
+    refuse_growing_push,
+    refuse_half_weights,
     refuse_one_time,
     refuse_sharing,
-    refuse_shrinking,
     refuse_solver,
     refuse_undropped,
     refuse_unpushed,
@@ -22,8 +22,8 @@ def refuse_settings(run: Run) -> None:
     path = bound(run, "path")()
     objective, draws = bound(run, "objective")(path), sampler(run.sample, path)
     criterion(run)
-    refuse_shrinking(run)
-    refuse_narrower(run)
+    refuse_growing_push(run)
+    refuse_half_weights(run)
     bound(run, "times")(torch.zeros(1, 1), torch.Generator())
     refuse_unseen(run, seen=run.vision.name != "none")
     refuse_one_time(objective, run.backbone)
