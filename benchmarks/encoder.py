@@ -38,9 +38,15 @@ class Classifier(nn.Module):
 
     def __init__(self, side: int, patch: int, classes: int) -> None:
         super().__init__()
-        sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
-        pixels = {"image_size": side, "patch_size": patch}
-        self.encoder = ViTModel(ViTConfig(**pixels, **sizes, intermediate_size=2 * WIDTH))
+        config = ViTConfig(
+            image_size=side,
+            patch_size=patch,
+            hidden_size=WIDTH,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=HEADS,
+            intermediate_size=2 * WIDTH,
+        )
+        self.encoder = ViTModel(config)
         self.classes = nn.Linear(WIDTH, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:

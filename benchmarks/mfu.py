@@ -79,7 +79,11 @@ def player_of(parts: Parts, way: Switches) -> Player:
     torch.set_float32_matmul_precision("highest" if way.precision == "fp32" else "high")
     half = way.precision in ("bf16", "pure")
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if half else nullcontext
-    ways = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    ways: dict[str, dict[str, Any]] = {
+        "loop": {"foreach": False},
+        "foreach": {"foreach": True},
+        "fused": {"fused": True},
+    }
     bare = way.around == "bare"
     return Player(
         name="network",
@@ -197,7 +201,7 @@ def show(result: Result, gain: float) -> None:
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--size", choices=[name for name in CASES if name != "tiny"], default="B/2")
     add("--rounds", type=int, default=5)

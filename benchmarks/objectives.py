@@ -171,9 +171,8 @@ def plot(folder: Path) -> Path:
     for number, ((arm, drawn, _), rows) in enumerate(groups.items()):
         told = summary(rows)
         means, spreads = zip(*told.values(), strict=True)
-        look = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
-        label = f"{arm}, {drawn}"
-        axes.errorbar(list(told), means, spreads, marker="o", ms=3, capsize=2, label=label, **look)
+        (line, *_) = axes.errorbar(list(told), means, spreads, marker="o", ms=3, capsize=2)
+        line.set(label=f"{arm}, {drawn}", linestyle="-" if number < 10 else "--")
     axes.axhline(facts["real against real"], color="grey", lw=0.8, ls=":", label="real, two halves")
     axes.set(xscale="log", yscale="log", xlabel="backbone forwards", ylabel="Fréchet distance")
     axes.set_xticks(FORWARDS, map(str, FORWARDS))

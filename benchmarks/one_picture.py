@@ -40,7 +40,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("picture", type=Path)
     arguments.add_argument("settings", nargs="*")
     given = arguments.parse_args()

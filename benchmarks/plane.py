@@ -54,13 +54,13 @@ def ring(n: int, seed: int, *, radius: float, std: float) -> Drawn:
 
 
 def moons(n: int, seed: int, *, scale: float = 2.0, shift: float = -1.0) -> Drawn:
-    x, labels = make_moons(2 * n, noise=0.05, random_state=seed)  # half of each, in any order
+    x, labels = map(np.asarray, make_moons(2 * n, noise=0.05, random_state=seed))  # half of each
     return Drawn(x[:n] * scale + shift, labels[:n])
 
 
 def wide_moons(n: int, seed: int) -> Drawn:
     """Standardised by the mean and deviation of all numbers, times 7."""
-    x, labels = make_moons(2 * n, noise=0.1, random_state=seed)
+    x, labels = map(np.asarray, make_moons(2 * n, noise=0.1, random_state=seed))
     return Drawn(((x - x.mean()) / x.std() * 7)[:n], labels[:n])
 
 
@@ -136,7 +136,8 @@ def trained(
     for _ in range(updates):
         found = [feed() for feed in feeds]
         x, t, v = (torch.stack([getattr(p, name) for p in found]) for name in ("xt", "t", "v"))
-        labels = torch.stack([p.labels for p in found]) if classes else None
+        kinds = [p.labels for p in found if p.labels is not None]
+        labels = torch.stack(kinds) if classes else None
         error = networks(inputs(x, t, labels, classes)) - v
         optimizer.zero_grad()
         error.square().mean((1, 2)).sum().backward()  # a sum: no network feels another

@@ -51,7 +51,7 @@ def some(folder: Path, most: int) -> Path:
 
 
 def asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--size", type=int, default=128)

@@ -14,7 +14,7 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -70,7 +70,7 @@ def turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
     return took
 
 
-def share(took: dict[str, Sequence[float]], interval: int) -> dict[str, float]:
+def share(took: Mapping[str, Sequence[float]], interval: int) -> dict[str, float]:
     """Medians over rounds, as shares of the same round's plain update; error: of `between`'s."""
     between = [a / b - 1 for a, b in zip(took["between"], took["plain"], strict=True)]
     probed = [a / b - 1 for a, b in zip(took["probed"], took["between"], strict=True)]

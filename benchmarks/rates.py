@@ -46,7 +46,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def asked() -> argparse.Namespace:
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("preset")
     arguments.add_argument("settings", nargs="*")
     arguments.add_argument("--rounds", type=int, default=7)

@@ -47,7 +47,7 @@ def shares(found: Tensor) -> dict[str, float]:
 
 
 def wanted() -> argparse.Namespace:
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--n", type=int, default=64)
     arguments.add_argument("--seed", type=int, default=0)

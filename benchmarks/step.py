@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -54,8 +54,8 @@ def linears(network: DiT, batch: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def flops(network: DiT, batch: int) -> float:
-    """Of one update: 3 × (Σ 2·rows·in·out over linear layers + depth · 4·B·L²·D for attention).
+def flops(network: Any, batch: int) -> float:
+    """Of a DiT's update: 3 × (Σ 2·rows·in·out of linear layers + depth · 4·B·L²·D for attention).
 
     Three: forward, gradient of the input, gradient of the weights. Nothing else is counted.
     """
@@ -87,7 +87,7 @@ def ours(case: Case, switches: dict, *, compiled: bool) -> tuple[Timed, DiT]:
 
 def diffusers_dit(case: Case) -> tuple[nn.Module, Timed]:
     """diffusers' DiT of the same depth, width, heads, patch and classes; same input and target."""
-    from diffusers import DiTTransformer2DModel
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     same = dit(case.frame, **case.settings)
     shape, frame = same.shape, case.frame
@@ -195,7 +195,7 @@ def show(rows: dict[str, dict[str, float]]) -> None:
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--size", choices=CASES, default="S/2")
     add("--rounds", type=int, default=9)

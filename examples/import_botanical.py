@@ -59,7 +59,7 @@ parser.add_argument("--padding", action="store_true", help="keep the states of p
 def import_latents(out: Path, found: dict[str, Tensor], keys: list[str]) -> tuple[Made, list, dict]:
     """Shards of raw latents by bucket, the buckets' sizes, the statistics."""
     raw = {key: found[f"latent.{key}"].float() / SCALE for key in keys}
-    sizes = sorted({tuple(8 * n for n in x.shape[1:]) for x in raw.values()}, reverse=True)
+    sizes = sorted({(8 * x.shape[1], 8 * x.shape[2]) for x in raw.values()}, reverse=True)
     written, places, sums, count = [], {}, torch.zeros(2, 4, dtype=torch.float64), 0
     for size in sizes:
         own = [key for key in keys if raw[key].shape[1:] == (size[0] // 8, size[1] // 8)]

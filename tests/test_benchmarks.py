@@ -113,3 +113,9 @@ def test_seeds_are_summed_up_and_what_is_there_is_not_done_again(script, tmp_pat
     assert list(objectives.arms_left(given)) == [("ot", 1), ("flow", 2), ("ot", 2)]
     given.share = 0.7  # another question
     assert len(list(objectives.arms_left(given))) == 4
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_what_a_script_uses_is_there(name, script) -> None:
+    module = script(name)
+    assert module.__doc__
