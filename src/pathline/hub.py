@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
-ENDS = 1 << 20  # bytes read of a weights file at either end to know it again
+ENDS = 1 << 20  # bytes read of a file at either end to know it again
+BLOCK, BLOCKS = 4096, 64  # and of its middle
 HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # what a name on the hub looks like
 PATIENCE = 10  # seconds for the hub's answer
 
@@ -164,7 +165,7 @@ def _line(error: Exception) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Of settings and tokenizer whole, and of both ends of each weights file."""
+    """Of both ends of each file and of blocks spread over it; small files are read whole."""
     total = hashlib.sha256()
     for file in sorted(folder.glob("*")):
         if file.suffix in (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin"):
@@ -172,6 +173,9 @@ def _digest(folder: Path) -> str:
             total.update(f"{file.name} {size} ".encode())
             with file.open("rb") as stream:
                 total.update(stream.read(ENDS))
+                for part in range(BLOCKS if size > 2 * ENDS else 0):
+                    stream.seek(ENDS + part * (size - 2 * ENDS) // BLOCKS)
+                    total.update(stream.read(BLOCK))
                 stream.seek(max(0, size - ENDS))
                 total.update(stream.read(ENDS))
     return total.hexdigest()[:12]

@@ -102,6 +102,35 @@ def test_class_folders(make):
     assert folder(path=root).names == ()  # no longer a folder of classes
 
 
+def test_a_link_back_is_not_followed(make):
+    root = make({"cat/1.png": None})
+    (root / "cat" / "again").symlink_to(root)
+    assert folder(path=root).count == 1
+
+
+def test_splits_that_differ_in_case_are_refused(make):
+    root = make({"Train/1.png": None})
+    assert folder(path=root, split="Train").count == 1
+    (root / "train").mkdir(exist_ok=True)
+    if len(list(root.iterdir())) == 2:  # not on a disk that takes them for one
+        with pytest.raises(ValueError, match="are one split by name"):
+            folder(path=root)
+
+
+def test_half_a_character_becomes_a_question_mark(make):
+    text = lines({"file_name": "a.png", "text": "a heart \ud83d"})
+    root = make({"a.png": None, "metadata.jsonl": text})
+    assert told(folder(path=root)) == {"a.png": ("a heart ?", None)}
+
+
+def test_a_caption_may_be_a_list_in_some_lines(make):
+    text = lines(
+        {"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "text": ["two", "zwei"]}
+    )
+    source = folder(path=make({"a.png": None, "b.png": None, "metadata.jsonl": text}))
+    assert [source.read(row).captions for row in (0, 1)] == [("one",), ("two", "zwei")]
+
+
 def test_split_folders(make):
     root = make({"train/a/1.png": None, "train/b/1.png": None, "test/a/1.png": None})
     assert told(folder(path=root)) == {"a/1.png": (None, "a"), "b/1.png": (None, "b")}

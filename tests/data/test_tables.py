@@ -6,7 +6,9 @@ import socket
 import tarfile
 
 import datasets
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 
 from pathline.data.tables import hub, parquet, tar
 
@@ -90,6 +92,42 @@ def test_splits_by_file_name(table, tmp_path):
     assert parquet(path=tmp_path, split="test").read(0).caption == "test"
     with pytest.raises(ValueError, match=r"the split 'val': test-0\.parquet, train-0\.parquet"):
         parquet(path=tmp_path, split="val")
+
+
+def test_splits_as_the_hub_names_them(table, tmp_path):
+    for name in ("train-0", "validation-0", "trains", "training-9"):
+        table(f"{name}.parquet", text=[name, name])
+    assert parquet(path=tmp_path, split="validation").read(0).caption == "validation-0"
+    assert parquet(path=tmp_path, split="val").read(0).caption == "validation-0"
+    source = parquet(path=tmp_path)
+    assert [source.read(row).caption for row in (0, 3)] == ["train-0", "training-9"]
+
+
+def test_a_table_names_no_file_outside_its_folder(tmp_path, png):
+    (tmp_path / "beside.png").write_bytes(png((5, 6, 7)))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "own.png").write_bytes(png((5, 6, 7)))
+    cells = [
+        {"bytes": None, "path": "own.png"},
+        {"bytes": None, "path": str(tmp_path / "beside.png")},
+        {"bytes": None, "path": "../beside.png"},
+        {"bytes": b"", "path": "own.png"},
+    ]
+    file = tmp_path / "set" / "a.parquet"
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    write_table(pyarrow.table({"image": pyarrow.array(cells, kind)}), file)
+    source = parquet(path=file)
+    assert source.read(0).image[:, 0, 0].tolist() == [5, 6, 7]
+    for row in (1, 2):
+        with pytest.raises(ValueError, match=r"which is not below .*set"):
+            source.read(row)
+    with pytest.raises(ValueError, match="has no picture"):
+        source.read(3)
+
+
+def test_numbers_that_are_names_are_no_classes(table):
+    with pytest.raises(ValueError, match="the label 2000000000: numbers so large are names"):
+        parquet(path=table(label=[3, 2_000_000_000]))
 
 
 def test_a_rewritten_table_is_read_anew_even_with_its_old_time(table):

@@ -104,6 +104,19 @@ def test_other_unreadable_things(tmp_path):
         decode(b"", channels=4)
 
 
+def test_what_needs_a_program_of_its_own_is_not_opened(tmp_path):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.png").write_bytes(drawing)
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        decode(tmp_path / "a.png")
+
+
+def test_a_picture_as_long_as_a_road_is_refused():
+    with pytest.raises(ValueError, match="would have to be 256x16640000"):
+        fit(torch.zeros(3, 65_000, 1, dtype=torch.uint8), 256)
+
+
 def test_a_decompression_bomb_is_refused_unread():
     def chunk(kind, data):
         return (

@@ -76,6 +76,16 @@ def test_a_folder_becomes_a_cache_once(root, capsys):
     assert settings(base=Path("caches/set/run.yaml")).run.data.size == 32
 
 
+def test_a_name_that_is_no_utf_8_is_a_name(root):
+    try:
+        (root / os.fsdecode(b"caf\xe9.png")).write_bytes((root / "0.png").read_bytes())
+    except OSError:
+        pytest.skip("this disk takes UTF-8 alone")
+    for _ in range(2):
+        assert preprocess(str(root), *TINY) == 0
+    assert os.fsdecode(b"caf\xe9.png") in read(Path("caches/set")).keys
+
+
 def test_a_ratio_of_one_is_one_square_size(root):
     assert (
         preprocess(str(root), "data.size=32", "backbone.patch=4", "text=none", out=Path("out")) == 0

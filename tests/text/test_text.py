@@ -76,6 +76,23 @@ def test_an_unknown_class_names_the_nearest():
         TEXTS["labels"](CLASSES).encode(["froq"])
 
 
+def test_a_class_called_by_a_number_is_itself():
+    """Folders 1 … 12 are numbered by the alphabet: 1, 10, 11, 12, 2 …"""
+    names = tuple(sorted(map(str, range(1, 13))))
+    text = TEXTS["labels"](CLASSES._replace(names=names))
+    asked = ["2", "10", 2, "12"]
+    assert [names[i] for i in text.encode(asked).labels.tolist()] == ["2", "10", "11", "12"]
+    assert text.encode(["0"]).labels.tolist() == [0]  # no class is called so: the first one
+
+
+def test_names_that_differ_in_case_are_told_apart():
+    text = TEXTS["labels"](CLASSES._replace(names=("Bass", "Trout", "bass")))
+    assert text.encode(["Bass", "bass", "trout"]).labels.tolist() == [0, 2, 1]
+    for unclear in ("BASS", "²"):
+        with pytest.raises(ValueError, match="There is no class"):
+            text.encode([unclear])
+
+
 @pytest.mark.parametrize("row", ["words", "labels"])
 def test_data_without_words_or_classes_is_refused(row):
     with pytest.raises(ValueError, match=f"text={row} needs"):

@@ -101,7 +101,7 @@ def store(
 
 def moments(network: Autoencoder, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 k"]:
     """Of these pictures' raw latents a channel, in float64: how many numbers, sum, squares."""
-    raw = network.latents(pictures).double().transpose(0, 1).flatten(1)
+    raw = network.latents(pictures).cpu().double().transpose(0, 1).flatten(1)
     count = torch.full((len(raw),), raw.shape[1], dtype=raw.dtype, device=raw.device)
     return torch.stack([count, raw.sum(1), raw.square().sum(1)])
 

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from pathline.data.transforms import from_image, to_image
+from pathline.data.transforms import from_image, scaled, to_image
 
 Size = tuple[int, int]
 ROUND = 1e-9  # so that the root of a square number is not rounded up
@@ -125,7 +125,6 @@ def cut(image: UInt8[Tensor, "c h w"], found: Place) -> UInt8[Tensor, "c H W"]:
         half = (picture.width // 2, picture.height // 2)
         picture = picture.resize(half, Image.Resampling.BOX)
     covered = (found.scaled[1], found.scaled[0])
-    if covered != picture.size:
-        picture = picture.resize(covered, Image.Resampling.BICUBIC)
+    picture = scaled(picture, covered)
     box = (found.left, found.top, found.left + width, found.top + height)
     return from_image(picture.crop(box))

@@ -8,6 +8,7 @@ them what made it, null for a person's.
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,9 +132,15 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(name) == other.get(name) for name in MAKER)
 
 
+def _line(record: Record) -> str:
+    """As a person reads it, and in ASCII where a name or word is no UTF-8."""
+    text = json.dumps(record, ensure_ascii=False)
+    return (json.dumps(record) if re.search("[\ud800-\udfff]", text) else text) + "\n"
+
+
 def append(file: Path, records: Iterable[Record]) -> None:
     """Whole lines at the end of a file, on disk when this returns."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = "".join(_line(record) for record in records)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab") as out:
         if out.tell() and not _ends_whole(file):
@@ -163,7 +170,7 @@ def journal(file: Path) -> Iterator[Record]:
 def write(file: Path, records: Iterable[Record]) -> None:
     """The whole file, or none of it: written aside and put in its place."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = (_line(record) for record in records)
     try:
         with aside.open("w", encoding="utf-8", newline="\n") as out:
             out.writelines(lines)

@@ -6,6 +6,7 @@ IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 CAPTIONS = ("text", "caption", "txt", "prompt", "tag_string")
 SEVERAL = ("captions",)
 LABELS = ("label", "labels", "cls", "class")
+MOST_CLASSES = 100_000
 
 
 class Columns(NamedTuple):
@@ -62,7 +63,13 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
         raise ValueError(
             f"{where} has the label {wrong[0]!r}; wanted whole numbers from 0, or words throughout"
         )
-    return values, tuple(str(number) for number in range(max(known, default=-1) + 1))
+    greatest = max(known, default=-1)
+    if greatest >= MOST_CLASSES:
+        raise ValueError(
+            f"{where} has the label {greatest}: numbers so large are names, not classes 0 … K − 1. "
+            "Name another column (label=…), or none with text=none"
+        )
+    return values, tuple(str(number) for number in range(greatest + 1))
 
 
 def _of(kinds: dict[str, str], *wanted: str) -> list[str]:

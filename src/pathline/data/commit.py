@@ -70,7 +70,7 @@ def publish(
     folder: Path, head: dict[str, Any], lines: Sequence[dict[str, Any]], stats: dict[str, Any]
 ) -> None:
     """Write index, statistics and head, then delete shards that the head doesn't name."""
-    index = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    index = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: a name may be no UTF-8
     texts = {INDEX: index, STATS: json.dumps(stats, indent=1) + "\n"}
     for file, text in texts.items():
         shards.replace(folder / file, text)
@@ -86,7 +86,7 @@ def publish(
 def report(file: Path, found: Sequence[Bad]) -> None:
     """List pictures with their reasons, a line each; no file for none."""
     if found:
-        lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in found)
+        lines = (json.dumps(one._asdict()) + "\n" for one in found)
         shards.replace(file, "".join(lines))
     else:
         file.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ Everything is read anew each time, so an edited caption or picture is never stal
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -78,13 +78,19 @@ def existing_folder(path: Path) -> Path:
     raise FileNotFoundError(f"there is no {path.absolute()}{there}")
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Every file below, sorted, hidden ones and hidden folders left out."""
+def walk(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every file below, sorted, hidden ones and hidden folders left out.
+
+    above: the real folders around; a link back to one of them is not followed.
+    """
+    here = root.resolve()
+    if here in above:
+        return
     for path in sorted(root.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from walk(path)
+            yield from walk(path, above | {here})
         else:
             yield path
 
@@ -94,8 +100,10 @@ def is_picture(path: Path) -> bool:
 
 
 def tidy(text: Any) -> str | None:
-    """A caption on one line; None for an empty one."""
-    return (" ".join(str(text).split()) or None) if text is not None else None
+    """A caption on one line, half characters as "?"; None for an empty one."""
+    if text is None:
+        return None
+    return " ".join(str(text).encode("utf-8", "replace").decode().split()) or None
 
 
 def several(*texts: Any) -> tuple[str, ...]:
@@ -112,9 +120,23 @@ def example(image: Any, captions: tuple[str, ...], label: int | None, key: str) 
 def splits_of(root: Path) -> dict[str, Path]:
     """The sub-folders by their names, where all of them are splits and no picture lies beside."""
     inside = [path for path in root.iterdir() if not path.name.startswith(".")]
-    splits = {path.name.lower(): path for path in inside if path.is_dir()}
+    splits = _by_name(path for path in inside if path.is_dir())
     mixed = not set(splits) <= set(SPLITS) or any(is_picture(path) for path in inside)
     return {} if mixed else splits
+
+
+def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """By their names in lower case. Raises ValueError for splits that differ in case alone."""
+    found: dict[str, Path] = {}
+    for folder in sorted(folders):
+        name = folder.name.lower()
+        if name in found and name in SPLITS:
+            raise ValueError(
+                f"{found[name]} and {folder} are one split by name: put them together, or rename "
+                "one of them"
+            )
+        found[name] = folder
+    return found
 
 
 def _split_root(root: Path, split: str | None) -> Path:
@@ -123,8 +145,9 @@ def _split_root(root: Path, split: str | None) -> Path:
     if split is None and not splits:
         return root
     if split is not None:  # asked for by name, it may lie among other things
-        splits = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    wanted = split or next((name for name in ("train", "training") if name in splits), "train")
+        splits = _by_name(path for path in root.iterdir() if path.is_dir())
+    usual = "training" if "training" in splits and "train" not in splits else "train"
+    wanted = split.lower() if split else usual
     if wanted not in splits:
         there = ", ".join(sorted(splits)) or "none"
         raise ValueError(
@@ -143,8 +166,8 @@ def _entries(root: Path, found: list[Path], caption: str | None, label: str | No
     entries, named = [], set()
     for place, record in lines:
         path = place.parent / PurePosixPath(record["file_name"])
-        first = tidy(record.get(fields.caption or "")) or sidecar(path, files)
-        said = several(first, record.get(fields.captions or ""))
+        given = several(record.get(fields.caption or "")) or several(sidecar(path, files))
+        said = several(given, record.get(fields.captions or ""))
         named.add(path)
         entries.append(Entry(path, _key(root, path), said, record.get(fields.label or "")))
     rest = (path for path in found if is_picture(path) and path not in named)

@@ -91,9 +91,9 @@ def _outcomes(source: Source, size: int, channels: int) -> Iterator[Example | st
 def _outcome(source: Source, row: int, size: int, channels: int) -> Example | str:
     try:
         example = source.read(row)
+        return example._replace(image=fit(recolour(example.image, channels), size))
     except (ValueError, OSError) as fault:
         return str(fault)
-    return example._replace(image=fit(recolour(example.image, channels), size))
 
 
 def _room(shape: tuple[int, ...], memory_gb: float) -> Tensor:

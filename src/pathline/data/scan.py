@@ -11,12 +11,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from pathline.data.source import Source
-from pathline.data.transforms import MOST_PIXELS
+from pathline.data.transforms import FORMATS, MOST_PIXELS
 from pathline.types import Example
 
 CHUNK, AHEAD = 64, 32  # pictures a thread looks at at a time; chunks given out before one is back
 TURNED = range(5, 9)  # EXIF orientations that exchange width and height
 ORIENTATION = 0x0112
+PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where one may say it
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
@@ -127,14 +128,22 @@ def _size(content: bytes, name: bytes | Path) -> tuple[int, int]:
     """Height and width of an encoded picture as it is meant to be seen, from its header."""
     named = f"{name} " if isinstance(name, Path) else ""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
+            few = width * height <= MOST_PIXELS
+            turned = few and _turned(image)
     except Exception as fault:
         raise ValueError(f"{named}cannot be read as a picture: {fault}") from fault
-    if width * height > MOST_PIXELS:
+    if not few:
         raise ValueError(f"{named}has {width}x{height} pixels, more than {MOST_PIXELS}; scale it")
     return (width, height) if turned else (height, width)
+
+
+def _turned(image: Image.Image) -> bool:
+    """Whether width and height are to be exchanged. A TIFF's size is so already, and a PNG that
+    says nothing of it would be decoded whole to ask."""
+    silent = image.format == "PNG" and not PNG_EXIF & image.info.keys()
+    return image.format != "TIFF" and not silent and image.getexif().get(ORIENTATION) in TURNED
 
 
 def _encoded(source: Source, row: int) -> bytes | Path | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pathline.data.source import Source
 from pathline.data.tags import is_tags, split
-from pathline.data.transforms import fit, recolour
+from pathline.data.transforms import FORMATS, fit, recolour
 from pathline.types import Example
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -104,7 +104,8 @@ def stored(source: Source, row: int) -> tuple[str, bool]:
     if source.encoded is None:
         return "", False
     found = source.encoded(row)
-    with Image.open(io.BytesIO(found) if isinstance(found, bytes) else Path(found)) as image:
+    file = io.BytesIO(found) if isinstance(found, bytes) else Path(found)
+    with Image.open(file, formats=FORMATS) as image:
         return image.mode, image.mode in ALPHA or "transparency" in image.info
 
 

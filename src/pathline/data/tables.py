@@ -5,16 +5,20 @@ of the files, so that a changed file is read anew; the pictures are decoded by u
 """
 
 import hashlib
+import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pathline.data.columns import IMAGES, choose, class_rows
-from pathline.data.folders import SPLITS, example, existing_folder, several, walk
+from pathline.data.folders import example, existing_folder, several, walk
 from pathline.data.source import UNDECODED, Source
 from pathline.data.transforms import decode
 from pathline.types import Example
+
+NAMED = re.compile(r"(train|training|test|val|valid|validation)(?![a-z])")  # a file after its split
+SAME = {"training": "train", "val": "validation", "valid": "validation"}
 
 
 def parquet(
@@ -27,7 +31,9 @@ def parquet(
 ) -> Source:
     """A parquet file, or a folder of them; of files named after splits, train is the default."""
     files, split = _of_split(_files(path, ".parquet"), split)
-    return _table(_load("parquet", files), image, caption, label, split or path.stem, str(path))
+    roots = [path.parent if path.is_file() else path]
+    name = split or path.stem
+    return _table(_load("parquet", files), image, caption, label, name, str(path), roots)
 
 
 def tar(
@@ -42,7 +48,7 @@ def tar(
     files, _ = _of_split(_files(path, ".tar"), split)
     features = _features([suffix for file in files for suffix in _suffixes(file)], str(path))
     found = _load("webdataset", files, features=features)
-    return _table(found, image, caption, label, path.stem, str(path))
+    return _table(found, image, caption, label, path.stem, str(path), [path.parent])
 
 
 def hub(
@@ -65,7 +71,16 @@ def hub(
             f"{type(fault).__name__}: {str(fault).strip()}. Check the name and the connection; "
             "data already on this machine is read by source=folder, parquet or tar."
         ) from fault
-    return _table(found, image, caption, label, split, repo)
+    return _table(found, image, caption, label, split, repo, _caches(datasets, Path(repo)))
+
+
+def _caches(datasets: Any, own: Path) -> list[Path]:
+    """Where the library keeps what it fetched; a local folder read by it is its own."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    config = datasets.config
+    kept = [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE]
+    return [*([own] if own.is_dir() else []), *map(Path, kept)]
 
 
 def _files(path: Path, suffix: str) -> list[Path]:
@@ -82,15 +97,16 @@ def _of_split(files: list[Path], split: str | None) -> tuple[list[Path], str | N
     """The files whose name begins with the split's, if any are named so; else all."""
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        word = next((name for name in SPLITS if file.stem.lower().startswith(name)), "")
-        by_split.setdefault(word, []).append(file)
+        word = NAMED.match(file.stem.lower())
+        by_split.setdefault(SAME.get(word[1], word[1]) if word else "", []).append(file)
     if split is None and (len(files) == 1 or set(by_split) == {""}):
         return files, None
-    wanted = split or "train"
+    wanted = (split or "train").lower()
+    wanted = SAME.get(wanted, wanted)
     if wanted not in by_split:
         raise ValueError(
-            f"no file is named after the split {wanted!r}: {', '.join(f.name for f in files[:8])}; "
-            "choose by split=…"
+            f"no file is named after the split {split or wanted!r}: "
+            f"{', '.join(file.name for file in files[:8])}; choose by split=…"
         )
     return by_split[wanted], wanted
 
@@ -122,9 +138,15 @@ def _load(kind: str, files: list[Path], **options: Any) -> Any:
 
 
 def _table(
-    found: Any, image: str | None, caption: str | None, label: str | None, part: str, where: str
+    found: Any,
+    image: str | None,
+    caption: str | None,
+    label: str | None,
+    part: str,
+    where: str,
+    roots: Sequence[Path],
 ) -> Source:
-    """A data set of the library as a source."""
+    """A data set of the library as a source. roots: where files that its cells name may lie."""
     cells = dict(_cells(found))
     kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
@@ -141,7 +163,7 @@ def _table(
         return keys[row].as_py() if keys is not None else f"{part}-{row:06d}"
 
     def encoded(row: int) -> bytes | Path:
-        return _encoded(pictures[row].as_py(), key(row))
+        return _encoded(pictures[row].as_py(), key(row), roots)
 
     def about(row: int) -> Example:
         said = [column[row].as_py() for column in texts]
@@ -167,13 +189,25 @@ def _cells(found: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
             yield name, (feature, column)
 
 
-def _encoded(cell: Any, key: str) -> bytes | Path:
-    """The bytes of a picture's cell, or the file that it points to."""
+def _encoded(cell: Any, key: str, roots: Sequence[Path]) -> bytes | Path:
+    """The bytes of a picture's cell, or the file that it points to, below one of the roots."""
     if isinstance(cell, dict):
-        cell = cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else None)
-    if cell is None:
+        data, path = cell.get("bytes"), cell.get("path")
+        cell = _below(Path(path), key, roots) if data is None and path else data
+    if not cell:
         raise ValueError(f"{key} has no picture")
     return cell
+
+
+def _below(path: Path, key: str, roots: Sequence[Path]) -> Path:
+    """Raises ValueError for a file elsewhere: a table from a stranger must not read any."""
+    file = (roots[0] / path).resolve()
+    if not any(file.is_relative_to(root.resolve()) for root in roots):
+        raise ValueError(
+            f"{key} names the file {path}, which is not below {roots[0]}: put it there, or the "
+            "picture itself into the table"
+        )
+    return file
 
 
 def _kind(feature: Any) -> str:

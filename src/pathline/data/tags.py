@@ -92,7 +92,8 @@ def arrange(
 
 def variant(caption: str, key: str, number: int, seed: int, **manner: Any) -> str:
     """Arrangement `number` of a list that belongs to this picture; manner: as of `arrange`."""
-    row = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
+    name = key.encode("utf-8", "surrogatepass")  # of a file, which may be no UTF-8
+    row = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
     return arrange(caption, row, number, seed, **manner)
 
 

@@ -9,6 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
+# What pictures come in. Others that Pillow reads need programs of their own (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
 MOST_PIXELS = 89_478_485  # where Pillow begins to suspect a decompression bomb: 256 MB of RGB
 SRGB = ImageCms.createProfile("sRGB")
 
@@ -39,7 +41,7 @@ def _open(picture: bytes | Image.Image) -> Image.Image:
     """The picture, loaded whole, so that a cut file fails here."""
     if isinstance(picture, Image.Image):
         return picture.copy()
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(
                 f"{image.width}x{image.height} is more than {MOST_PIXELS} pixels; scale it down"
@@ -96,7 +98,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def fit(image: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c size size"]:
     """Cover a square and crop its middle, as ADM does (openai/guided-diffusion:image_datasets.py).
 
-    Halved by box filter while the short side is at least twice `size`, then bicubic.
+    Halved by box filter while the short side is at least twice `size`, then bicubic. Raises
+    ValueError for one so long that it would cover too many pixels.
     """
     if image.shape[1] == image.shape[2] == size:
         return image
@@ -106,10 +109,19 @@ def fit(image: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c size size"
         picture = picture.resize(half, Image.Resampling.BOX)
     scale = size / min(picture.size)
     covered = (round(picture.width * scale), round(picture.height * scale))
-    if covered != picture.size:
-        picture = picture.resize(covered, Image.Resampling.BICUBIC)
+    picture = scaled(picture, covered)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return from_image(picture.crop((left, top, left + size, top + size)))
+
+
+def scaled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic, to (width, height). Raises ValueError for more pixels than a picture may have."""
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(
+            f"a picture of {picture.width}x{picture.height} would have to be {size[0]}x{size[1]} "
+            f"to cover its square or bucket, more than {MOST_PIXELS} pixels; cut it first"
+        )
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def recolour(image: UInt8[Tensor, "c h w"], channels: int) -> UInt8[Tensor, "k h w"]:

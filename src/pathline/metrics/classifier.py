@@ -55,12 +55,12 @@ def classifier(
 
     def draw() -> tuple[Tensor, Tensor]:
         rows = train[torch.randint(len(train), (batch,), generator=rng)]
-        return shrunk(real[rows].to(device), side), known[rows].to(device)
+        return shrunk(real[rows], side).to(device), known[rows].to(device)
 
     _train(network, draw, updates=updates, rate=rate)
 
     def run(part: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return network(shrunk(part.to(device), side))
+        return network(shrunk(part, side).to(device))
 
     def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return in_batches(pixels, EMBED, run)

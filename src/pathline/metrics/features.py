@@ -38,7 +38,7 @@ def pca(
     start = mean.to(device, torch.float32)
 
     def run(part: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return (shrunk(part.to(device), side).flatten(1) - start) @ axes
+        return (shrunk(part, side).to(device).flatten(1) - start) @ axes
 
     def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return in_batches(pixels, batch, run)

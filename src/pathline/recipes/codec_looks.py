@@ -94,8 +94,7 @@ def statistics(eye: Eye) -> tuple[Tensor, Tensor]:
     """
     network = eye.network.eval()
     parts = [
-        moments(network, encode(eye.pixels(rows))).cpu()
-        for rows in eye.train.split(eye.run.train.batch)
+        moments(network, encode(eye.pixels(rows))) for rows in eye.train.split(eye.run.train.batch)
     ]
     count, total, squares = torch.stack(parts).sum(0)
     mean = total / count

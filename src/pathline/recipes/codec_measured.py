@@ -66,11 +66,11 @@ def _timed(work: Callable[[Tensor], Tensor], value: Tensor) -> tuple[Tensor, flo
 
 
 def _error(x: UInt8[Tensor, "b c h w"], back: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return (x.double() - back.double()).div(255).square()
+    return (x.cpu().double() - back.cpu().double()).div(255).square()
 
 
 def _moments(values: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 c"]:
-    flat = values.double().cpu().transpose(0, 1).flatten(1)
+    flat = values.cpu().double().transpose(0, 1).flatten(1)
     return torch.stack(
         [torch.full_like(flat[:, 0], flat.shape[1]), flat.sum(1), flat.square().sum(1)]
     )
@@ -86,7 +86,7 @@ def _commute(codec: Codec, turn: str, x: Tensor, raw: Tensor, sums: Sums) -> Non
     except ValueError as error:  # a codec of one size only, or an odd number of positions
         sums.untold[turn] = str(error)
         return
-    far = (other - latents).double().square()
+    far = (other - latents).cpu().double().square()
     near = _error(turned, back)
     found = (far.numel(), far.sum().item(), near.numel(), near.sum().item())
     sums.commute[turn] = [a + b for a, b in zip(sums.commute[turn], found, strict=True)]

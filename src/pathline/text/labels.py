@@ -1,5 +1,6 @@
 """Class labels as conditions; the row after the last class is the null label."""
 
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -24,9 +25,11 @@ def none(_: Facts) -> Text:
 
 
 def labels(facts: Facts) -> Text:
-    """A class by its number or its name."""
-    names = {name.lower(): index for index, name in enumerate(facts.names)}
+    """A class by its name, in any case where that tells it, or else by its number."""
     count = len(facts.names)
+    exact = {name: index for index, name in enumerate(facts.names)}
+    times = Counter(name.lower() for name in exact)
+    names = {n.lower(): index for n, index in exact.items() if times[n.lower()] == 1}
     if not count:
         raise ValueError(
             "text=labels needs classes, but the data has no labels; use text=none or words."
@@ -35,9 +38,11 @@ def labels(facts: Facts) -> Text:
     def index(item: str | int | None) -> int:
         if item is None or item == "":
             return count
-        if isinstance(item, str) and not item.lstrip("-").isdigit():
-            if item.lower() in names:
-                return names[item.lower()]
+        if isinstance(item, str):  # a class may be called by a number that is not its own
+            found = exact.get(item, names.get(item.lower()))
+            if found is not None:
+                return found
+        if isinstance(item, str) and not item.lstrip("-").isdecimal():
             near = get_close_matches(item.lower(), names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
