@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     made: Made | None = None  # what a cache of latents tells of its codec and text encoder
     vision: str = ""  # id of the encoder whose features stand beside the pictures; "": none
     vision_width: int = 0
+    pictures: str = ""  # how many, and a digest of their names in order; "": nobody noted it
 
 
 class Frame(NamedTuple):

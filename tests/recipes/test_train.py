@@ -218,6 +218,64 @@ def test_a_full_disk_while_training_is_told_and_the_run_goes_on(monkeypatch, cap
     assert last("run") == 4
 
 
+def test_pictures_that_cannot_be_written_are_told_and_the_run_goes_on(monkeypatch, capfd):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    looks = ["train.sample_every=1", "sample.steps=1", "sample.count=2"]
+    assert train("digits", *TINY, *looks, "train.updates=2", "--out", "run") == 0
+    assert "the pictures of update 1 were not written" in capfd.readouterr().out
+    assert last("run") == 2
+
+
+def test_a_second_signal_at_once_leaves_the_last_save_alone(monkeypatch):
+    """torchrun hands on what all processes got already."""
+    real, calls = checkpoint.save, []
+
+    def echoed(*arguments):
+        calls.append(arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", echoed)
+    assert train("digits", *TINY, "train.updates=9", "--out", "run", *stop_at(3)) == 130
+    assert len(calls) == 1
+    assert last("run") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["backbone.width=32"], "32"),
+        (["optimizer=muon"], "can't go on with muon: start a new one"),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(changes, says, capfd):
+    train("digits", *TINY, "train.updates=2", "--out", "run")
+    before = Path("run/run.yaml").read_bytes()
+    capfd.readouterr()
+    assert train("--resume", "run", "train.updates=3", *changes) == 2
+    assert says in " ".join(capfd.readouterr().err.split())
+    assert Path("run/run.yaml").read_bytes() == before
+    assert train("--resume", "run", "train.updates=3") == 0
+
+
+def test_pictures_that_came_or_went_are_noticed(capfd):
+    """Held-out ones would be trained on."""
+    Path("mine").mkdir()
+    for number in range(6):
+        Image.new("RGB", (20, 20), (40 * number, 0, 0)).save(f"mine/{number}.png")
+    small = ["data.size=16", "train.batch=2", "train.sample_every=0", *TINY[:4]]
+    assert train("mine", *small, "train.batch=2", "train.updates=1", "--out", "run") == 0
+    Path("mine/0.png").unlink()
+    assert train("--resume", "run", "train.updates=2") == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "pictures was 6, " in told
+    assert "is 5, " in told
+    assert "init=run" in told
+
+
 BAD = {
     "a folder that holds a run": (["digits", "--out", "taken"], "not empty"),
     "a missing run": (["--resume", "nowhere"], "does not exist"),

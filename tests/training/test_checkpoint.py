@@ -87,6 +87,14 @@ def test_saving_again_replaces_whole(saved):
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
+def test_pruning_leaves_what_a_run_that_went_back_just_wrote(tmp_path):
+    """A later checkpoint, passed over as damaged, is no newer than the one just written."""
+    for update in (200, 250, 300):
+        checkpoint.save(tmp_path, update, TENSORS, STATE, {})
+    checkpoint.prune(tmp_path, recent=1, every=0, upto=250)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [250, 300]
+
+
 def test_pruning_keeps_the_recent_the_marked_and_the_last_good_one(tmp_path):
     for update in range(1, 8):
         checkpoint.save(tmp_path, update, TENSORS, STATE, {})

@@ -63,7 +63,7 @@ def hooks_of(ready: Ready) -> Late:
             *_snapshots(ready, start),
             *_validation(ready, tracker, show),
             every(run.train.save_every, lambda p, _: attempt(saver, p, ready.console)),
-            *sampling_hook(samples, ready.where / "samples", tracker, ready.world),
+            *sampling_hook(samples, ready.where / "samples", tracker, ready.world, ready.say),
             *eval_hook(exam, ready.where, track, save, ready.say),
         ]
 

@@ -69,7 +69,7 @@ def exam_of(
     """
     if not run.eval.every:
         return None
-    wanted = run.sample.ema or run.train.ema[0]
+    wanted = run.train.ema[0] if run.sample.ema is None else run.sample.ema
     ema = next(ema for ema in player.emas if ema.name == f"ema-{wanted}")
     draws, sample = sampler(run.sample, parts.path), run.sample
     refuse_misfit(parts, draws)
@@ -105,6 +105,11 @@ def eval_hook(
         exam.player.network.train()
         value = first_says(lambda: _measured(exam, drawn, progress, track))
         best = Best(progress.update, exam.run.eval.metric, value, exam.how)
+        if math.isnan(value):
+            say(
+                f"eval: {best.metric} is unknown with eval.n={exam.run.eval.n}, so no checkpoint "
+                "is the best by it: raise eval.n, or take another eval.metric"
+            )
         if first_says(lambda: _is_best(folder, best)):
             _keep(folder, best, lambda: save(progress), say)
 
@@ -169,6 +174,10 @@ def _keep(folder: Path, best: Best, save: Callable[[], Any], say: Say) -> None:
         return
     text = f"checkpoints/{checkpoint.name(best.update)}\n{best.metric} {best.value!r}\n{best.how}\n"
     fresh = folder / f".{BEST}.tmp"
-    fresh.write_text(text)
-    fresh.replace(folder / BEST)
+    try:
+        fresh.write_text(text)
+        fresh.replace(folder / BEST)
+    except OSError as error:
+        say(f"the best, update {best.update}, was not named in {folder / BEST}: {error}")
+        return
     say(f"best so far: update {best.update}, {best.metric} {best.value:.4g}")

@@ -131,9 +131,9 @@ def _train(
         same_facts(opened, facts)
     ready = _ready(run, pictures, where, device, console)
     _rehearse(ready)
-    texts = runs.write(where, run, facts, KIND)
     codec, *beside = ready.players
-    start = restored(codec, opened, ALONE, say, beside=beside)
+    start = restored(codec, opened, ALONE, say, beside=beside)  # if refused, codec.yaml stays
+    texts = runs.write(where, run, facts, KIND)
     save = saver(where, run, texts, codec, ALONE, beside=beside)
     _introduce(ready, start)
     tracker = boards.opened(

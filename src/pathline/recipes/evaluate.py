@@ -255,7 +255,7 @@ def _of_folder(
     refuse_few(count if n is None else n, "drawn")
     if n is not None and n > count:
         raise ValueError(f"{what} has {count} pictures; --n {n} asks for more.")
-    rows = some(count, n or count, task.seed) if n else torch.arange(count)
+    rows = some(count, n or count, task.seed)  # in no order: scores that take parts are of any
     items = _labels(pictures, opened, rows)
     found = [
         score(judged, pictures.pixels[rows], items, task.seed)

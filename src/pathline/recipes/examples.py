@@ -1,6 +1,7 @@
 """What a run has of its data, wherever it comes from: examples by row, and which of them train."""
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,20 @@ class Found(NamedTuple):
     run: Run
     facts: Facts
     data: Callable[[Parts], Data]
+
+
+def named(keys: Sequence[str]) -> str:
+    """What facts say of the pictures: row numbers are theirs, so none may come or go unnoticed."""
+    names = "\n".join(keys).encode("utf-8", "surrogatepass")
+    return f"{len(keys)}, {sha256(names).hexdigest()[:12]}"
+
+
+def changed(was: Facts, now: Facts) -> str:
+    """The first fact that is another now, in words; "" for none."""
+    for name, old, new in zip(was._fields, was, now, strict=True):
+        if old != new and (old or name != "pictures"):
+            return f"{name} was {old}, is {new}"
+    return ""
 
 
 def split(run: Run, count: int) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,7 @@ def publish(folder: Path, saved: Path, run: Any) -> None:
         recent=run.train.keep_recent,
         every=run.train.keep_every,
         keep=[Path(named).name for named in best],
+        upto=int(saved.name[5:]),
     )
 
 

@@ -264,7 +264,7 @@ def diversities(judged: Judge, sets: dict[Item, Tensor]) -> dict[str, float]:
 def _rows_of(judged: Judge, item: Item) -> Tensor:
     """Up to TIMES reference pictures of a class, or of any for None; none for a caption."""
     if item is None:
-        return torch.arange(len(judged.real))[:TIMES]
+        return some(len(judged.real), min(TIMES, len(judged.real)), 0)
     if isinstance(item, str) or judged.labels is None:
         return torch.arange(0)
     return (judged.labels == item).nonzero().flatten()[:TIMES]

@@ -16,7 +16,7 @@ from pathline.data.pictures import Pictures, load
 from pathline.data.source import Source
 from pathline.data.sources import detect
 from pathline.recipes import folder as runs
-from pathline.recipes.examples import Data
+from pathline.recipes.examples import Data, changed
 from pathline.recipes.measured import Reference, training_pictures
 from pathline.recipes.prepare import found
 
@@ -85,10 +85,9 @@ def data_again(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run
     run, facts, data = found(unseen, opened.folder / runs.UNREADABLE, console)
     run = replace(run, vision=opened.run.vision)
     facts = facts._replace(vision=opened.facts.vision, vision_width=opened.facts.vision_width)
-    for name, was, now in zip(facts._fields, opened.facts, facts, strict=True):
-        if was != now:
-            raise ValueError(
-                f"The data of {opened.folder} is not what it was trained on: {name} was {was}, is "
-                f"{now}. Put it back as it was; prompts and labels are taken from it."
-            )
+    if found_another := changed(opened.facts, facts):
+        raise ValueError(
+            f"The data of {opened.folder} is not what it was trained on: {found_another}. Put it "
+            "back as it was; prompts, labels and what was held out are taken from it."
+        )
     return run, data(parts)

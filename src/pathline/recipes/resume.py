@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pathline.recipes import folder as runs
+from pathline.recipes.examples import changed
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
 from pathline.training.players import Player, restore
@@ -69,12 +70,21 @@ def restored(
 
 def same_facts(opened: runs.Opened, facts: Facts) -> None:
     """Raises ValueError if the data is not what the run began with."""
-    for name, was, now in zip(facts._fields, opened.facts, facts, strict=True):
-        if was != now:
-            raise ValueError(
-                f"The data is not what this run was trained on: {name} was {was}, is {now}. "
-                "Start a new run with --out."
-            )
+    if another := changed(opened.facts, facts):
+        raise ValueError(
+            f"The data is not what this run was trained on: {another}. Put it back, or start a new "
+            f"run, which may begin with these weights: init={opened.folder}."
+        )
+
+
+def same_optimizer(opened: runs.Opened, run: Any) -> None:
+    """Raises ValueError for another optimizer, which can't read the state that was kept."""
+    was, now = opened.run.optimizer.name, run.optimizer.name
+    if opened.saved and was != now:
+        raise ValueError(
+            f"The run was trained with optimizer={was} and can't go on with {now}: start a new "
+            f"one, which may begin with these weights: init={opened.folder} optimizer={now}."
+        )
 
 
 def state_of_run(progress: Progress, world: World, players: dict[str, Any]) -> dict[str, Any]:

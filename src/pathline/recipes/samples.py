@@ -61,7 +61,7 @@ def sampling(
     if not run.train.sample_every:
         return None
     items, ask = _asked(run, parts, data, run.sample.count)
-    wanted = f"ema-{run.sample.ema or run.train.ema[0]}"
+    wanted = f"ema-{run.train.ema[0] if run.sample.ema is None else run.sample.ema}"
     ema = next(ema for ema in player.emas if ema.name == wanted)
     draws = sampler(run.sample, parts.path)
     refuse_misfit(parts, draws)
@@ -88,11 +88,16 @@ def _refuse_undrawable(parts: Parts, device: torch.device) -> None:
 
 
 def sampling_hook(
-    ready: Sampling | None, folder: Path, tracker: Tracker, world: World
+    ready: Sampling | None,
+    folder: Path,
+    tracker: Tracker,
+    world: World,
+    say: Callable[[str], None],
 ) -> Iterator[Hook]:
     """Draw `fixed-….png` (seeds 0 …) and `fresh-….png` every so often, from the sampling EMA.
 
-    Every process draws, for the network may lie split among them; the first one writes.
+    Every process draws, for the network may lie split among them; the first one writes. What can't
+    be written is told, and the training goes on.
     """
     if ready is None:
         return
@@ -104,10 +109,14 @@ def sampling_hook(
             with ready.ema.lent_to(ready.player.network):
                 pixels = ready.draw([seed + index for index in range(len(items))])
             if world.rank == 0:
-                folder.mkdir(exist_ok=True)
                 file = folder / f"{name}-{progress.update:08d}.png"
-                sheet(pixels, [title(ready.parts, item) for item in items]).save(file)
-                tracker.picture(progress.update, f"samples/{name}", file)
+                try:
+                    folder.mkdir(exist_ok=True)
+                    sheet(pixels, [title(ready.parts, item) for item in items]).save(file)
+                except OSError as error:
+                    say(f"the pictures of update {progress.update} were not written: {error}")
+                else:
+                    tracker.picture(progress.update, f"samples/{name}", file)
         ready.player.network.train()
 
     yield every(train.sample_every, look, last=train.updates)

@@ -1,5 +1,6 @@
 """Checkpoints of a run: written by rank 0, or by every rank its shards, in the background."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -16,12 +17,13 @@ from pathline.recipes.resume import state_of_run
 from pathline.training import checkpoint, shards
 from pathline.training.loop import Progress
 from pathline.training.players import Player, state_of, tensors_of
-from pathline.training.strategy import World, told
+from pathline.training.strategy import World, gathered, told
 
 
 class Saver(NamedTuple):
     """save: raises OSError if it can't; under fsdp2 it returns before the last byte is written and
-    tells of a failure at the next call. settle: waits until what was begun is there or failed."""
+    tells of a failure at the next call, which begins its own all the same. settle: waits until
+    what was begun is there or failed."""
 
     save: Callable[[Progress], None]
     settle: Callable[[], None]
@@ -74,20 +76,39 @@ def saver(
 
 def _sharded(root: Path, contents: Contents, publish: Callable[[int], None], world: World) -> Saver:
     """Every rank writes its own; one save at a time."""
-    begun: list[Future] = []
+    begun: list[tuple[int, Path, Future]] = []
+
+    def ended() -> str:
+        """What was begun is there, or why not; the same on every rank."""
+        return "; ".join(filter(None, (_ended(*begun.pop(), world) for _ in tuple(begun))))
 
     def settle() -> None:
-        while begun:
-            begun.pop().result()
+        if fault := ended():
+            raise OSError(fault)
 
     def save(progress: Progress) -> None:
-        settle()
+        fault = ended()
         tensors, state = contents.tensors, contents.state(progress)
         work = _begun(root, progress.update, tensors, world)
         done = partial(_seal, root, progress.update, work, state, contents.texts, publish)
-        begun.append(shards.save(work, tensors(), world.aside, done))
+        begun.append((progress.update, work, shards.save(work, tensors(), world.aside, done)))
+        if fault:  # of the one before; this one is on its way
+            raise OSError(fault)
 
     return Saver(save, settle)
+
+
+def _ended(update: int, work: Path, future: Future, world: World) -> str:
+    """Waits; where any rank failed, why, and what it wrote is taken away."""
+    try:
+        future.result()
+        fault = ""
+    except (OSError, SafetensorError) as error:
+        fault = str(error) or type(error).__name__
+    faults = [each for each in gathered(fault) if each]
+    if faults and world.rank == 0:
+        shutil.rmtree(work, ignore_errors=True)
+    return f"that of update {update}: {faults[0]}" if faults else ""
 
 
 def _begun(root: Path, update: int, tensors: Callable[[], checkpoint.Groups], world: World) -> Path:
@@ -128,4 +149,7 @@ def attempt(saver: Saver, progress: Progress, console: Console, *, settled: bool
         if settled:
             saver.settle()
     except (OSError, SafetensorError) as error:
-        console.print(f"[red]update {progress.update} was not saved:[/red] {error}", soft_wrap=True)
+        console.print(
+            f"[red]update {progress.update}: a checkpoint was not saved:[/red] {error}",
+            soft_wrap=True,
+        )

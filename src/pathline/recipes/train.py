@@ -23,7 +23,7 @@ from pathline.recipes.from_cache import adopted
 from pathline.recipes.launch import launch
 from pathline.recipes.prepare import batch_of, feeder, first_rows, found
 from pathline.recipes.refused import refuse_settings
-from pathline.recipes.resume import restored, resumed, same_facts
+from pathline.recipes.resume import restored, resumed, same_facts, same_optimizer
 from pathline.recipes.saving import Saver, saver
 from pathline.recipes.stopping import signals
 from pathline.training import boards, optim
@@ -134,6 +134,7 @@ def _run(
     run, facts, data_for = found(run, where / runs.UNREADABLE if first else None, console)
     if opened:
         same_facts(opened, facts)
+        same_optimizer(opened, run)
     parts = assemble(run, facts)
     saved = opened.saved if opened else None
     beginning.begin(run, parts, saved, say)
@@ -149,18 +150,19 @@ def _run(
     with precision.autocast():
         _rehearse(parts, batch_of(data, first_rows(data, 2), device, seen=True))
     hooks_from = hooks_of(ready)
+    start = restored(player, opened, world, say)  # what it refuses must leave run.yaml alone
     texts = runs.write(where, run, facts) if first else {}
-    start = restored(player, opened, world, say)
     _introduce(ready, precision, start)
     save = saver(where, run, texts, player, world, more=pushed.kept(parts.push))
-    with (
-        screen(console, run.train.updates, start.update) as (tick, show),
-        _tracker(ready, start) as tracker,
-    ):
-        feed, probe = probes(player, feed, tracker.numbers, run.train.probe_every, more=by_time)
-        hooks = [tick, probe, *hooks_from(start, tracker, save, show)]
-        outcome = _looped(ready, feed, start, hooks)
-    _finish(save, outcome, where, say)
+    with signals() as stopped:  # until the last checkpoint is there
+        with (
+            screen(console, run.train.updates, start.update) as (tick, show),
+            _tracker(ready, start) as tracker,
+        ):
+            feed, probe = probes(player, feed, tracker.numbers, run.train.probe_every, more=by_time)
+            hooks = [tick, probe, *hooks_from(start, tracker, save, show)]
+            outcome = _looped(ready, feed, start, hooks, stopped)
+        _finish(save, outcome, where, say)
     return Trained(where, parts, data, player, outcome)
 
 
@@ -231,6 +233,7 @@ def _looped(
     feed: Callable[[Progress], Sequence[Lane]],
     start: Progress,
     hooks: Sequence[Hook],
+    stopped: Callable[[], bool],
 ) -> Outcome:
     run, world, player = ready.run, ready.world, ready.player
     whose = f"process {world.rank}: " if world.size > 1 else ""
@@ -243,17 +246,16 @@ def _looped(
             f"{whose}update {progress.update} not taken: {fault}; its pictures: {names} …"
         )
 
-    with signals() as stopped:
-        return loop(
-            [player],
-            feed,
-            start,
-            updates=run.train.updates,
-            batch=run.train.batch,
-            hooks=hooks,
-            stopped=lambda: agreed(stopped()),
-            complain=complain,
-        )
+    return loop(
+        [player],
+        feed,
+        start,
+        updates=run.train.updates,
+        batch=run.train.batch,
+        hooks=hooks,
+        stopped=lambda: agreed(stopped()),
+        complain=complain,
+    )
 
 
 def _introduce(ready: Ready, precision: Precision, start: Progress) -> None:

@@ -127,13 +127,18 @@ def newest(root: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def prune(root: Path, *, recent: int, every: int, keep: Collection[str] = ()) -> list[Path]:
+def prune(
+    root: Path, *, recent: int, every: int, keep: Collection[str] = (), upto: int | None = None
+) -> list[Path]:
     """Delete all but the `recent` newest, the multiples of `every` and those named in `keep`.
 
-    Returns what was deleted.
+    Returns what was deleted. upto: those of later updates, which a run that went back left behind
+    as damaged, are neither counted nor touched.
     A folder without a manifest is not counted as one of the recent, so the last good one stays.
     """
     whole = [folder for folder in sorted(root.glob("step-*")) if (folder / MANIFEST).is_file()]
+    if upto is not None:
+        whole = [folder for folder in whole if folder.name <= name(upto)]
     old = [f for f in whole[: -max(recent, 1)] if not (every and int(f.name[5:]) % every == 0)]
     old = [folder for folder in old if folder.name not in keep]
     for folder in old:
