@@ -31,6 +31,7 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
         say(f"{procs} processes: train.strategy=ddp")
         words.append("train.strategy=ddp")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # for the last checkpoint
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid4()}"]
     asked = [*meet, f"--nproc-per-node={procs}", "-m", "pathline", *words]
