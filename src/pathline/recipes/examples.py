@@ -41,7 +41,7 @@ class Found(NamedTuple):
     data: Callable[[Parts], Data]
 
 
-def named(keys: Sequence[str]) -> str:
+def fingerprint(keys: Sequence[str]) -> str:
     """What facts say of the pictures: row numbers are theirs, so none may come or go unnoticed."""
     names = "\n".join(keys).encode("utf-8", "surrogatepass")
     return f"{len(keys)}, {sha256(names).hexdigest()[:12]}"

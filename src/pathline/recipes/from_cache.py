@@ -17,7 +17,7 @@ from pathline.config.read import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache import Cached, read
 from pathline.data.captions import choose
-from pathline.recipes.examples import Data, Found, named, split
+from pathline.recipes.examples import Data, Found, fingerprint, split
 from pathline.text.learned import vocabulary
 from pathline.types import Cond, Facts, Made, rows_of
 
@@ -83,7 +83,7 @@ def from_cache(run: Run) -> Found:
         vocabulary(captions) if run.text.name == "words" else (),
         sizes=tuple(cache.sizes) if len(cache.sizes) > 1 else (),
         made=_made(cache),
-        pictures=named(cache.keys),
+        pictures=fingerprint(cache.keys),
         **_features(run, made, cache),
     )
     return Found(run, facts, partial(_data, run, cache))

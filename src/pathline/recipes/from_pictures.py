@@ -19,7 +19,7 @@ from pathline.data.pictures import Pictures, load
 from pathline.data.source import Source
 from pathline.data.sources import detect
 from pathline.data.tags import arrange, variant
-from pathline.recipes.examples import Data, Found, named, split
+from pathline.recipes.examples import Data, Found, fingerprint, split
 from pathline.text.learned import vocabulary
 from pathline.types import Cond, Facts, Vision, rows_of
 
@@ -118,7 +118,7 @@ def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
         run = replace(run, text=Pick(name, run.text.options if name == "words" else {}))
     words = vocabulary(pictures.captions or ()) if run.text.name == "words" else ()
     facts = Facts(channels, height, width, tuple(pictures.names), words)
-    return run, facts._replace(pictures=named(pictures.keys))
+    return run, facts._replace(pictures=fingerprint(pictures.keys))
 
 
 def _data(
