@@ -27,7 +27,7 @@ from pathline.recipes.codec_looks import Eye, looks, measured, statistics
 from pathline.recipes.codec_players import codebook_hook, listening, players_of
 from pathline.recipes.examples import split
 from pathline.recipes.from_pictures import pictures_of
-from pathline.recipes.resume import restored, resumed, same_facts
+from pathline.recipes.resume import restored, resumed, same_facts, same_optimizer
 from pathline.recipes.saving import Saver, attempt, saver
 from pathline.recipes.stopping import signals
 from pathline.recipes.train import EXIT
@@ -129,6 +129,7 @@ def _train(
     facts = Facts(channels, height, width)
     if opened:
         same_facts(opened, facts)
+        same_optimizer(opened, run)
     ready = _ready(run, pictures, where, device, console)
     _rehearse(ready)
     codec, *beside = ready.players
