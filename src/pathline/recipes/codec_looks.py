@@ -13,6 +13,7 @@ from pathline.codecs.pixel import decode, encode
 from pathline.codecs.trained import moments
 from pathline.config.codec_run import CodecRun
 from pathline.picture import sheet
+from pathline.recipes.samples import shown
 from pathline.training.ema import Ema
 from pathline.training.hooks import Show, every
 from pathline.training.loop import Hook, Progress, Reports
@@ -67,7 +68,9 @@ def grid(eye: Eye) -> Any:
     return sheet(torch.cat([part for pair in whole for part in pair]), columns=columns)
 
 
-def looks(eye: Eye, folder: Path, tracker: Tracker, show: Show) -> Iterator[Hook]:
+def looks(
+    eye: Eye, folder: Path, tracker: Tracker, show: Show, say: Callable[[str], None]
+) -> Iterator[Hook]:
     """Hooks that measure and that write `rebuilt-….png`, as often as the run wants it."""
     train = eye.run.train
 
@@ -77,10 +80,7 @@ def looks(eye: Eye, folder: Path, tracker: Tracker, show: Show) -> Iterator[Hook
         show(progress, values)
 
     def look(progress: Progress, _: Reports) -> None:
-        folder.mkdir(exist_ok=True)
-        file = folder / f"rebuilt-{progress.update:08d}.png"
-        grid(eye).save(file)
-        tracker.picture(progress.update, "samples/rebuilt", file)
+        shown(grid(eye), folder, "rebuilt", progress.update, tracker, say)
 
     yield every(train.validate_every, measure, last=train.updates)
     yield every(train.sample_every, look, last=train.updates)

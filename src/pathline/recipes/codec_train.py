@@ -140,12 +140,14 @@ def _train(
     tracker = boards.opened(
         run.train.trackers, where, where.name, to_tree(run), say, resumed_at=start.update
     )
-    try:
-        with screen(console, run.train.updates, start.update) as (tick, show):
-            outcome = _looped(ready, start, [tick, *_hooks(ready, tracker, save, show)])
-    finally:
-        tracker.close()
-    _finish(ready, save, outcome)
+    with signals() as stopped:  # until the last checkpoint is there
+        try:
+            with screen(console, run.train.updates, start.update) as (tick, show):
+                hooks = [tick, *_hooks(ready, tracker, save, show)]
+                outcome = _looped(ready, start, hooks, stopped)
+        finally:
+            tracker.close()
+        _finish(ready, save, outcome)
     return outcome
 
 
@@ -194,11 +196,13 @@ def _hooks(ready: Ready, tracker: Tracker, save: Saver, show: Show) -> list[Hook
         codebook_hook(ready.run, ready.eye.network, ready.device),
         logger(ready.players, tracker.numbers, show, train.log_every, last=train.updates),
         every(train.save_every, lambda p, _: attempt(save, p, ready.console)),
-        *looks(ready.eye, ready.where / "samples", tracker, show),
+        *looks(ready.eye, ready.where / "samples", tracker, show, ready.say),
     ]
 
 
-def _looped(ready: Ready, start: Progress, hooks: Sequence[Hook]) -> Outcome:
+def _looped(
+    ready: Ready, start: Progress, hooks: Sequence[Hook], stopped: Callable[[], bool]
+) -> Outcome:
     """First the autoencoder alone; from critic.begin on it and its critic."""
     run = ready.run
     feed = feeder(run, ready.eye.pixels, ready.eye.train, ready.device)
@@ -209,13 +213,12 @@ def _looped(ready: Ready, start: Progress, hooks: Sequence[Hook]) -> Outcome:
         names = ", ".join(ready.pictures.keys[row] for row in rows[:8])
         ready.say(f"update {progress.update} not taken: {fault}; its pictures: {names} …")
 
-    with signals() as stopped:
-        ways = {"batch": run.train.batch, "hooks": hooks, "stopped": stopped, "complain": complain}
-        outcome = loop(ready.players[:1], feed, start, updates=begin, **ways)
-        if outcome.reason != "done" or begin == run.train.updates:
-            return outcome
-        listening(run, ready.players, ready.device)
-        return loop(ready.players, feed, outcome.progress, updates=run.train.updates, **ways)
+    ways = {"batch": run.train.batch, "hooks": hooks, "stopped": stopped, "complain": complain}
+    outcome = loop(ready.players[:1], feed, start, updates=begin, **ways)
+    if outcome.reason != "done" or begin == run.train.updates:
+        return outcome
+    listening(run, ready.players, ready.device)
+    return loop(ready.players, feed, outcome.progress, updates=run.train.updates, **ways)
 
 
 def _introduce(ready: Ready, start: Progress) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from pathline.assemble import UNFROZEN, Parts, sampler
@@ -87,6 +88,25 @@ def _refuse_undrawable(parts: Parts, device: torch.device) -> None:
         ) from None
 
 
+def shown(
+    page: Image,
+    folder: Path,
+    name: str,
+    update: int,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """Write `NAME-….png` and hand it to the tracker; what can't be written is told."""
+    file = folder / f"{name}-{update:08d}.png"
+    try:
+        folder.mkdir(exist_ok=True)
+        page.save(file)
+    except OSError as error:
+        say(f"the pictures of update {update} were not written: {error}")
+    else:
+        tracker.picture(update, f"samples/{name}", file)
+
+
 def sampling_hook(
     ready: Sampling | None,
     folder: Path,
@@ -96,8 +116,7 @@ def sampling_hook(
 ) -> Iterator[Hook]:
     """Draw `fixed-….png` (seeds 0 …) and `fresh-….png` every so often, from the sampling EMA.
 
-    Every process draws, for the network may lie split among them; the first one writes. What can't
-    be written is told, and the training goes on.
+    Every process draws, for the network may lie split among them; the first one writes.
     """
     if ready is None:
         return
@@ -109,14 +128,8 @@ def sampling_hook(
             with ready.ema.lent_to(ready.player.network):
                 pixels = ready.draw([seed + index for index in range(len(items))])
             if world.rank == 0:
-                file = folder / f"{name}-{progress.update:08d}.png"
-                try:
-                    folder.mkdir(exist_ok=True)
-                    sheet(pixels, [title(ready.parts, item) for item in items]).save(file)
-                except OSError as error:
-                    say(f"the pictures of update {progress.update} were not written: {error}")
-                else:
-                    tracker.picture(progress.update, f"samples/{name}", file)
+                page = sheet(pixels, [title(ready.parts, item) for item in items])
+                shown(page, folder, name, progress.update, tracker, say)
         ready.player.network.train()
 
     yield every(train.sample_every, look, last=train.updates)
