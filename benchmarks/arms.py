@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from encoder import taught
 
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
 
 QUIET = (

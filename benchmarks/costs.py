@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.assemble import assemble, put_on
 from pathline.config.run import Run
-from pathline.recipes.prepare import feeder, found
 from pathline.recipes.train import player_of
+from pathline.runs.feed import feeder, found
+from pathline.training.device import pick_device, pick_precision
 from pathline.training.loop import Progress
-from pathline.training.parallel import pick_device, pick_precision
 from pathline.training.players import update
 
 WARM = 2  # updates before the clock runs: they pay for what is made once

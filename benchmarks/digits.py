@@ -21,13 +21,13 @@ from sklearn.svm import SVC
 
 from pathline.assemble import problems_of, sampler
 from pathline.config.pick import pick
-from pathline.config.read import read
-from pathline.data import loader
-from pathline.data.sources import digits
+from pathline.config.resolve import read
+from pathline.data import order as loader
+from pathline.data.sources.rows import digits
 from pathline.generate import generate
 from pathline.metrics.frechet import frechet, statistics
-from pathline.recipes.examples import HOLDOUT_SEED
 from pathline.recipes.train import run_training
+from pathline.runs.dataset import HOLDOUT_SEED
 
 DRAWN = 1000
 GAMMA: Any = 0.064  # of the judge; pyright takes the default's type, a word, for the only one

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
 from pathline.assemble import assemble
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.recipes.examples import Data
-from pathline.recipes.prepare import found
+from pathline.runs.dataset import Data
+from pathline.runs.feed import found
 from pathline.vision.encoder import PROCESSOR
 
 UPDATES, BATCH, RATE = 600, 128, 1e-3

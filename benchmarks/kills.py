@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from pathline.training import checkpoint, shards
+from pathline.training import checkpoint
+from pathline.training import sharded_checkpoint as shards
 
 SETTINGS = [
     *("digits", "train.sample_every=0", "train.validate_every=0", "train.log_every=1"),

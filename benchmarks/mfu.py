@@ -28,9 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pathline.assemble import Parts, assemble
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
-from pathline.recipes.clocks import finish, peak_rate, timed
+from pathline.evaluation.timing import finish, peak_rate, timed
+from pathline.training.device import Precision, lane_rng, product_rate
 from pathline.training.ema import exponential
-from pathline.training.parallel import Precision, lane_rng, product_rate
 from pathline.training.players import Player, update
 from pathline.types import Batch, Cond, Facts
 

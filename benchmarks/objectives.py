@@ -29,9 +29,9 @@ from rich.console import Console
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
+from pathline.evaluation.score import Judge, asked_of, drawer, judge, training_pictures
 from pathline.metrics.frechet import frechet
 from pathline.metrics.frechet import statistics as moments
-from pathline.recipes.measured import Judge, asked_of, drawer, judge, training_pictures
 from pathline.recipes.train import Trained, run_training
 
 ROWS, FACTS, COSTS, FIGURE = "rows.jsonl", "facts.json", "costs.json", "objectives.png"

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from pathline.assemble import put_on, sampler
 from pathline.cli import main as pathline
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.generate import Ask, generate
-from pathline.recipes.from_cache import adopted
 from pathline.recipes.train import run_training
+from pathline.runs.from_cache import adopted
 
 NET = ("backbone=stream_dit", "backbone.size=nano/2", "text=none", "codec=taef2", "data.size=128")
 TRAIN = (

@@ -29,23 +29,18 @@ from torch import Tensor
 
 from pathline.assemble import Parts, assemble, optimizer, problems_of, rate, sampler
 from pathline.config.pick import Pick, pick
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.evaluation.hooks import VALIDATION_TIMES
 from pathline.generate import generate
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
-from pathline.recipes.beside import VALIDATION_TIMES
-from pathline.recipes.prepare import (
-    Data,
-    feeder,
-    found,
-    held_out,
-)
-from pathline.recipes.samples import items_of
+from pathline.runs.feed import Data, feeder, found, held_out
+from pathline.runs.sample_hook import items_of
+from pathline.training.device import pick_device, pick_precision
 from pathline.training.ema import Ema, exponential, lent
 from pathline.training.loop import Progress
 from pathline.training.loop import train as loop
-from pathline.training.parallel import pick_device, pick_precision
 from pathline.training.players import Player
 from pathline.training.power_ema import power_function, rebuild, snapshots, store
 

@@ -21,13 +21,13 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import problems_of
-from pathline.config.read import read
-from pathline.data.cache import read as read_cache
-from pathline.data.latents import picture_of
-from pathline.data.loader import bucketed
-from pathline.data.planning import lay
+from pathline.config.resolve import read
+from pathline.data.cache.latents import picture_of
+from pathline.data.cache.plan import lay
+from pathline.data.cache.reader import read as read_cache
+from pathline.data.order import bucketed
 from pathline.recipes.preprocess import Tools, _encode, _made, tools_of
-from pathline.training.parallel import pick_device
+from pathline.training.device import pick_device
 
 FEEDS = 200
 

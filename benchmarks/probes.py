@@ -21,13 +21,13 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, assemble
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.recipes.examples import Data
-from pathline.recipes.prepare import feeder, found
 from pathline.recipes.train import player_of
+from pathline.runs.dataset import Data
+from pathline.runs.feed import feeder, found
+from pathline.training.device import pick_precision
 from pathline.training.loop import Progress
-from pathline.training.parallel import pick_precision
 from pathline.training.players import update
 from pathline.training.probes import probes, timed
 

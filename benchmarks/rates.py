@@ -23,16 +23,16 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, assemble, problems_of, sampler
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.generate import states
-from pathline.recipes.examples import Data
-from pathline.recipes.from_cache import adopted
-from pathline.recipes.prepare import feeder, found
-from pathline.recipes.samples import items_of
 from pathline.recipes.train import player_of
+from pathline.runs.dataset import Data
+from pathline.runs.feed import feeder, found
+from pathline.runs.from_cache import adopted
+from pathline.runs.sample_hook import items_of
+from pathline.training.device import Precision
 from pathline.training.loop import Progress
-from pathline.training.parallel import Precision
 from pathline.training.players import Lane, update
 
 CPU = torch.device("cpu")

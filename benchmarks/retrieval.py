@@ -22,15 +22,15 @@ from torch import Tensor
 from pathline.assemble import TABLES, Parts, sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
+from pathline.evaluation.score import some
 from pathline.generate import Ask, generate
+from pathline.images import sheet
 from pathline.metrics.features import Feature
-from pathline.picture import sheet
-from pathline.recipes import folder as runs
-from pathline.recipes.examples import Data
-from pathline.recipes.from_pictures import pictures_of, source_of
-from pathline.recipes.measured import some
-from pathline.recipes.prepare import found
-from pathline.training.parallel import pick_device
+from pathline.runs import folder as runs
+from pathline.runs.dataset import Data
+from pathline.runs.feed import found
+from pathline.runs.from_pictures import pictures_of, source_of
+from pathline.training.device import pick_device
 from pathline.types import rows_of
 
 Scores = dict[str, dict[str, float]]

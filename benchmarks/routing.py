@@ -17,13 +17,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.backbones.dit import DiT, dit
-from pathline.backbones.routes import drawer
+from pathline.backbones.token_routing import drawer
 from pathline.flow.couplings import independent
 from pathline.flow.paths import STRAIGHT, draw_point
 from pathline.flow.times import uniform_draw
 from pathline.objectives.flow import flow
-from pathline.objectives.routing import routed
 from pathline.objectives.terms import TERMS, compose
+from pathline.objectives.with_route import routed
 from pathline.types import Batch, Cond, Frame, Point
 
 DIGITS = {"width": 128, "heads": 4, "patch": 1, "norm": "rms", "mlp": "swiglu", "qk_norm": True}

@@ -14,10 +14,10 @@ from rich.console import Console
 from sklearn.svm import SVC
 
 from pathline.assemble import problems_of, sampler
-from pathline.config.read import read
-from pathline.data.sources import digits
+from pathline.config.resolve import read
+from pathline.data.sources.rows import digits
 from pathline.generate import generate
-from pathline.picture import sheet
+from pathline.images import sheet
 from pathline.recipes.train import run_training
 
 EACH = 10  # drawn of each class

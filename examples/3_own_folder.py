@@ -14,9 +14,9 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from pathline.recipes.folder import fresh
 from pathline.recipes.generate import generate
 from pathline.recipes.train import train
+from pathline.runs.folder import fresh
 
 COLOURS = ("red", "green", "blue", "white")
 NEVER = "a green ring on blue"

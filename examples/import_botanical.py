@@ -31,16 +31,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pathline.config.files import write as yaml_of
 from pathline.config.layers import to_tree
-from pathline.config.read import read
-from pathline.data import shards, states
-from pathline.data.cache import LATENTS_FOLDER, NULL, TEXT_FOLDER
-from pathline.data.commit import named, publish, statistics
-from pathline.data.latents import LATENTS, SUMS, size_of, store
-from pathline.data.planning import Spec
-from pathline.recipes.folder import SETTINGS
+from pathline.config.resolve import read
+from pathline.config.yaml_io import write as yaml_of
+from pathline.data.cache import shards, states
+from pathline.data.cache.index import named, publish, statistics
+from pathline.data.cache.latents import LATENTS, SUMS, size_of, store
+from pathline.data.cache.plan import Spec
+from pathline.data.cache.reader import LATENTS_FOLDER, NULL, TEXT_FOLDER
 from pathline.recipes.preprocess import tools_of
+from pathline.runs.folder import SETTINGS
 
 SCALE = 0.13025  # by which stored latents were multiplied
 CODEC, TEXT = "kl:EQ-SDXL-VAE@imported", "t5gemma2:t5gemma-2-1b-1b@imported"

@@ -9,7 +9,7 @@ from pathline.assemble import assemble, sampler
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
 from pathline.generate import NOTHING, Ask, encode, generate, states
-from pathline.recipes.asked import untrained
+from pathline.runs.prompts import untrained
 from pathline.types import Facts, rows_of
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"))

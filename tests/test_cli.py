@@ -35,7 +35,7 @@ def test_a_typo_imports_nothing_heavy():
 
 
 def test_settings_import_no_torch():
-    done = python("import sys, pathline.config.read; print('torch' in sys.modules)")
+    done = python("import sys, pathline.config.resolve; print('torch' in sys.modules)")
     assert done.stdout == "False\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pathline import cli
 from pathline.assemble import TABLES, problems_of
-from pathline.config.read import read
+from pathline.config.resolve import read
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text("utf-8")

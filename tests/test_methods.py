@@ -7,7 +7,7 @@ import torch
 
 from pathline.assemble import assemble, sampler
 from pathline.config.pick import Pick, pick
-from pathline.config.presets import DIGITS, QUICKSTART
+from pathline.config.presets.pixels import DIGITS, QUICKSTART
 from pathline.config.run import Sample
 from pathline.flow.paths import STRAIGHT
 from pathline.flow.solvers import last

@@ -7,9 +7,9 @@ from PIL import Image
 from rich.console import Console
 
 from pathline.assemble import problems_of
-from pathline.config.latent_presets import LATENT, VARIANTS
-from pathline.config.presets import PRESETS
-from pathline.config.read import read
+from pathline.config.presets.latents import LATENT, VARIANTS
+from pathline.config.presets.pixels import PRESETS
+from pathline.config.resolve import read
 from pathline.recipes.generate import generate
 from pathline.recipes.train import run_training
 

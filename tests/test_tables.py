@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pathline.assemble import TABLES, sampler
-from pathline.codecs import denormalise, normalise
+from pathline.codecs.normalise import denormalise, normalise
 from pathline.config.pick import Pick, bind, options_of
 from pathline.config.run import PLACES, Sample
 from pathline.flow.guidance import Push

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pathline import refusals
-from pathline.backbones import BACKBONES
-from pathline.backbones.aligned import aligned
+from pathline import compatibility as refusals
 from pathline.backbones.ddt import SHARING
-from pathline.backbones.dtm import headed
-from pathline.codecs import CODECS
-from pathline.codecs.stored import stored as stored_codec
+from pathline.backbones.projector import aligned
+from pathline.backbones.table import BACKBONES
+from pathline.backbones.transition_head import headed
+from pathline.codecs.cached import stored as stored_codec
+from pathline.codecs.table import CODECS
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, bind, problems, settled
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
-from pathline.data import SOURCES
+from pathline.data.sources.rows import SOURCES
 from pathline.flow.adaptive import ADAPTIVE
 from pathline.flow.couplings import COUPLINGS, independent
 from pathline.flow.guidance import GUIDANCE, Push
@@ -25,16 +25,16 @@ from pathline.flow.paths import PATHS, Path, draw_point
 from pathline.flow.solvers import STEPS, counted, integrate, last
 from pathline.flow.times import DRAWS, GRIDS, Grid, begun_at
 from pathline.metrics.features import FEATURES
-from pathline.objectives import OBJECTIVES, TERMS
 from pathline.objectives.alignment import seeing
-from pathline.objectives.terms import compose
+from pathline.objectives.table import OBJECTIVES
+from pathline.objectives.terms import TERMS, compose
 from pathline.objectives.transition import step as transition
-from pathline.text import TEXTS
-from pathline.text.lazy import stored as stored_text
+from pathline.text.cached import stored as stored_text
 from pathline.text.learned import Worded
+from pathline.text.table import TEXTS
 from pathline.training.optim import OPTIMIZERS, SCHEDULES
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
-from pathline.vision import VISION
+from pathline.vision.table import VISION
 
 PATH_WORDS = {
     "straight": "x_t = t·x1 + (1 − t)·x0.",

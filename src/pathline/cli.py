@@ -26,26 +26,26 @@ COMMANDS = (
     ("quickstart", "quickstart:quickstart", "See it work: train on shapes and draw, in minutes."),
     ("train", "train:train", "Train a flow: a preset or your own folder of pictures."),
     ("generate", "generate:generate", "Draw pictures from a run."),
-    ("eval", "evaluate:evaluate", "Measure a run, or a folder of pictures, against real ones."),
-    ("logging", "dashboards:logging", "Look at runs in a browser: losses, gradients, grids."),
-    ("ema", "averages:ema", "Rebuild an average of the weights of any length."),
+    ("eval", "eval:evaluate", "Measure a run, or a folder of pictures, against real ones."),
+    ("logging", "logging:logging", "Look at runs in a browser: losses, gradients, grids."),
+    ("ema", "ema:ema", "Rebuild an average of the weights of any length."),
     ("export", "export:export", "Write a run's weights as one file."),
     ("caption", "caption:caption", "Write captions of your pictures with a vision-language model."),
     ("preprocess", "preprocess:preprocess", "Encode pictures and captions once, into a cache."),
-    ("data", "inspect:data", "Look at data: counts, sizes, captions, a contact sheet."),
+    ("data", "data:data", "Look at data: counts, sizes, captions, a contact sheet."),
     ("bench", "bench:bench", "Measure speed and memory of a preset on this machine."),
     ("doctor", "doctor:doctor", "Look at this machine and say what to mend."),
 )
 GROUPS = {
     "codec": (
         "Train a codec; measure one on your pictures.",
-        ("train", "codec_train:codec_train", "Train a small codec: a preset or your own pictures."),
-        ("check", "codec_check:codec_check", "PSNR, statistics and equivariance on your pictures."),
+        ("train", "codec.train:codec_train", "Train a small codec: a preset or your own pictures."),
+        ("check", "codec.check:codec_check", "PSNR, statistics and equivariance on your pictures."),
     ),
     "config": (
         "Show settings and their sources; list what there is.",
-        ("show", "show:show", "Print the resolved settings as YAML, and who set each value."),
-        ("list", "show:rows", "List the presets, or the rows and options of a table."),
+        ("show", "config:show", "Print the resolved settings as YAML, and who set each value."),
+        ("list", "config:rows", "List the presets, or the rows and options of a table."),
     ),
 }
 

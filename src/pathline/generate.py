@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 from pathline.assemble import Parts, Sampler
 from pathline.backbones.ddt import DDT, likeness, sharing
-from pathline.backbones.routes import around, joins
-from pathline.codecs import denormalise, normalise
-from pathline.flow.guidance import Push
-from pathline.flow.solvers import last
-from pathline.nn.attention import needed
-from pathline.refusals import (
+from pathline.backbones.token_routing import around, joins
+from pathline.codecs.normalise import denormalise, normalise
+from pathline.compatibility import (
     named,
     refuse_sharing,
     refuse_solver,
     refuse_undropped,
     refuse_unpushed,
 )
+from pathline.flow.guidance import Push
+from pathline.flow.solvers import last
+from pathline.nn.attention import needed
 from pathline.types import Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathline.backbones import BACKBONES
+from pathline.backbones.table import BACKBONES
 from pathline.types import Cond, Frame
 
 TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}

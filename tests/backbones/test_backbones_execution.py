@@ -109,7 +109,7 @@ def test_a_transformation_leaves_nothing_behind(name, build, perturb, inputs):
 COMPILED = """
 import torch
 from torch._dynamo.testing import CompileCounter
-from pathline.backbones import BACKBONES
+from pathline.backbones.table import BACKBONES
 from pathline.types import Cond, Frame
 
 for name in ("cross_dit", "stream_dit"):

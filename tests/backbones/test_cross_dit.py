@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pathline.backbones import BACKBONES
 from pathline.backbones.cross_dit import SHAPES, CrossShape, cross_dit
+from pathline.backbones.table import BACKBONES
 from pathline.types import Cond, Frame
 
 TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}

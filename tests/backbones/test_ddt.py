@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pathline.backbones import BACKBONES
 from pathline.backbones.ddt import DECODERS, SHAPES, ddt, every, likeness, program, sharing
+from pathline.backbones.table import BACKBONES
 from pathline.flow.guidance import cfg, interval
 from pathline.flow.paths import STRAIGHT
 from pathline.flow.solvers import STEPS, integrate, last

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.backbones import routes
+from pathline.backbones import token_routing as routes
 from pathline.backbones.dit import dit
-from pathline.backbones.routes import draw, drawer
-from pathline.nn.routing import Route
+from pathline.backbones.token_routing import draw, drawer
+from pathline.nn.token_select import Route
 from pathline.types import Frame
 
 KINDS = ("tread", "sprint")
@@ -253,7 +253,7 @@ def test_who_draws():
 COMPILED = """
 import torch
 from pathline.backbones.dit import dit
-from pathline.backbones.routes import draw
+from pathline.backbones.token_routing import draw
 from pathline.types import Cond, Frame
 
 ways = dict(depth=3, width=16, heads=2, patch=2, positions="both", route_before=1, route_after=1)

@@ -7,8 +7,8 @@ import jaxtyping
 import pytest
 import torch
 
-from pathline.backbones import BACKBONES
 from pathline.backbones.dit import SHAPES, DiTShape, dit
+from pathline.backbones.table import BACKBONES
 from pathline.types import Frame
 
 TINY = {"depth": 2, "width": 16, "heads": 2, "patch": 2}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pathline.backbones import BACKBONES
 from pathline.backbones.stream_dit import Block, stream_dit
 from pathline.backbones.stream_shape import SHAPES, StreamShape
+from pathline.backbones.table import BACKBONES
 from pathline.nn.positions import axes, rotary_picture, rotary_text
 from pathline.types import Cond, Frame
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pathline.codecs import CODECS, denormalise, normalise
+from pathline.codecs.normalise import denormalise, normalise
+from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
 FACTS = Facts(3, 4, 4)

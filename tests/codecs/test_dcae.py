@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from pathline.codecs import CODECS, normalise
+from pathline.codecs.normalise import normalise
+from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
 diffusers = pytest.importorskip("diffusers")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pathline.codecs import CODECS
 from pathline.codecs.detok import Decoder, DeTok, Encoder, shaped, turns
+from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
 FACTS = Facts(3, 32, 32)

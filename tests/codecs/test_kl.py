@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathline.codecs import CODECS, denormalise, normalise
+from pathline.codecs.normalise import denormalise, normalise
+from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
 diffusers = pytest.importorskip("diffusers")

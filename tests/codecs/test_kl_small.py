@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathline.codecs.convolutions import Autoencoder, Critic
+from pathline.codecs.autoencoder import Autoencoder, Critic
 from pathline.codecs.kl_small import Gaussian, kl_small
 
 TINY = {"width": 8, "depth": 1}

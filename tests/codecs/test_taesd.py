@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pathline.codecs import CODECS, denormalise, normalise
+from pathline.codecs.normalise import denormalise, normalise
+from pathline.codecs.table import CODECS
 from pathline.codecs.taesd import PARTS, Tiny
 from pathline.data.transforms import decode
 from pathline.types import Facts

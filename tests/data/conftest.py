@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from pathline.data.buckets import settle
-from pathline.data.folders import folder
-from pathline.data.planning import Manner, Spec
-from pathline.data.writing import build
+from pathline.data.cache.build import build
+from pathline.data.cache.plan import Manner, Spec
+from pathline.data.sources.folder import folder
 from pathline.types import Cond
 
 BUCKETS = settle(16, 4)

@@ -18,8 +18,8 @@ from pathline.data.captions import (
     journal,
     write,
 )
-from pathline.data.folders import folder
-from pathline.data.tables import parquet, tar
+from pathline.data.sources.folder import folder
+from pathline.data.sources.tables import parquet, tar
 
 MAKERS = [dict.fromkeys(MAKER, name) for name in ("one", "two")]
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import torch
 
-from pathline.data.folders import folder
-from pathline.data.source import Source
+from pathline.data.sources.folder import folder
+from pathline.data.sources.source import Source
 from pathline.data.stats import measure, summary, words
 from pathline.types import Example
 

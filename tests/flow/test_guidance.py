@@ -3,15 +3,7 @@
 import pytest
 import torch
 
-from pathline.flow.guidance import (
-    GUIDANCE,
-    Push,
-    autoguidance,
-    cfg,
-    contrastive,
-    interval,
-    none,
-)
+from pathline.flow.guidance import GUIDANCE, Push, autoguidance, cfg, contrastive, interval, none
 from pathline.flow.solvers import counted, heun, integrate, jump, last
 from pathline.flow.times import uniform_grid
 

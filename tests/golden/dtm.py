@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pathline.backbones.dit import dit
-from pathline.backbones.dtm import headed
+from pathline.backbones.transition_head import headed
 from pathline.types import Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pathline.backbones import BACKBONES
+from pathline.backbones.table import BACKBONES
 from pathline.types import Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")

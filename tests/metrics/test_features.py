@@ -7,9 +7,9 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from pathline.metrics.alignment import conditional_accuracy
+from pathline.metrics.clip_score import conditional_accuracy
 from pathline.metrics.features import FEATURES, classifier, pca
-from pathline.metrics.measure import measure
+from pathline.metrics.scores import measure
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from pathline.metrics import inception as room
-from pathline.metrics.extract import resized
+from pathline.metrics.feature import resized
 from pathline.metrics.inception import Inception, inception, read_weights
 
 CPU = torch.device("cpu")

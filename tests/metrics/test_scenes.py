@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pathline.data.shapes import caption, draw, prompts, scene
-from pathline.grammar import Scene, Thing, parse
+from pathline.data.sources.shapes import caption, draw, prompts, scene
 from pathline.metrics.scenes import adherence, atoms, order, read, swap
+from pathline.scene_grammar import Scene, Thing, parse
 
 
 @cache

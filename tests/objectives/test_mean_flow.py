@@ -14,17 +14,12 @@ from pathline.flow.guidance import cfg
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
 from pathline.flow.solvers import euler, integrate, jump, last, midpoint
 from pathline.flow.times import uniform_draw, uniform_grid
-from pathline.objectives import OBJECTIVES
 from pathline.objectives.flow import flow
-from pathline.objectives.lift import between, difference, exact
-from pathline.objectives.mean_flow import (
-    _differs,
-    alpha_flow,
-    improved_mean_flow,
-    mean_flow,
-)
+from pathline.objectives.mean_flow import _differs, alpha_flow, improved_mean_flow, mean_flow
+from pathline.objectives.mean_flow_target import between, difference, exact
+from pathline.objectives.table import OBJECTIVES
 from pathline.objectives.terms import TERMS, compose
-from pathline.training.strategy import joined, wrap
+from pathline.training.distributed import joined, wrap
 from pathline.types import Batch, Cond, Frame, Output
 
 MEAN, SPREAD = 0.7, 0.5

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pathline.backbones.dit import dit
-from pathline.backbones.dtm import headed
+from pathline.backbones.transition_head import headed
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import cfg, interval
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from pathline.assemble import TABLES, assemble
 from pathline.cli import main
-from pathline.config.read import read as settings
-from pathline.data.cache import read
-from pathline.recipes import folder as runs
-from pathline.recipes.from_cache import adopted
-from pathline.recipes.prepare import batch_of, feeder, first_rows, found
+from pathline.config.resolve import read as settings
+from pathline.data.cache.reader import read
+from pathline.runs import folder as runs
+from pathline.runs.feed import batch_of, feeder, first_rows, found
+from pathline.runs.from_cache import adopted
 from pathline.training.loop import Progress
 
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ from PIL import Image
 from rich.console import Console
 
 from pathline.assemble import assemble
-from pathline.config.read import read as settings
-from pathline.recipes.from_pictures import from_pictures
-from pathline.recipes.prepare import feeder
+from pathline.config.resolve import read as settings
 from pathline.recipes.preprocess import tools_of
+from pathline.runs.feed import feeder
+from pathline.runs.from_pictures import from_pictures
 from pathline.training.loop import Progress
 
 CPU = torch.device("cpu")

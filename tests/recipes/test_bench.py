@@ -9,9 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from pathline.config.read import read
+from pathline.config.resolve import read
+from pathline.evaluation.timing import GIB, Meter, largest, meter, peak_rate, search, split, turns
 from pathline.recipes import bench as recipe
-from pathline.recipes.clocks import GIB, Meter, largest, meter, peak_rate, search, split, turns
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

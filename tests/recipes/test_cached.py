@@ -12,12 +12,12 @@ from rich.console import Console
 
 from pathline.assemble import TABLES, assemble
 from pathline.cli import main
-from pathline.config.read import read as settings
-from pathline.data.cache import read
-from pathline.recipes import folder as runs
-from pathline.recipes.from_cache import adopted
-from pathline.recipes.measured import training_pictures
-from pathline.recipes.prepare import batch_of, feeder, found, held_out
+from pathline.config.resolve import read as settings
+from pathline.data.cache.reader import read
+from pathline.evaluation.score import training_pictures
+from pathline.runs import folder as runs
+from pathline.runs.feed import batch_of, feeder, found, held_out
+from pathline.runs.from_cache import adopted
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pathline.codecs.trained import trained
-from pathline.recipes import codec_train as recipe
+from pathline.codecs.own import trained
+from pathline.recipes.codec import train as recipe
 from pathline.types import Facts
 
 TINY = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pathline.data.cache import INDEX, STATS, read
+from pathline.data.cache.reader import INDEX, STATS, read
 
 DATA = Path(__file__).parents[3] / "shared/data"
 FILE = DATA / "botanical-cache/eqsdxl_t5gemma2.safetensors"

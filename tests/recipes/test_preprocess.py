@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pathline.config.read import read as settings
-from pathline.data import cache
-from pathline.data.cache import read
-from pathline.data.planning import lay
+from pathline.config.resolve import read as settings
+from pathline.data.cache import reader as cache
+from pathline.data.cache.plan import lay
+from pathline.data.cache.reader import read
+from pathline.evaluation.cache_check import check
 from pathline.recipes import preprocess as recipe
-from pathline.recipes.checked import check
 from pathline.recipes.preprocess import patch_of, preprocess, tools_of
 
 TINY = (
@@ -208,9 +208,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from pathline.recipes.preprocess import preprocess
-from pathline.data.planning import lay
+from pathline.data.cache.plan import lay
 from pathline.recipes import preprocess as recipe
-from pathline.recipes.checked import check
+from pathline.evaluation.cache_check import check
 source, out, *settings = sys.argv[1:]
 sys.exit(preprocess(source, *settings, out=Path(out), device="cpu", batch=2))
 """

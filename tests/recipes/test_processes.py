@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pathline.cli import main
-from pathline.training import checkpoint, shards
+from pathline.training import checkpoint
+from pathline.training import sharded_checkpoint as shards
 
 TINY = [
     *("backbone.width=16", "backbone.depth=1", "backbone.heads=2", "train.precision=fp32"),
@@ -150,12 +151,12 @@ def test_a_killed_process_is_started_again_and_goes_on(one):
     torchrun += ["--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     run = ["train", "digits", *TINY, "train.strategy=ddp", "--out", "again"]
     dies = (
-        "import os, signal, sys; from pathline.recipes import saving; keep = saving.attempt\n"
+        "import os, signal, sys; from pathline.runs import saver as saving; keep = saving.attempt\n"
         "def attempt(*given, **named):\n"
         "    keep(*given, **named)\n"
         "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
         "    if first and os.environ['RANK'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pathline.recipes import beside; beside.attempt = attempt\n"
+        "from pathline.evaluation import hooks as beside; beside.attempt = attempt\n"
         "from pathline.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
     Path("dies.py").write_text(dies)

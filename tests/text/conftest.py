@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pathline.text import TEXTS
+from pathline.text.table import TEXTS
 from pathline.types import Facts
 
 WORDS = "a red blue green circle square star left right of over under and the in on it is no yes"

@@ -5,8 +5,9 @@ import warnings
 import pytest
 import torch
 
-from pathline.text import TEXTS, states
+from pathline.text import states
 from pathline.text.loading import find, load
+from pathline.text.table import TEXTS
 from pathline.types import Facts
 
 transformers = pytest.importorskip("transformers")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathline.text import TEXTS
 from pathline.text.frozen import frozen
 from pathline.text.loading import find, load_tokenizer
 from pathline.text.states import Reading
+from pathline.text.table import TEXTS
 from pathline.types import Facts
 
 pytest.importorskip("transformers")

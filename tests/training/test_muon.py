@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pathline.backbones.dit import dit
 from pathline.text.learned import Worded, WordEncoder
+from pathline.training.device import lane_rng, pick_precision
 from pathline.training.muon import Muon, Together, orthogonal
 from pathline.training.optim import adamw, muon, partition, role, roles, told
-from pathline.training.parallel import lane_rng, pick_precision
 from pathline.training.players import Player, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond, Frame
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from pathline.training.device import lane_rng, pick_precision
 from pathline.training.ema import exponential
 from pathline.training.loop import Progress, train
 from pathline.training.optim import adamw
-from pathline.training.parallel import lane_rng, pick_precision
 from pathline.training.players import Player, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pathline.backbones.dit import dit
 from pathline.nn.blocks import gelu
+from pathline.training.device import lane_rng, pick_precision
 from pathline.training.loop import Progress, train
 from pathline.training.optim import adamw, muon, roles
-from pathline.training.parallel import lane_rng, pick_precision
 from pathline.training.players import Player, tensors_of
 from pathline.training.probes import Eye, entered, head, inside, logits, probes, timed
 from pathline.types import Batch, Cond, Frame, Output, Point

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from pathline.vision import VISION
 from pathline.vision.encoder import PROCESSOR
+from pathline.vision.table import VISION
 
 encoder = VISION["encoder"]
 MEAN, STD = (torch.tensor(c).view(3, 1, 1) for c in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)))

@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.backbones import routes
-from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
-from pathline.backbones.routes import Fuse, Routing
-from pathline.backbones.shapes import check, sized
+from pathline.backbones import token_routing as routes
+from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
+from pathline.backbones.sizes import check, sized
+from pathline.backbones.token_routing import Fuse, Routing
 from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
 from pathline.nn.modulation import Offset
 from pathline.nn.positions import growth, once, sincos
-from pathline.nn.routing import Route
+from pathline.nn.token_select import Route
 from pathline.types import Cond, Frame, Output
 
 Mlp = Literal["gelu", "swiglu"]

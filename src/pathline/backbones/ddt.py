@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.backbones.conditioning import Unread, run
 from pathline.backbones.dit import DiT
 from pathline.backbones.dit_shape import DiTShape, Mlp, Modulation, Norm, Positions
-from pathline.backbones.inputs import Unread, run
-from pathline.backbones.shapes import sized
+from pathline.backbones.sizes import sized
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import LowRank, Offset, Own, modulation

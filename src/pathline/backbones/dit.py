@@ -7,16 +7,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.backbones import routes
+from pathline.backbones import token_routing as routes
+from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
 from pathline.backbones.dit_shape import SHAPES, DiTShape, Mlp, Modulation, Norm, Positions
-from pathline.backbones.inputs import initialise, refuse_misfit, run, steer
-from pathline.backbones.routes import Fuse, Routing
-from pathline.backbones.shapes import sized
+from pathline.backbones.sizes import sized
+from pathline.backbones.token_routing import Fuse, Routing
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own, modulation
 from pathline.nn.positions import Table, rotary, sincos, unturned
-from pathline.nn.routing import Route
+from pathline.nn.token_select import Route
 from pathline.types import Cond, Frame, Output
 
 

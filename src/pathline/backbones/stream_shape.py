@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pathline.backbones import routes
-from pathline.backbones.routes import Routing
-from pathline.backbones.shapes import check
+from pathline.backbones import token_routing as routes
+from pathline.backbones.sizes import check
+from pathline.backbones.token_routing import Routing
 
 Positions = Literal["rope", "both"]
 Modulation = Literal["shared", "block", "lowrank"]

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pathline.codecs.frozen import Dtype, Known, frozen
 from pathline.codecs.kl import constants_of
+from pathline.codecs.pretrained import Dtype, Known, frozen
 from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
 from pathline.types import Codec, Facts
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.codecs.frozen import Dtype, Known, frozen
+from pathline.codecs.pretrained import Dtype, Known, frozen
 from pathline.codecs.weights import file_of, fill, id_of, read_tensors
 from pathline.types import Codec, Facts
 

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pathline.codecs.convolutions import Autoencoder, Coded
-from pathline.codecs.learning import kl as divergence
+from pathline.codecs.autoencoder import Autoencoder, Coded
+from pathline.codecs.losses import kl as divergence
 
 LOGVAR = (-30.0, 20.0)
 

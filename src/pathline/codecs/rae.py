@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pathline.codecs.frozen import Dtype, Known, frozen
+from pathline.codecs.pretrained import Dtype, Known, frozen
 from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
 from pathline.types import Codec, Facts
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathline.codecs.frozen import Dtype, Known, frozen
 from pathline.codecs.kl import constants_of
+from pathline.codecs.pretrained import Dtype, Known, frozen
 from pathline.codecs.weights import (
     WEIGHTS,
     config_of,

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from pathline.codecs.convolutions import Autoencoder, Coded
-from pathline.codecs.learning import commitment as closeness
-from pathline.codecs.learning import perplexity, straight
+from pathline.codecs.autoencoder import Autoencoder, Coded
+from pathline.codecs.losses import commitment as closeness
+from pathline.codecs.losses import perplexity, straight
 
 EPS = 1e-5
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pathline.data.folders import tidy
+from pathline.data.sources.folder import tidy
 
 Record = dict[str, Any]
 MAKER = ("model", "revision", "template", "template_digest", "settings")

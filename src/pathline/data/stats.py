@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from pathline.data.source import Source
+from pathline.data.sources.source import Source
 from pathline.data.tags import is_tags, split
 from pathline.data.transforms import FORMATS, fit, recolour
 from pathline.types import Example

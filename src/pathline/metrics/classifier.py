@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pathline.metrics.extract import Feature, in_batches, shrinking, shrunk
+from pathline.metrics.feature import Feature, in_batches, shrinking, shrunk
 
 WIDTH = 128
 EMBED = 512  # pictures of a batch that is only looked at

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pathline.metrics.classifier import classifier
-from pathline.metrics.encoders import clip, dinov2
-from pathline.metrics.extract import Embed, Feature, in_batches, shrinking, shrunk
+from pathline.metrics.feature import Embed, Feature, in_batches, shrinking, shrunk
 from pathline.metrics.inception import inception
+from pathline.metrics.pretrained_features import clip, dinov2
 
 __all__ = ["FEATURES", "Embed", "Feature", "classifier", "clip", "dinov2", "inception", "pca"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 
-from pathline.metrics.extract import Feature, in_batches, resized
+from pathline.metrics.feature import Feature, in_batches, resized
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
 FILE = "pt_inception-2015-12-05-6726825d.pth"

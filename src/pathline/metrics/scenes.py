@@ -13,7 +13,17 @@ from jaxtyping import Bool, Shaped, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from pathline.grammar import GROUND, PALETTE, PLACES, RELATIONS, SIZES, Scene, Thing, caption, parse
+from pathline.scene_grammar import (
+    GROUND,
+    PALETTE,
+    PLACES,
+    RELATIONS,
+    SIZES,
+    Scene,
+    Thing,
+    caption,
+    parse,
+)
 
 HALF = 0.5  # share of the way from ground to colour from which a pixel counts
 STRAY = 0.25  # most distance from a colour's line, as a share of the way to that colour

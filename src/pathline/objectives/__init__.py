@@ -1,16 +1,1 @@
-"""What is learnt: an objective runs the network, terms only read."""
-
-from pathline.objectives.flow import flow
-from pathline.objectives.mean_flow import alpha_flow, improved_mean_flow, mean_flow
-from pathline.objectives.terms import TERMS
-from pathline.objectives.transition import transition
-
-OBJECTIVES = {
-    "flow": flow,
-    "mean_flow": mean_flow,
-    "improved_mean_flow": improved_mean_flow,
-    "alpha_flow": alpha_flow,
-    "transition": transition,
-}
-
-__all__ = ["OBJECTIVES", "TERMS"]
+"""What is learnt: an objective runs the network, terms only read. The rows are in `table`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
 from pathline.objectives.flow import drop, padded, read, refuse_floor, refuse_shares
-from pathline.objectives.lift import Average, Lift, between, difference, exact
+from pathline.objectives.mean_flow_target import Average, Lift, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point, rows_of
 
 LEAST = 0.005  # α below which the derivative takes over; as near to 1, there is no lift

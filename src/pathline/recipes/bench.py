@@ -15,12 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.assemble import STILL, Parts, assemble, problems_of, sampler
-from pathline.backbones.routes import drawer
-from pathline.config.read import read
+from pathline.backbones.token_routing import drawer
+from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.generate import generate
-from pathline.objectives.routing import routed
-from pathline.recipes.clocks import (
+from pathline.evaluation.timing import (
     GIB,
     ROOM,
     Meter,
@@ -31,18 +29,14 @@ from pathline.recipes.clocks import (
     split,
     turns,
 )
-from pathline.recipes.from_cache import adopted
-from pathline.recipes.prepare import (
-    Data,
-    batch_of,
-    feeder,
-    first_rows,
-    found,
-)
-from pathline.recipes.samples import items_of
+from pathline.generate import generate
+from pathline.objectives.with_route import routed
 from pathline.recipes.train import player_of
+from pathline.runs.feed import Data, batch_of, feeder, first_rows, found
+from pathline.runs.from_cache import adopted
+from pathline.runs.sample_hook import items_of
+from pathline.training.device import DTYPES, Precision, pick_device, pick_precision, product_rate
 from pathline.training.loop import Progress
-from pathline.training.parallel import DTYPES, Precision, pick_device, pick_precision, product_rate
 from pathline.training.players import Lane, Player, update
 
 MOST = 1 << 16  # pictures in a batch that is tried

@@ -13,15 +13,15 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from pathline.captioning import model as captioner
+from pathline.captioning.journal import Book, Task, opened, settle, to_do
+from pathline.captioning.retry import Asking, answered
+from pathline.captioning.templates import Template, opens_badly
+from pathline.captioning.templates import template as read_template
 from pathline.data.captions import MAKER, Record, append
-from pathline.data.folders import existing_folder
-from pathline.data.templates import Template, opens_badly
-from pathline.data.templates import template as read_template
-from pathline.recipes import captioner
-from pathline.recipes.asking import Asking, answered
-from pathline.recipes.captioned import Book, Task, opened, settle, to_do
-from pathline.training.parallel import pick_device
-from pathline.training.strategy import World, joined
+from pathline.data.sources.folder import existing_folder
+from pathline.training.device import pick_device
+from pathline.training.distributed import World, joined
 
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 SECONDS = 10  # between lines where there is no terminal

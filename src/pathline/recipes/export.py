@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from pathline.recipes import folder as runs
+from pathline.runs import folder as runs
 
 
 def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:

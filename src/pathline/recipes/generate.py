@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, problems_of, sampler
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Sample
-from pathline.recipes import folder as runs
-from pathline.recipes.asked import Asked, ask_of, items_of, untrained
-from pathline.recipes.drawings import Drawing, pictures, trajectories
-from pathline.training.parallel import pick_device
+from pathline.runs import folder as runs
+from pathline.runs.picture_files import Drawing, pictures, trajectories
+from pathline.runs.prompts import Asked, ask_of, items_of, untrained
+from pathline.training.device import pick_device
 
 
 def generate(

@@ -14,24 +14,24 @@ from rich.console import Console
 from torch import Tensor
 
 from pathline.assemble import TABLES, UNFROZEN, problems_of
-from pathline.config.files import write as yaml_of
 from pathline.config.layers import to_tree
 from pathline.config.pick import Pick, bind
-from pathline.config.read import fill, read
+from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES, Run
-from pathline.data import shards
+from pathline.config.yaml_io import write as yaml_of
 from pathline.data.buckets import Buckets, settle
-from pathline.data.cache import CACHE, LATENTS_FOLDER, STATS
-from pathline.data.planning import Dtype, Manner, Spec, lay
-from pathline.data.source import Source
+from pathline.data.cache import shards
+from pathline.data.cache.build import Made, Peers, build
+from pathline.data.cache.plan import Dtype, Manner, Spec, lay
+from pathline.data.cache.reader import CACHE, LATENTS_FOLDER, STATS
+from pathline.data.cache.report import listed, progress, table
+from pathline.data.sources.source import Source
 from pathline.data.tags import variant
-from pathline.data.writing import Made, Peers, build
-from pathline.recipes import checked
-from pathline.recipes.folder import SETTINGS
-from pathline.recipes.from_pictures import manner_of, source_of
-from pathline.recipes.tally import listed, progress, table
-from pathline.training.parallel import pick_device
-from pathline.training.strategy import agreed, joined, number, told
+from pathline.evaluation import cache_check as checked
+from pathline.runs.folder import SETTINGS
+from pathline.runs.from_pictures import manner_of, source_of
+from pathline.training.device import pick_device
+from pathline.training.distributed import agreed, joined, number, told
 from pathline.types import Codec, Cond, Example, Facts, Text, Vision
 
 CACHES = Path("caches")

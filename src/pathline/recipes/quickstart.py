@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pathline.assemble import problems_of, sampler
-from pathline.config.read import read
-from pathline.data.shapes import HELD_OUT, draw, prompts, scored
+from pathline.config.resolve import read
+from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
+from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.generate import generate
+from pathline.images import save_png, sheet
 from pathline.metrics.scenes import Adherence, adherence
-from pathline.picture import save_png, sheet
-from pathline.recipes.adherence import PROMPTS, SCORE_SEED
 from pathline.recipes.train import EXIT, Trained, run_training
 
 SHOWN = 12  # of each split on the picture

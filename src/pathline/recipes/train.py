@@ -10,33 +10,35 @@ import torch
 from rich.console import Console
 
 from pathline.assemble import Parts, assemble, optimizer, problems_of, put_on, rate
-from pathline.backbones.routes import drawer
+from pathline.backbones.token_routing import drawer
 from pathline.config.layers import to_tree
-from pathline.config.read import read
+from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.objectives.routing import routed
-from pathline.recipes import beginning, pushed
-from pathline.recipes import folder as runs
-from pathline.recipes.beside import Ready, hooks_of
-from pathline.recipes.examples import Data
-from pathline.recipes.from_cache import adopted
-from pathline.recipes.launch import launch
-from pathline.recipes.prepare import batch_of, feeder, first_rows, found
-from pathline.recipes.refused import refuse_settings
-from pathline.recipes.resume import restored, resumed, same_facts, same_optimizer
-from pathline.recipes.saving import Saver, saver
-from pathline.recipes.stopping import signals
-from pathline.training import boards, optim
+from pathline.evaluation.hooks import Ready, hooks_of
+from pathline.objectives.with_route import routed
+from pathline.runs import contrastive_mean as pushed
+from pathline.runs import folder as runs
+from pathline.runs import init_weights as beginning
+from pathline.runs.dataset import Data
+from pathline.runs.feed import batch_of, feeder, first_rows, found
+from pathline.runs.from_cache import adopted
+from pathline.runs.launch import launch
+from pathline.runs.refused import refuse_settings
+from pathline.runs.resume import restored, resumed, same_facts, same_optimizer
+from pathline.runs.saver import Saver, saver
+from pathline.runs.signals import signals
+from pathline.training import optim
+from pathline.training.device import Precision, pick_device, pick_precision
+from pathline.training.distributed import ALONE, World, agreed, joined, number, told, wrap
 from pathline.training.ema import exponential
 from pathline.training.loop import Hook, Outcome, Progress
 from pathline.training.loop import train as loop
-from pathline.training.parallel import Precision, pick_device, pick_precision
 from pathline.training.players import Lane, Player
 from pathline.training.power_ema import power_function
 from pathline.training.probes import probes, timed
-from pathline.training.screen import screen
-from pathline.training.strategy import ALONE, World, agreed, joined, number, told, wrap
-from pathline.training.trackers import Tracker
+from pathline.training.progress import screen
+from pathline.training.trackers import dashboards as boards
+from pathline.training.trackers.jsonl import Tracker
 from pathline.types import Batch
 
 EXIT = {"done": 0, "diverged": 3, "interrupted": 130}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import device, nn
 
-from pathline.text.lazy import UNMADE, Lazy
+from pathline.text.cached import UNMADE, Lazy
 from pathline.text.loading import Dtype, Found, load, load_tokenizer, title
 from pathline.text.states import Reading, states_of, tokenize, worded
 from pathline.types import Cond, Text

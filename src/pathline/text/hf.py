@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import device
 
+from pathline.text.cached import UNMADE, Lazy
 from pathline.text.frozen import frozen, usual
-from pathline.text.lazy import UNMADE, Lazy
 from pathline.text.loading import Dtype, Found, find
 from pathline.text.states import Reading
 from pathline.types import Cond, Facts, Text

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pathline.training import shards
+from pathline.training import sharded_checkpoint as shards
 
 MANIFEST, STATE = "manifest.json", "state.json"
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor

@@ -10,7 +10,7 @@ from pathline.training.ema import Ema
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
 from pathline.training.power_ema import store
-from pathline.training.trackers import Track
+from pathline.training.trackers.jsonl import Track
 from pathline.types import Batch
 
 Show = Callable[[Progress, Mapping[str, float]], None]

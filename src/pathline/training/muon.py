@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 from torch.overrides import TorchFunctionMode
 
-from pathline.training.strategy import placed, whole
+from pathline.training.distributed import placed, whole
 
 Group = dict[str, Any]
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pathline.training.device import Precision
+from pathline.training.distributed import mean, placed, whole
 from pathline.training.ema import Ema
-from pathline.training.parallel import Precision
-from pathline.training.strategy import mean, placed, whole
 from pathline.types import Batch
 
 Lane = tuple[Batch, torch.Generator]

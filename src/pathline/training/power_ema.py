@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pathline.training.distributed import whole
 from pathline.training.ema import Ema, Weights
-from pathline.training.strategy import whole
 
 LONGEST = 12**-0.5  # sigma_rel of γ = 0: the plain mean over all updates
 SUFFIX = ".safetensors"

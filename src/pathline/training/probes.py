@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pathline.training.distributed import whole
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.optim import roles
 from pathline.training.players import Lane, Player, Update
-from pathline.training.strategy import whole
-from pathline.training.trackers import Track
+from pathline.training.trackers.jsonl import Track
 from pathline.types import Batch, Output, Point, rows_of
 
 BENT = (F.gelu, F.silu, F.relu, F.sigmoid, torch.sigmoid, torch.relu, torch.tanh, F.tanh)

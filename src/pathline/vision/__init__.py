@@ -1,5 +1,1 @@
-"""Pictures -> what a frozen encoder says of them, place by place; a row gives a `Vision`."""
-
-from pathline.vision.encoder import encoder, none
-
-VISION = {"none": none, "encoder": encoder}
+"""Pictures -> features of a frozen encoder, patch by patch. The rows are in `table`."""

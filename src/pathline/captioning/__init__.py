@@ -1,0 +1,1 @@
+"""Captions by a vision-language model: prompts, retries, a journal that survives a stop."""

@@ -1,0 +1,214 @@
+"""From what a person typed to a Run: defaults < preset < files < key=value < flags."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import Parameter
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pathline.config.layers import Problem, build, flatten, merge, nest, to_tree
+from pathline.config.pick import Table, listing, nearest, options_of, pick
+from pathline.config.presets.pixels import PRESETS
+from pathline.config.run import Run, picks_of, problems
+from pathline.config.values import convert
+from pathline.config.yaml_io import Entry, read_file, read_value
+
+COMMAND_LINE = "command line"
+YAML = (".yaml", ".yml")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Root(Generic[R]):
+    """The record that settings are read into, its presets, and what finds wrong numbers in it."""
+
+    record: type[R]
+    presets: Mapping[str, R]
+    problems: Callable[[R], list[Problem]]
+    hint: str  # where every setting can be seen
+
+
+RUN = Root(Run, PRESETS, problems, "`pathline config show PRESET` prints every setting there is.")
+
+
+class Settings(NamedTuple):
+    """A resolved run and where each of its values came from."""
+
+    run: Any  # of the root's record: a Run, unless another root was asked for
+    tree: dict[str, Any]  # of `run`, as it is written to YAML
+    origins: dict[str, str]  # dotted key -> "default", "preset digits", "mine.yaml:3", …
+
+
+@dataclass(frozen=True)
+class Base(Generic[R]):
+    """What the other layers are laid over."""
+
+    run: R
+    origins: dict[str, str]
+    problems: list[Problem]
+
+
+def read(
+    what: str | None = None,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    base: Path | None = None,
+    check: Callable[[Run], list[Problem]] | None = None,
+) -> Settings:
+    """Resolve a run of a flow; see `read_as`."""
+    return read_as(RUN, what, files, overrides, flags, base=base, check=check)
+
+
+def read_as(
+    root: Root[R],
+    what: str | None = None,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    base: Path | None = None,
+    check: Callable[[R], list[Problem]] | None = None,
+) -> Settings:
+    """Resolve a record of settings.
+
+    what: a preset, a folder or file of pictures, or a run.yaml; None: `base`, else defaults.
+    files: YAML, later ones win. overrides: "key=value". flags: command-line flags, None where not
+    given. check: finds what else is wrong, such as rows and options that the tables don't have.
+    Raises ValueError that lists all problems with their origins, FileNotFoundError.
+    """
+    if what and "=" in what and what not in root.presets and not Path(what).exists():
+        what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
+    ground = _ground(root, what if what or base is None else str(base))
+    layers = [read_file(Path(file)) for file in files]
+    layers.append([_override(text) for text in overrides])
+    layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
+
+    tree, origins = to_tree(ground.run), dict(ground.origins)
+    for layer in layers:
+        tree = merge(tree, _tree(layer))
+        origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
+    found = list(ground.problems)
+    run = build(root.record, tree, found)
+    found += root.problems(run)
+    found += check(run) if check else []
+    if found:
+        raise ValueError(_report(found, origins, root.hint))
+    tree = to_tree(run)
+    return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
+
+
+def fill(run: Run, tables: Mapping[str, Table]) -> Run:
+    """The run with every option of its rows written out and converted; loss terms stay as given."""
+    tree = to_tree(run)
+    for place, chosen in picks_of(run).items():
+        row = tables.get(place, {}).get(chosen.name)
+        known = options_of(row) if row else {}
+        given = {k: o.default for k, o in known.items() if o.default is not Parameter.empty}
+        given |= {k: convert(v, known[k].kind) for k, v in chosen.options.items() if k in known}
+        tree = merge(tree, nest(place, to_tree(given))) if given else tree
+    return build(Run, tree)
+
+
+def _ground(root: Root[Any], what: str | None) -> Base[Any]:
+    """The preset, the run.yaml or the own pictures that `what` names."""
+    presets = root.presets
+    if what is None:
+        return Base(root.record(), {}, [])
+    if what in presets:
+        return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
+    path = Path(what)
+    if path.suffix in YAML:
+        entries, found = read_file(path), []
+        run = build(root.record, _tree(entries), found)
+        return Base(run, {entry.key: entry.origin for entry in entries}, found)
+    if path.exists():
+        own = presets["own"]
+        data = replace(own.data, source=pick("auto", path=what))
+        typed = dict.fromkeys(("name", "data.source.name", "data.source.path"), COMMAND_LINE)
+        run = replace(own, name=_title(path), data=data)
+        return Base(run, _changes(own, "preset own") | typed, [])
+    raise _unknown(what, presets)
+
+
+def _unknown(what: str, presets: Iterable[str]) -> Exception:
+    path = Path(what)
+    if len(path.parts) > 1 or path.suffix or what.startswith((".", "~")):
+        return FileNotFoundError(
+            f"There is no folder or file {what!r}. Give a folder of pictures, a file of them "
+            f"(.tar, .parquet), or a preset: {listing(presets)}."
+        )
+    return ValueError(
+        f"There is no preset called {what!r}, and no folder.{nearest(what, presets)} "
+        f"There are: {listing(presets)}."
+    )
+
+
+def _title(path: Path) -> str:
+    full = path.resolve()
+    return (full.name if full.is_dir() else full.stem) or "own"
+
+
+def _changes(run: Any, name: str) -> dict[str, str]:
+    """The keys whose value a preset changes, as its doing."""
+    before = flatten(to_tree(type(run)()))
+    after = flatten(to_tree(run))
+    return {k: name for k, v in after.items() if k not in before or before[k] != v}
+
+
+def _override(text: str) -> Entry:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(
+            f"{text!r} is no setting: write key=value, for example train.updates=500 "
+            "(the preset or folder comes first, and only one)."
+        )
+    return Entry(key.strip(), read_value(value.strip()), COMMAND_LINE)
+
+
+def _tree(layer: Iterable[Entry]) -> dict[str, Any]:
+    """One layer as a tree. Short keys first, so that `a=row a.option=1` may stand in any order."""
+    tree: dict[str, Any] = {}
+    for entry in sorted(layer, key=lambda entry: entry.key.count(".")):
+        tree = merge(tree, nest(entry.key, entry.value))
+    return tree
+
+
+def _keys(entry: Entry) -> list[str]:
+    """The key of an entry and, where its value is a branch, of every leaf in it."""
+    branch = isinstance(entry.value, Mapping) and entry.value
+    return [entry.key, *(flatten(entry.value, entry.key) if branch else ())]
+
+
+def _leaf_origin(key: str, origins: Mapping[str, str]) -> str:
+    """A row's name and a term's weight may have been given as the bare value of their branch."""
+    parent, _, last = key.rpartition(".")
+    if key in origins:
+        return origins[key]
+    return origins.get(parent, "default") if last in ("name", "weight") else "default"
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Where a wrong key was set: itself, its row's name, or the section it stands in."""
+    while key:
+        for candidate in (key, f"{key}.name"):
+            if candidate in origins:
+                return f"{origins[candidate]}: "
+        key = key.rpartition(".")[0]
+    return ""
+
+
+def _report(found: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
+    """One line a problem: origin, key, what is wrong."""
+    lines = []
+    for key, message in dict.fromkeys(found):
+        origin = _origin(key, origins)
+        is_sentence = message[:1].isupper()  # otherwise it begins with the key
+        shown = f"{key.removesuffix('.name')}:" if is_sentence else key
+        lines.append(f"{origin}{shown} {message}")
+    if any(message.startswith("is not a setting") for _, message in found):
+        lines.append(hint)
+    if len(found) == 1:
+        return " ".join(lines)
+    return "\n  ".join([f"{len(found)} problems in the settings:", *lines])

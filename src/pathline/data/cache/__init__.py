@@ -1,0 +1,1 @@
+"""The cache of latents, text states and features: plan, build, read."""

@@ -1,0 +1,1 @@
+"""Where pictures come from. The rows are in `rows`."""

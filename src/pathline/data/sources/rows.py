@@ -1,0 +1,75 @@
+"""Where pictures come from: every row of SOURCES is a function of its settings to a `Source`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pathline.data.sources.folder import existing_folder, folder, is_picture, walk
+from pathline.data.sources.shapes import caption as caption_of
+from pathline.data.sources.shapes import draw, scene
+from pathline.data.sources.source import Source
+from pathline.data.sources.tables import hub, parquet, tar
+from pathline.types import Example
+
+__all__ = ["Source", "detect", "digits", "folder", "hub", "parquet", "shapes", "tar"]
+
+
+def digits() -> Source:
+    """scikit-learn's 1,797 handwritten digits, 1 × 8 × 8, ten classes."""
+    from sklearn.datasets import load_digits  # takes seconds, and only this row needs it
+
+    values, classes = load_digits(return_X_y=True)  # of 0 … 16
+    pixels = torch.from_numpy(np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8))
+    pixels = pixels.view(-1, 1, 8, 8)
+    labels = [int(label) for label in np.asarray(classes)]
+
+    def read(row: int) -> Example:
+        return Example(pixels[row], None, labels[row], f"digit-{row:04d}")
+
+    return Source(len(labels), read, tuple("0123456789"), False)
+
+
+def shapes(
+    *, count: int = 12_000, seed: int = 0, split: Literal["seen", "held_out"] = "seen"
+) -> Source:
+    """Captioned scenes, drawn as they are read."""
+    if count < 1:
+        raise ValueError(f"shapes were asked for {count} scenes; wanted at least 1")
+
+    def read(row: int) -> Example:
+        drawn = scene(seed, row, split=split)
+        key = f"scene-{split}-{seed}-{row:06d}"
+        return Example(torch.from_numpy(draw(drawn)), caption_of(drawn), None, key)
+
+    return Source(count, read, (), True)
+
+
+def detect(path: Path) -> tuple[str, dict[str, Any]]:
+    """The row that reads an own file or folder, and its options."""
+    rows = {".parquet": "parquet", ".tar": "tar"}
+    if path.is_file():
+        if path.suffix.lower() in rows:
+            return rows[path.suffix.lower()], {"path": str(path)}
+        raise ValueError(f"{path} is no data set; wanted a folder of pictures, .parquet or .tar")
+    kinds = {
+        rows.get(file.suffix.lower(), "folder" if is_picture(file) else "")
+        for file in walk(existing_folder(path))
+    } - {""}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{path} holds files for {' and '.join(sorted(kinds))} together; keep one kind, or "
+            "name it: data.source=folder, parquet or tar"
+        )
+    return (kinds.pop() if kinds else "folder"), {"path": str(path)}
+
+
+SOURCES = {
+    "digits": digits,
+    "shapes": shapes,
+    "folder": folder,
+    "parquet": parquet,
+    "tar": tar,
+    "hub": hub,
+}

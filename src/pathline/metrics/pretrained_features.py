@@ -1,0 +1,124 @@
+"""Large pretrained encoders of pictures, from transformers: DINOv2 and CLIP."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from pathline import hub
+from pathline.metrics.feature import Feature, in_batches, resized
+
+EXTRACTOR = hub.Use("feature extractor", "model", "eval")
+# mean and standard deviation of the channels that the models were trained with
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIPS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def dinov2(
+    real: UInt8[Tensor, "n c h w"],
+    labels: Tensor | None,
+    device: torch.device,
+    *,
+    model: str = "facebook/dinov2-large",
+    size: int = 224,
+    resize: Literal["bilinear", "clean"] = "clean",
+    batch: int = 32,
+) -> Feature:
+    """The class token of DINOv2: closer to what people see than Inception's vectors.
+
+    model: a folder or a name on the hub. size: pixels of a side, a multiple of the patch.
+    """
+    del real, labels
+    network = load(model, "dinov2").to(device)
+    patch = network.config.patch_size
+    if size < patch or size % patch:
+        raise ValueError(
+            f"size={size} does not divide into the patches of {patch} pixels of {model}"
+        )
+
+    def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        def run(part: Tensor) -> Tensor:
+            square = _normal(resized(part.to(device), size, resize), IMAGENET)
+            return network(pixel_values=square).last_hidden_state[:, 0]
+
+        return in_batches(pixels, batch, run)
+
+    width = network.config.hidden_size
+    return Feature(f"{Path(model).name}-{resize}{size}", width, embed)
+
+
+def clip(
+    real: UInt8[Tensor, "n c h w"],
+    labels: Tensor | None,
+    device: torch.device,
+    *,
+    model: str = "openai/clip-vit-large-patch14-336",
+    resize: Literal["bilinear", "clean"] = "clean",
+    batch: int = 32,
+) -> Feature:
+    """CLIP's projected picture vectors, of length 1; what CMMD is taken over.
+
+    model: a folder or a name on the hub.
+    """
+    del real, labels
+    network = load(model, "clip").to(device)
+    size = network.config.vision_config.image_size
+
+    def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return in_batches(pixels, batch, lambda p: see(network, p.to(device), resize))
+
+    name = f"{Path(model).name}-{resize}{size}"
+    return Feature(name, network.config.projection_dim, embed)
+
+
+def see(
+    network: Any, pixels: UInt8[Tensor, "n c h w"], resize: Literal["bilinear", "clean"]
+) -> Float[Tensor, "n d"]:
+    """Pictures as CLIP sees them, of length 1."""
+    square = resized(pixels, network.config.vision_config.image_size, resize)
+    found = network.get_image_features(pixel_values=_normal(square, CLIPS))
+    return nn.functional.normalize(_pooled(found).float())
+
+
+def hear(network: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "n d"]:
+    """Texts as CLIP hears them, of length 1."""
+    found = network.get_text_features(input_ids=ids, attention_mask=mask)
+    return nn.functional.normalize(_pooled(found).float())
+
+
+def load(model: str, kind: str) -> Any:
+    """A model of transformers of the kind `clip` or `dinov2`, every weight read."""
+    with hub.quiet():
+        network, told = _read("AutoModel", model, output_loading_info=True)
+    if network.config.model_type != kind:
+        raise ValueError(
+            f"{model} is a {network.config.model_type!r} model; this extractor needs {kind!r}"
+        )
+    hub.refuse_gaps(model, told)
+    return network.float().eval().requires_grad_(False)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer that lies beside a model."""
+    return _read("AutoTokenizer", model)
+
+
+def _read(door: str, model: str, **given: Any) -> Any:
+    try:
+        return hub.read(door, hub.located(model, EXTRACTOR), EXTRACTOR, **given)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} features=pca needs no weights.") from error
+
+
+def _pooled(found: Any) -> Tensor:
+    """transformers 5 answers with a record, 4 with the vectors."""
+    return found if isinstance(found, Tensor) else found.pooler_output
+
+
+def _normal(
+    square: Float[Tensor, "n 3 h w"], channels: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Float[Tensor, "n 3 h w"]:
+    mean, std = (square.new_tensor(c).view(3, 1, 1) for c in channels)
+    return (square / 255 - mean) / std

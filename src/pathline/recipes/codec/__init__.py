@@ -1,0 +1,1 @@
+"""Commands for codecs: train one, check any."""

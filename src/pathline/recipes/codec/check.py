@@ -1,0 +1,207 @@
+"""`pathline codec check`: how well a codec keeps your pictures, and what its latents are like."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pathline.assemble import TABLES, problems_of
+from pathline.config.pick import bind
+from pathline.config.resolve import read
+from pathline.data.sources.source import Source
+from pathline.data.transforms import fit, recolour
+from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
+from pathline.images import sheet
+from pathline.runs.from_pictures import source_of
+from pathline.training.device import pick_device
+from pathline.types import Codec, Facts
+
+LARGEST, GAIN = 512, 4  # pixels of a side if none is asked for; of differences
+MOST = 64  # channels in the table
+BEST = 100.0  # dB: what a codec without any loss is said to have
+
+
+class Seen(NamedTuple):
+    """Pictures of one size."""
+
+    pixels: UInt8[Tensor, "n c h w"]
+    keys: list[str]
+    bad: list[str]  # why one could not be read
+
+
+def codec_check(
+    codec: str,
+    folder: str,
+    /,
+    *overrides: str,
+    config: Sequence[Path] = (),
+    count: int = 64,
+    size: int | None = None,
+    batch: int = 4,
+    device: str | None = None,
+    out: Path = Path("codec-check.png"),
+) -> int:
+    """Measure a codec on pictures: PSNR, the latents' statistics, equivariance; draw it.
+
+    Parameters
+    ----------
+    codec:
+        A row of `pathline config list codec`.
+    folder:
+        A folder, parquet or tar file of pictures, or a preset.
+    overrides:
+        Settings as key=value, such as codec.path=DIR or codec.dtype=bf16.
+    config:
+        A YAML file of settings; may be given several times, the last one wins.
+    count:
+        How many pictures, spread evenly over all.
+    size:
+        Pixels of a side; by default that of the first picture, at most 512.
+    batch:
+        Pictures at a time.
+    device:
+        auto, cpu, cuda, cuda:1, mps.
+    out:
+        The picture file of original, decoded and difference; numbers go to a .json beside it.
+    """
+    if min(count, batch, 1 if size is None else size) < 1:
+        raise ValueError(f"--count {count}, --batch {batch}, --size {size}: all are above 0.")
+    given = [f"codec={codec}", *overrides]
+    run = read(folder, config, given, {"device": device}, check=problems_of).run
+    run, source = source_of(run)
+    built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
+    console = Console(highlight=False)
+    seen = pictures(source, count, size, built.factor, run.data.channels)
+    place = pick_device(run.device)
+    if built.to is not None:
+        built.to(place)
+    sums = measured(built, seen.pixels, place, batch, console)
+    report = told(built, seen, sums)
+    for table in tables(report):
+        console.print(table)
+    for line in (*seen.bad, *(f"{turn}: {why}" for turn, why in sums.untold.items())):
+        console.print(f"left out: {line}", soft_wrap=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn(seen, sums).save(out)
+    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    console.print(f"pictures: {out}; numbers: {out.with_suffix('.json')}", soft_wrap=True)
+    return 0
+
+
+def pictures(source: Source, count: int, size: int | None, factor: int, channels: int) -> Seen:
+    """Pictures spread evenly over the source, cut to squares of one size."""
+    rows = torch.linspace(0, source.count - 1, min(count, source.count)).round().long()
+    found, keys, bad = [], [], []
+    for row in rows.tolist():
+        try:
+            example = source.read(row)
+        except (ValueError, OSError) as error:
+            bad.append(f"row {row}: {error}")
+            continue
+        size = size or max(factor, min(*example.image.shape[1:], LARGEST) // factor * factor)
+        found.append(recolour(fit(example.image, size), channels))
+        keys.append(example.key)
+    if not found:
+        raise ValueError("There is no picture that can be read: " + "; ".join(bad[:3] or ["none"]))
+    return Seen(torch.stack(found), keys, bad)
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean square error of values in [0, 1]."""
+    return min(BEST, -10 * torch.tensor(error, dtype=torch.float64).log10().item())
+
+
+def told(codec: Codec, seen: Seen, sums: Sums) -> dict[str, Any]:
+    """All numbers, as they go to JSON."""
+    each = [decibels(error) for error in sums.errors]
+    worst = min(range(len(each)), key=each.__getitem__)
+    raw, x1 = _spread(sums.raw), _spread(sums.x1)
+    variance = fmean(std**2 for std in raw["std"]) or 1.0
+    turned = {turn: sums.commute[turn] for turn in TURNS if turn not in sums.untold}
+    return {
+        "codec": codec.id or "pixel",
+        "pictures": len(each),
+        "left_out": len(seen.bad),
+        "size": list(seen.pixels.shape[2:]),
+        "channels": codec.channels,
+        "factor": codec.factor,
+        "mse": fmean(sums.errors),
+        "psnr": {"mean": fmean(each), "median": median(each), "worst": each[worst]},
+        "worst": seen.keys[worst],
+        "raw": raw,
+        "x1": x1,
+        "equivariance": {
+            turn: {"latent": far / n / variance, "psnr": decibels(near / m)}
+            for turn, (n, far, m, near) in turned.items()
+        },
+        "encode_rate": len(each) / sums.seconds[0],
+        "decode_rate": len(each) / sums.seconds[1],
+    }
+
+
+def _spread(moments: Float[Tensor, "3 c"]) -> dict[str, Any]:
+    """Mean and standard deviation of all and of each channel."""
+    count, first, second = moments
+    mean = first / count
+    std = (second / count - mean.square()).clamp(min=0).sqrt()
+    whole = first.sum() / count.sum()
+    spread = (second.sum() / count.sum() - whole.square()).clamp(min=0).sqrt()
+    return {
+        "pooled_mean": whole.item(),
+        "pooled_std": spread.item(),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+
+
+def tables(report: dict[str, Any]) -> list[Table]:
+    """The report for people."""
+    psnr, size = report["psnr"], "x".join(map(str, report["size"]))
+    title = f"{report['codec']} on {report['pictures']} pictures of {size}"
+    whole = Table(title=title, title_justify="left", show_header=False)
+    whole.add_row("PSNR", f"{psnr['mean']:.2f} dB, median {psnr['median']:.2f}")
+    whole.add_row("worst", f"{psnr['worst']:.2f} dB, {report['worst']}")
+    whole.add_row("mean square error", f"{report['mse']:.2e} of values in [0, 1]")
+    whole.add_row("latent", f"{report['channels']} channels, {report['factor']} pixels a side")
+    for name, what in (("raw", "raw latents"), ("x1", "x1, by its own constants")):
+        spread = report[name]
+        whole.add_row(what, f"mean {spread['pooled_mean']:.3f}, std {spread['pooled_std']:.3f}")
+    rates = (f"{report[f'{way}_rate']:.1f} {way}d" for way in ("encode", "decode"))
+    whole.add_row("pictures a second", ", ".join(rates))
+    turns = Table("turned", "E(Tx) − T(E(x)), of the variance", "D(T(E(x))) against Tx")
+    for turn, found in report["equivariance"].items():
+        turns.add_row(turn, f"{found['latent']:.3f}", f"{found['psnr']:.2f} dB")
+    return [whole, turns, _channels(report["raw"])]
+
+
+def _channels(raw: dict[str, Any]) -> Table:
+    """Four channels a line; of very many the first."""
+    table = Table("channel", "mean of raw", "std of raw")
+    count = len(raw["mean"])
+    for start in range(0, min(count, MOST), 4):
+        part = slice(start, start + 4)
+        cells = (" ".join(f"{v:6.2f}" for v in raw[key][part]) for key in ("mean", "std"))
+        table.add_row(f"{start} - {min(start + 3, count - 1)}", *cells)
+    if count > MOST:
+        table.add_row(f"… {count - MOST} more", "in the .json", "")
+    return table
+
+
+def drawn(seen: Seen, sums: Sums) -> Image.Image:
+    """Original, decoded and difference of the first pictures, a row each."""
+    tiles, titles = [], []
+    first = slice(min(SHOWN, len(seen.keys)))
+    parts = (seen.pixels[first], sums.shown[first], seen.keys[first], sums.errors[first])
+    for x, back, key, error in zip(*parts, strict=True):
+        far = (x.int() - back.int()).abs().mul(GAIN).clamp(max=255).to(torch.uint8)
+        tiles += [x, back, far]
+        titles += [key, f"decoded, {decibels(error):.1f} dB", f"difference x {GAIN}"]
+    return sheet(torch.stack(tiles), titles, columns=3)

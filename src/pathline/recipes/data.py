@@ -1,0 +1,144 @@
+"""`pathline data`: what a folder, a file or a preset's data hold, in tables and a contact sheet."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pathline.assemble import problems_of
+from pathline.config.resolve import read
+from pathline.data.sources.source import Source
+from pathline.data.stats import Stats, measure, summary
+from pathline.images import sheet
+from pathline.runs.from_pictures import source_of
+
+MOST = 12  # rows of a table of counts
+NAMED = 10  # unreadable pictures that are named
+
+
+def data(
+    what: str,
+    /,
+    *overrides: str,
+    config: Sequence[Path] = (),
+    out: Path = Path("contact-sheet.png"),
+) -> int:
+    """Look at the pictures of a preset or of your own: counts, sizes, captions, a contact sheet.
+
+    Parameters
+    ----------
+    what:
+        A preset, or a folder, parquet or tar file of pictures.
+    overrides:
+        Settings as key=value, such as data.source.split=test.
+    config:
+        A YAML file of settings; may be given several times, the last one wins.
+    out:
+        The picture file that the contact sheet is written to.
+    """
+    run, source = source_of(read(what, config, overrides, check=problems_of).run)
+    _refuse_inside(out, run.data.source.options.get("path"))
+    console = Console()
+    console.print(f"{what}: read as {run.data.source.name}", highlight=False)
+    return 0 if inspect(source, out=out, console=console).sizes else 2
+
+
+def _refuse_inside(out: Path, path: Any) -> None:
+    """A sheet among the pictures would be one of them the next time."""
+    if path is not None and out.resolve().is_relative_to(Path(path).resolve()):
+        raise ValueError(
+            f"the contact sheet {out} would lie among the pictures; choose --out elsewhere"
+        )
+
+
+def inspect(source: Source, *, out: Path, console: Console) -> Stats:
+    """Count, print, and write the contact sheet to `out`."""
+
+    def progress(rows: Sequence[Any]) -> Any:
+        hidden = not console.is_terminal
+        return track(rows, "reading pictures", console=console, disable=hidden, transient=True)
+
+    stats = measure(source, progress=progress)
+    console.print(_told(stats), highlight=False)
+    for table in _tables(stats, source):
+        console.print(table)
+    for row, reason in stats.bad[:NAMED]:
+        console.print(f"unreadable, row {row}: {reason}", soft_wrap=True, highlight=False)
+    if len(stats.bad) > NAMED:
+        console.print(f"… and {len(stats.bad) - NAMED} more", highlight=False)
+    if stats.examples:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.stack([picture for picture, _ in stats.examples])
+        sheet(pixels, [title for _, title in stats.examples]).save(out)
+        console.print(f"contact sheet: {out}", soft_wrap=True, highlight=False)
+    return stats
+
+
+def _tables(stats: Stats, source: Source) -> list[Table]:
+    """The report, one table a question; those without an answer are left out."""
+    readable = stats.total - len(stats.bad)
+    if not readable:
+        return []
+    found = [_facts(stats), _counts("shape (width : height)", stats.ratios, readable)]
+    sizes = {f"{width} x {height}": n for (width, height), n in stats.sizes.most_common()}
+    found.append(_counts("size", sizes, readable))
+    found.append(_counts("stored as", dict(stats.modes.most_common()), readable))
+    if source.names:
+        labels = {_label(source, label): n for label, n in stats.labels.most_common()}
+        found.append(_counts("label", labels, readable))
+    if stats.words:
+        found.append(_counts("word", dict(stats.words.most_common(MOST)), readable, share=False))
+    if stats.tags:
+        found.append(_counts("tag", dict(stats.tags.most_common()), readable, share=False))
+    return found
+
+
+def _facts(stats: Stats) -> Table:
+    table = Table("", "least", "middle", "most")
+    widths, heights = Counter[int](), Counter[int]()
+    for (width, height), times in stats.sizes.items():
+        widths[width] += times
+        heights[height] += times
+    lines = {"width": widths, "height": heights, "words of a caption": stats.lengths}
+    lines |= {"captions of a picture": stats.captions} if max(stats.captions, default=0) > 1 else {}
+    for name, counts in lines.items():
+        if numbers := summary(counts):
+            table.add_row(name, *map(str, numbers))
+    return table
+
+
+def _told(stats: Stats) -> str:
+    """The counts in a sentence."""
+    readable = stats.total - len(stats.bad)
+    parts = [f"{stats.total} pictures", f"{len(stats.bad)} unreadable"]
+    parts += [f"{readable - stats.missing} with a caption", f"{stats.missing} without"]
+    if stats.alpha:
+        parts.append(f"{stats.alpha} may be transparent and are laid over white")
+    if stats.words:
+        parts.append(f"{len(stats.words)} different words")
+    return "; ".join(parts)
+
+
+def _counts(title: str, counts: dict[str, int], total: int, *, share: bool = True) -> Table:
+    """Names with how often they occur; the tail is summed up, never cut off silently."""
+    shown = dict(list(counts.items())[:MOST])
+    rest = {name: n for name, n in counts.items() if name not in shown}
+    if rest:
+        shown[f"… {len(rest)} more"] = sum(rest.values())
+    table = Table(title, "pictures" if share else "times", *(["share"] if share else []))
+    for name, n in shown.items():
+        if n:
+            table.add_row(name, str(n), *([f"{n / total:.1%}"] if share else []))
+    return table
+
+
+def _label(source: Source, label: int | None) -> str:
+    if label is None:
+        return "none"
+    name = source.names[label]
+    return name if name == str(label) else f"{label} {name}"

@@ -1,0 +1,76 @@
+"""`pathline ema`: an average of the weights of any length, rebuilt after the training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from pathline.runs import folder as runs
+from pathline.runs.folder import AVERAGES
+from pathline.training.power_ema import Snapshot, rebuild, snapshots, write
+
+ROUGH = 0.05  # error of a profile above which it is not the average that was asked for
+
+
+def ema(
+    run: Path,
+    /,
+    *,
+    sigma_rel: float = 0.1,
+    update: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Rebuild an average of a run's weights, of any length, from the snapshots it stored.
+
+    Parameters
+    ----------
+    run:
+        A run folder, trained with train.power_ema.
+    sigma_rel:
+        Length of the average as a share of the training: usual are 0.02 … 0.2.
+    update:
+        The update after which it is wanted; the newest stored by default.
+    out:
+        The file to write; by default one in RUN/averages.
+    """
+    console = Console()
+    stored = stored_in(run)
+    update = _update(stored, update)
+    rebuilt = rebuild(stored, sigma_rel, update)
+    out = out or run / AVERAGES / f"rebuilt-{sigma_rel}-{update:08d}.safetensors"
+    write(out, rebuilt.weights, {"sigma_rel": repr(sigma_rel), "update": str(update)})
+    if rebuilt.error > ROUGH:
+        lengths = sorted({snapshot.sigma_rel for snapshot in stored})
+        console.print(
+            f"warning: this average can't be had from what is stored (lengths {lengths}); the file "
+            f"holds the nearest that can, {rebuilt.error:.0%} off.",
+            soft_wrap=True,
+        )
+    console.print(
+        f"average {sigma_rel} of update {update} from {rebuilt.used} snapshots, profile "
+        f"{rebuilt.error:.2%} off: {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"next: pathline generate {run} --ema {out}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def stored_in(run: Path) -> list[Snapshot]:
+    """The snapshots of a run folder. Raises ValueError if there is none."""
+    if not (run / runs.SETTINGS).is_file():
+        raise ValueError(f"{run} is no run folder: it has no {runs.SETTINGS}.")
+    stored = snapshots(run / AVERAGES)
+    if not stored:
+        raise ValueError(
+            f"{run} has no snapshots of averages. Train with train.power_ema=[0.05,0.1]; one of "
+            "each is stored every train.snapshot_every updates."
+        )
+    return stored
+
+
+def _update(stored: Sequence[Snapshot], asked: int | None) -> int:
+    first, newest = stored[0].update, stored[-1].update
+    if asked is not None and not first <= asked <= newest:
+        raise ValueError(f"Snapshots are of updates {first} … {newest}; {asked} is outside.")
+    return newest if asked is None else asked

@@ -1,0 +1,251 @@
+"""A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from pathline.assemble import Parts, assemble, put_on
+from pathline.config.yaml_io import write as yaml_of
+from pathline.config.layers import to_tree
+from pathline.config.resolve import RUN, Root, read_as
+from pathline.config.run import Run
+from pathline.runs import contrastive_mean as pushed
+from pathline.training import checkpoint
+from pathline.training.power_ema import read as read_average
+from pathline.types import Facts, Made
+
+RUNS = Path("runs")
+SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
+AVERAGES = "averages"  # folder of power-EMA snapshots
+LATEST, BEST = "latest", "best"  # texts that name a checkpoint
+UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
+PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[R]):
+    """A kind of run: the file of its settings, what they are read into, the command that makes one.
+
+    Kinds differ in that file, so that none is taken for another.
+    """
+
+    settings: str
+    root: Root[R]
+    command: str
+
+
+FLOW = Kind(SETTINGS, RUN, "pathline train")
+
+
+@dataclass(frozen=True)
+class Opened(Generic[R]):
+    """A run as it lies on disk."""
+
+    folder: Path
+    run: R
+    facts: Facts
+    saved: Path | None  # the checkpoint asked for; None: there is none yet
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint asked for. Raises ValueError where there is none yet."""
+        if self.saved is None:
+            raise ValueError(f"{self.folder} has no whole checkpoint yet; train it further first.")
+        return self.saved
+
+
+def fresh(name: str, out: Path | None) -> Path:
+    """The empty folder of a new run. A folder that holds anything is refused, not overwritten."""
+    if out is None:
+        taken = {path.name for path in RUNS.glob(f"{name}-*")}
+        number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
+        out = RUNS / f"{name}-{number}"
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {UNREADABLE}):
+        raise ValueError(
+            f"{out} is there already and not empty. Go on with it by --resume {out}, or choose "
+            "another --out; nothing was overwritten."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+@contextmanager
+def gone_if_empty(folder: Path) -> Iterator[None]:
+    """Take away the folder of a run that was refused before anything was written there."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty, or another process was first
+            folder.rmdir()
+        raise
+
+
+def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[str, str]:
+    """Write what a run is before its first update; returns the texts each checkpoint repeats."""
+    texts = {
+        kind.settings: yaml_of(to_tree(run)),
+        FACTS: json.dumps(facts._asdict()),
+    }
+    origin = json.dumps(_origin(), indent=1)
+    for file, text in {**texts, ORIGIN: origin}.items():
+        _replace(folder / file, text)
+    return texts
+
+
+def publish(folder: Path, saved: Path, run: Any) -> None:
+    """Name a new checkpoint in `latest`, and prune the old ones as run.train says."""
+    _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
+    best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
+    checkpoint.prune(
+        saved.parent,
+        recent=run.train.keep_recent,
+        every=run.train.keep_every,
+        keep=[Path(named).name for named in best],
+        upto=int(saved.name[5:]),
+    )
+
+
+def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
+    """The run folder under runs/ that was written to last; with a name, of that preset."""
+    found = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
+    if not found:
+        raise ValueError(
+            f"There is no {name or ''} run under {RUNS.resolve()} to take as latest; "
+            "name its folder, or train one first."
+        )
+    return max(found, key=lambda path: (path / kind.settings).stat().st_mtime_ns)
+
+
+def open_run(where: Path, warn: Callable[[str], None]) -> Opened[Run]:
+    """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
+    opened = reopen(where, warn, FLOW)
+    return replace(opened, saved=opened.checkpoint)
+
+
+def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]:
+    """The same for a run to go on with, which may have been stopped before its first checkpoint."""
+    if where.name == LATEST and not where.exists():
+        where = newest_run(None, kind)
+    if not where.is_dir():
+        raise ValueError(f"{where} is no run folder: it does not exist. Runs lie under {RUNS}/.")
+    if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
+        if fault := checkpoint.fault_of(where):
+            raise ValueError(
+                f"{where} is no whole checkpoint: {fault}. Name the run to take its newest."
+            )
+        return _read(where.parent.parent, where, kind)
+    if not (where / kind.settings).is_file() or not (where / FACTS).is_file():
+        raise ValueError(
+            f"{where} is no run folder: it has no {kind.settings}. {kind.command} makes one."
+        )
+    return _read(where, checkpoint.newest(where / "checkpoints", warn), kind)
+
+
+def _read(folder: Path, found: Path | None, kind: Kind[R]) -> Opened[R]:
+    texts = found or folder
+    run = read_as(kind.root, base=texts / kind.settings).run
+    return Opened(folder, run, _facts((texts / FACTS).read_text()), found)
+
+
+def _facts(text: str) -> Facts:
+    """Facts as `write` left them: JSON knows no tuples and no names of a record within a record."""
+    found = {key: _tupled(value) for key, value in json.loads(text).items()}
+    made = found.pop("made", None)
+    return Facts(**found, made=Made(*made) if made else None)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def parts_of(
+    opened: Opened[Run], *, ema: float | Path | None, device: torch.device
+) -> tuple[Parts, str]:
+    """The run's parts with trained weights, and which weights they are.
+
+    ema: one of the run's decays; None its first; 0 the weights themselves; or the file of an
+    average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
+    """
+    parts = assemble(opened.run, opened.facts)
+    weights, named = weights_of(opened, ema)
+    try:
+        parts.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{named} is not of this network: {' '.join(str(error).split())}"
+        ) from None
+    put_on(parts, device)
+    return parts._replace(push=pushed.read(opened.run, opened.checkpoint)), named
+
+
+def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The network's tensors as the run is drawn with, and which they are; ema as of `parts_of`."""
+    weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
+    average, named = _average(opened, ema)
+    return weights | average, named
+
+
+def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The averaged weights and their name; none for the weights themselves."""
+    if isinstance(ema, Path):
+        return read_average(ema), f"average {ema.stem}"
+    kept = opened.run.train.ema
+    decay = (kept[0] if kept else 0) if ema is None else ema
+    if decay and decay not in kept:
+        raise ValueError(
+            f"This run keeps no EMA {decay}; there are {kept or 'none'}, or 0 for no EMA."
+        )
+    if not decay:
+        return {}, "weights"
+    stem = f"network-ema-{decay}"
+    return checkpoint.load(opened.checkpoint, only=(stem,)).tensors[stem], f"EMA {decay}"
+
+
+def _origin() -> dict[str, Any]:
+    """The command, the versions and the state of the tree, for whoever repeats the run."""
+    return {
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "versions": {package: _version(package) for package in ("pathline", *PACKAGES)},
+        "git": _git(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and whether the tree was changed; None outside a checkout or without git."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here)]
+        commit = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(text)
+    os.replace(fresh, path)

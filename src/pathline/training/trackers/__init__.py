@@ -1,0 +1,1 @@
+"""Where numbers and pictures of a training go: a file always, dashboards on request."""

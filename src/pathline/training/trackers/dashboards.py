@@ -1,0 +1,206 @@
+"""Trackers of other makers, by name. They write under the run folder and touch no network unless
+their own environment variables ask for it."""
+
+import contextvars
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pathline.training.trackers.jsonl import METRICS, Tracker, lines, together
+
+Settings = Mapping[str, Any]
+PROJECT = "pathline"
+
+
+def opened(
+    names: Sequence[str],
+    folder: Path,
+    name: str,
+    settings: Settings,
+    warn: Callable[[str], None],
+    *,
+    resumed_at: int = 0,
+) -> Tracker:
+    """metrics.jsonl of the run folder and the trackers named, as one. Call `refuse` before."""
+    rows = {each: TRACKERS[each] for each in names if each != "jsonl"}
+    openers = {each: partial(row, folder, name, settings, resumed_at) for each, row in rows.items()}
+    return together(folder, openers, warn, resumed_at=resumed_at)
+
+
+def refuse(names: Sequence[str]) -> None:
+    """Raises ValueError for a tracker that there is none of, or whose package is not installed."""
+    known = ("jsonl", *TRACKERS)
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"There is no tracker {name!r}.{hint} There are: {', '.join(known)}.")
+        if name != "jsonl" and not installed(name):
+            raise ValueError(
+                f"The tracker {name!r} is not installed: pip install 'pathline[{name}]', "
+                "or leave it out of train.trackers."
+            )
+
+
+def installed(name: str) -> bool:
+    """A folder of that name in the working directory is no package: it has no origin."""
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin is not None
+
+
+def tensorboard(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
+    """Event files in RUN/tensorboard; on resume, what came after is hidden."""
+    del name  # TensorBoard names a run by its folder
+    from torch.utils.tensorboard import SummaryWriter
+
+    home = folder / "tensorboard"
+    missed = 0 if home.exists() else resumed_at
+    writer = SummaryWriter(str(home), purge_step=resumed_at + 1 if resumed_at else None)
+    writer.add_text("settings", f"```\n{json.dumps(settings, indent=1)}\n```", resumed_at)
+
+    def numbers(update: int, images: int, values: Mapping[str, float]) -> None:
+        for key, value in {**values, "images": images}.items():
+            writer.add_scalar(key, value, update)
+        writer.flush()
+
+    def picture(update: int, tag: str, file: Path) -> None:
+        writer.add_image(tag, _pixels(file), update, dataformats="HWC")
+
+    return _told(Tracker(numbers, picture, writer.close), folder, missed)
+
+
+def trackio(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
+    """A local database in RUN/trackio; on resume, written anew up to there from metrics.jsonl."""
+    home = (folder / "trackio").resolve()
+    os.environ["TRACKIO_DIR"] = str(home)  # read once, at the import
+    import trackio as board  # pyright: ignore[reportMissingImports]
+    from trackio.utils import TRACKIO_DIR  # pyright: ignore[reportMissingImports]
+
+    if home != TRACKIO_DIR:
+        raise RuntimeError(f"trackio writes to {TRACKIO_DIR} already: one run folder a process")
+    begin = partial(board.init, PROJECT, name, config=dict(settings), embed=False)
+    with _quiet(), _local():
+        for old in board.Api().runs(PROJECT) if resumed_at else ():
+            if old.name == name:
+                old.delete()
+        # in a context of its own, or it would end the run that was begun before it
+        run = contextvars.copy_context().run(begin, auto_log_cpu=False, auto_log_gpu=False)
+
+    def numbers(update: int, images: int, values: Mapping[str, float]) -> None:
+        run.log({**values, "images": images}, step=update)
+
+    def picture(update: int, tag: str, file: Path) -> None:
+        run.log({tag: board.Image(str(file), caption=file.stem)}, step=update)
+
+    def close() -> None:
+        with _quiet():
+            run.finish()
+
+    return _told(Tracker(numbers, picture, close), folder, resumed_at)
+
+
+def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
+    """Weights & Biases in RUN/wandb, offline: WANDB_MODE=online or WANDB_API_KEY sends it."""
+    home = folder.resolve() / "wandb"
+    missed = 0 if home.exists() else resumed_at  # of others, wandb drops what its run has already
+    home.mkdir(exist_ok=True)
+    default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    mode = os.environ.get("WANDB_MODE") or default
+    for part in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+        os.environ.setdefault(f"WANDB_{part}_DIR", str(home / part.lower()))
+    if mode != "online":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+    import wandb as board  # pyright: ignore[reportMissingImports]
+
+    identity = home / "id.txt"
+    if not identity.exists():
+        identity.write_text(os.urandom(4).hex())
+    run = board.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        name=name,
+        dir=str(folder),
+        id=identity.read_text(),
+        resume="allow" if mode == "online" else None,
+        config=dict(settings),
+        mode=mode,
+        settings=board.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+    )
+
+    def numbers(update: int, images: int, values: Mapping[str, float]) -> None:
+        run.log({**values, "images": images}, step=update)
+
+    def picture(update: int, tag: str, file: Path) -> None:
+        run.log({tag: board.Image(str(file), caption=file.stem)}, step=update)
+
+    return _told(Tracker(numbers, picture, run.finish), folder, missed)
+
+
+def _told(tracker: Tracker, folder: Path, until: int) -> Tracker:
+    """The tracker, told what the run folder holds up to an update, for it has missed that."""
+    if not until:
+        return tracker
+    happened = [
+        (line["update"], partial(tracker.numbers, *parts(line))) for line in lines(folder / METRICS)
+    ]
+    happened += [(drawn[0], partial(tracker.picture, *drawn)) for drawn in pictures(folder)]
+    for update, tell in sorted(happened, key=lambda one: one[0]):  # wandb takes no earlier ones
+        if update <= until:
+            tell()
+    return tracker
+
+
+def parts(line: Mapping[str, Any]) -> tuple[int, int, dict[str, float]]:
+    """Update, images and values of a line of metrics.jsonl."""
+    values = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+    return int(values.pop("update")), int(values.pop("images", 0)), values
+
+
+def pictures(folder: Path) -> Iterator[tuple[int, str, Path]]:
+    """Update, tag and file of every grid in RUN/samples, such as samples/fixed-00000400.png."""
+    for file in sorted((folder / "samples").glob("*-*.png")):
+        kind, _, update = file.stem.rpartition("-")
+        if update.isdigit():
+            yield int(update), f"samples/{kind}", file
+
+
+def _pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that a library prints over the progress bar."""
+    with redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextmanager
+def _local() -> Iterator[None]:
+    """trackio asks the hub for the user's name even for a local run; unless it is to log there."""
+    from huggingface_hub import constants
+
+    was = constants.HF_HUB_OFFLINE
+    remote = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+    constants.HF_HUB_OFFLINE = was or not any(name in os.environ for name in remote)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was
+
+
+TRACKERS: dict[str, Callable[[Path, str, Settings, int], Tracker]] = {
+    "trackio": trackio,
+    "wandb": wandb,
+    "tensorboard": tensorboard,
+}

@@ -1,0 +1,166 @@
+"""What a person typed to a Run, and where each value came from."""
+
+from pathlib import Path
+
+import pytest
+
+from pathline.config.layers import Problem
+from pathline.config.presets.pixels import PRESETS
+from pathline.config.resolve import fill, read
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(text, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return file
+
+
+def refusal(*args, **options):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read(*args, **options)
+    return str(error.value)
+
+
+def test_nothing_named_is_defaults():
+    settings = read()
+    assert settings.run.train.updates == 10_000
+    assert set(settings.origins.values()) == {"default"}
+
+
+def test_precedence_and_origins(file):
+    first = file("train: {updates: 10, batch: 64}\nobjective:\n  prediction: x1\n", "first.yaml")
+    second = file("train:\n  updates: 20\n", "second.yaml")
+    run, _, origins = read(
+        "digits", [first, second], ["train.clip=2", "seed=1"], {"seed": 2, "device": None}
+    )
+    assert (run.train.updates, run.train.batch, run.train.clip, run.seed) == (20, 64, 2.0, 2)
+    assert run.objective.options == {"prediction": "x1", "dropout": 0.1}
+    assert origins["train.updates"] == f"{second}:2"
+    assert origins["train.batch"] == f"{first}:1"
+    assert origins["objective.prediction"] == f"{first}:3"
+    assert origins["objective.dropout"] == "preset digits"
+    assert origins["train.clip"] == "command line"
+    assert origins["seed"] == "--seed"
+    assert origins["device"] == "default"
+    assert origins["backbone.width"] == "preset digits"
+
+
+def test_another_row_drops_the_presets_options():
+    run, _, origins = read("digits", overrides=["times=uniform", "schedule=constant"])
+    assert run.times.options == {}
+    assert run.schedule.options == {}
+    assert origins["times.name"] == "command line"
+    assert "times.mean" not in origins
+
+
+@pytest.mark.parametrize(
+    "order",
+    [["times=skewed", "times.power=2"], ["times.power=2", "times=skewed"]],
+)
+def test_row_and_option_in_any_order(order):
+    times = read("digits", overrides=order).run.times
+    assert (times.name, times.options) == ("skewed", {"power": 2})
+
+
+def test_terms():
+    run, _, origins = read(
+        "digits", overrides=["terms.huber=0.5", "terms.huber.delta=2", "terms.mse=0"]
+    )
+    assert run.terms == {"mse": 0.0, "huber": {"weight": 0.5, "delta": 2}}
+    assert origins["terms.huber.weight"] == "command line"
+
+
+def test_lists():
+    for text in ("train.ema=[0.9, 0.99]", "train.ema=0.9,0.99"):
+        assert read("digits", overrides=[text]).run.train.ema == (0.9, 0.99)
+
+
+def test_settings_without_a_preset():
+    assert (
+        read("train.updates=5", overrides=["train.batch=2"]).run.train
+        == read(overrides=["train.updates=5", "train.batch=2"]).run.train
+    )
+
+
+def test_own_folder(tmp_path):
+    folder = tmp_path / "my.pictures"
+    folder.mkdir()
+    settings = read(str(folder))
+    assert settings.run.name == "my.pictures"
+    assert settings.run.data.source.options == {"path": str(folder)}
+    assert settings.run.backbone == PRESETS["own"].backbone
+    assert settings.origins["data.source.path"] == "command line"
+    assert settings.origins["backbone.width"] == "preset own"
+
+
+def test_a_run_file_replaces_defaults_whole(file):
+    path = file("terms: {l1: 1.0}\nsample: {guidance: cfg}\n")
+    run = read(str(path)).run
+    assert run.terms == {"l1": 1.0}
+    assert run.sample.guidance.options == {}
+    assert read(base=path, overrides=["seed=3"]).run.terms == {"l1": 1.0}
+
+
+def test_all_problems_at_once_with_their_origins(file):
+    mine = file("train:\n  updats: 5\n  batch: many\nmodel: {depth: 3}\nlr: 1e-4\n")
+
+    def check(run):
+        assert run.optimizer.options["lrr"] == 3
+        return [Problem("optimizer.lrr", "The optimizer 'adamw' takes no option 'lrr'.")]
+
+    overrides = ["train.accumulate=0", "optimizer.lrr=3"]
+    said = refusal("digits", [mine], overrides, {"seed": -1}, check=check).splitlines()
+    assert said[0] == "7 problems in the settings:"
+    assert f"  {mine}:2: train.updats is not a setting. Did you mean train.updates?" in said
+    assert f"  {mine}:3: train.batch wants a whole number, got 'many'." in said
+    assert f"  {mine}:4: model is not a setting." in said
+    assert f"  {mine}:5: lr is not a setting. Did you mean optimizer.lr?" in said
+    assert "  command line: train.accumulate must be above 0, got 0." in said
+    assert "  --seed: seed must not be negative, got -1." in said
+    lrr = "  command line: optimizer.lrr: The optimizer 'adamw' takes no option 'lrr'."
+    assert lrr in said
+    assert "config show" in said[-1]
+
+
+def test_one_problem_is_one_line():
+    assert refusal("digits", overrides=["train.batch=x"]) == (
+        "command line: train.batch wants a whole number, got 'x'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("digts", "Did you mean 'digits'? There are: anime-256"),
+        ("zzz", "no preset called 'zzz', and no folder. There are"),
+        ("./zzz", "There is no folder or file './zzz'"),
+        ("some/where.tar", "There is no folder or file 'some/where.tar'"),
+        ("no.yaml", "There is no settings file no.yaml"),
+        ("own", "data.source is left to your folder"),
+    ],
+)
+def test_unknown_what(what, said):
+    assert said in refusal(what)
+
+
+@pytest.mark.parametrize("text", ["foo", "=3", "digits2"])
+def test_no_setting(text):
+    assert f"{text!r} is no setting: write key=value" in refusal("digits", overrides=[text])
+
+
+def test_missing_config():
+    assert "There is no settings file" in refusal("digits", [Path("no.yaml")])
+
+
+def test_fill_writes_out_what_rows_take():
+    def euler(x, *, eta: float = 0.5, ends: tuple[float, ...] = (0.0, 1.0)): ...
+
+    run = read("digits", overrides=["sample.solver.eta=1"]).run
+    filled = fill(run, {"sample.solver": {"euler": euler}})
+    assert filled.sample.solver.options == {"eta": 1.0, "ends": [0.0, 1.0]}
+    assert type(filled.sample.solver.options["eta"]) is float
+    assert filled.backbone == run.backbone

@@ -1,0 +1,170 @@
+"""`pathline eval`: results that say how they were got, files that stay, words for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from pathline.evaluation.plots import Spot, abscissa
+from pathline.recipes.eval import evaluate
+from pathline.recipes.train import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Four updates on the digits: nothing to look at, all there is to measure."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    tiny = ["data.holdout=0.2", "train.updates=4", "train.validate_every=0", "train.save_every=4"]
+    tiny += ["schedule.warmup=0", "optimizer.lr=0.02"]  # guidance must change something
+    assert train("debug", *tiny, "train.sample_every=0", out=folder, device="cpu") == 0
+    return folder
+
+
+def folder_of(root, pixels):
+    root.mkdir()
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture[0].numpy()).save(root / f"{index:04d}.png")
+    return root
+
+
+def results(file):
+    return json.loads(file.read_text())["results"]
+
+
+@pytest.mark.slow
+def test_the_same_numbers_come_from_one_and_two_processes(run, tmp_path):
+    asked = ["eval", str(run), "--n", "21", "--steps", "3", "--json", "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    commands = {
+        "one": [sys.executable, "-m", "pathline"],
+        "two": [*torchrun, "--nproc-per-node=2", "-m", "--", "pathline"],
+    }
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, command in commands.items():
+        subprocess.run([*command, *asked, tmp_path / name], env=env, check=True, timeout=120)
+    one, two = (results(tmp_path / name / "eval-0001.json") for name in commands)
+    assert one == two
+
+
+def test_a_result_says_how_it_was_got_and_none_is_overwritten(run, tmp_path, capsys):
+    first, again = ({"n": 12, "steps": 2, "seed": 3, "out": tmp_path} for _ in range(2))
+    assert evaluate(run, **first) == 0
+    assert evaluate(run, **again) == 0
+    (one,), (two,) = results(tmp_path / "eval-0001.json"), results(tmp_path / "eval-0002.json")
+    assert one == two
+    wanted = {"n": 12, "seed": 3, "steps": 2, "solver": "euler", "grid": "uniform"}
+    assert {key: one[key] for key in wanted} == wanted
+    assert one["weights"] == "EMA 0.9"
+    assert one["guidance"] == {"name": "cfg", "scale": 1.0}
+    assert one["reference"] == "training pictures of debug"
+    (feature,) = one["features"]
+    assert feature["feature"] == "pca-64"
+    assert feature["scores"].keys() >= {"frechet", "kid", "nearest_ratio", "diversity"}
+    assert feature["baseline"]["frechet"] < feature["scores"]["frechet"]
+    assert feature["held_out_n"] == feature["reference_n"] == feature["baseline_n"] == 12
+    printed = capsys.readouterr().out
+    for word in ("n 12", "seed 3", "2 steps", "euler", "EMA 0.9", "pca-64", "real against real"):
+        assert word in printed
+
+
+def test_a_sweep_gives_every_combination_a_table_and_curves(run, tmp_path, capsys):
+    sweep = ["guidance=1,2", "steps=1,2"]
+    options = {"feature": ["pca"], "set": ["pca.width=5", "solver=heun"], "metric": "kid"}
+    assert evaluate(run, n=8, sweep=sweep, out=tmp_path, **options) == 0
+    found = results(tmp_path / "sweep-0001.json")
+    settings = [{"guidance": g, "steps": s} for g in "12" for s in "12"]
+    assert [one["setting"] for one in found] == settings
+    assert [one["guidance"]["scale"] for one in found] == [1, 1, 2, 2]
+    assert {one["solver"] for one in found} == {"heun"}
+    assert {one["features"][0]["feature"] for one in found} == {"pca-5"}
+    assert len({one["features"][0]["scores"]["frechet"] for one in found}) == 4
+    with Image.open(tmp_path / "sweep-0001.png") as picture:
+        assert picture.width > 900
+    best = min(found, key=lambda one: one["features"][0]["scores"]["kid"])["setting"]
+    said = capsys.readouterr().out
+    assert f"best kid: guidance={best['guidance']} steps={best['steps']}" in said
+
+
+def test_labels_are_read_by_the_classifier(run, tmp_path):
+    short = ["classifier.updates=20"]
+    assert evaluate(run, n=20, steps=1, set=short, out=tmp_path, json=True) == 0
+    (one,) = results(tmp_path / "eval-0001.json")
+    assert 0 <= one["features"][0]["scores"]["accuracy"] < 0.6  # four updates teach nothing
+    assert "held-out accuracy" in one["features"][0]["note"]
+
+
+def test_two_folders_and_a_folder_against_a_run(run, pixels, tmp_path):
+    drawn, real = folder_of(tmp_path / "a", pixels[:9]), folder_of(tmp_path / "b", pixels[9:40])
+    assert evaluate(drawn, real, out=tmp_path / "out") == 0
+    assert evaluate(drawn, reference=run, out=tmp_path / "out") == 0
+    (one,), (two,) = (results(tmp_path / "out" / f"eval-000{n}.json") for n in (1, 2))
+    assert one["n"] == two["n"] == 9
+    assert one["features"][0]["reference_n"] == 9
+    assert two["reference"] == "training pictures of debug"
+    assert two["features"][0]["scores"]["frechet"] < 3 * two["features"][0]["baseline"]["frechet"]
+    assert not list(drawn.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"n": 1}, "1 drawn picture: .* from 2 on"),
+        ({"feature": ["pcaa"]}, "Did you mean 'pca'"),
+        ({"metric": "frechett"}, "Did you mean 'frechet'"),
+        ({"metric": "accuracy"}, "no metric called 'accuracy' here"),
+        ({"set": ["pca.with=3"]}, "Did you mean 'width'"),
+        ({"set": ["pca"]}, "write FEATURE.OPTION=VALUE"),
+        ({"sweep": ["steps"]}, "no axis of a sweep"),
+        ({"sweep": ["step=3,4"]}, "sample.steps"),
+        ({"sweep": ["steps=3,4"], "steps": 3}, "give it once"),
+        ({"sweep": ["ema=half"]}, "ema wants a number"),
+        ({"ema": 0.3}, "keeps no EMA 0.3"),
+        ({"solver": "jump"}, "average velocities"),
+        ({"size": 9}, "--size is for folders"),
+    ],
+)
+def test_what_a_run_cannot_be_asked(run, options, told):
+    with pytest.raises(ValueError, match=told):
+        evaluate(run, **{"n": 8, **options})
+
+
+def test_folders_that_cannot_be_compared(run, pixels, tmp_path):
+    one, few = folder_of(tmp_path / "one", pixels[:1]), folder_of(tmp_path / "few", pixels[:4])
+    mixed, empty = folder_of(tmp_path / "mixed", pixels[:2]), tmp_path / "empty"
+    empty.mkdir()
+    Image.new("L", (9, 8)).save(mixed / "z.png")
+    large = tmp_path / "large"
+    large.mkdir()
+    for name in "ab":
+        Image.new("L", (16, 16)).save(large / f"{name}.png")
+    told = {
+        "1 drawn picture": (one, few, {}),
+        "1 reference .* picture": (few, one, {}),
+        "holds no picture": (empty, few, {}),
+        "z.png is 9x8, where 8x8": (mixed, few, {}),
+        "a.png is 16x16, where 8x8": (large, run, {}),
+        "is not the size|are 16x16": (large, run, {"size": 16}),
+        "give the real ones too": (few, None, {}),
+        "--steps is for a run": (few, one, {"steps": 3}),
+        "has 4 pictures; --n 9": (few, few, {"n": 9}),
+    }
+    for words, (drawn, real, options) in told.items():
+        with pytest.raises(ValueError, match=words):
+            evaluate(drawn, real, **options)
+    with pytest.raises(ValueError, match="once"):
+        evaluate(few, few, reference=few)
+
+
+def test_the_axis_of_numbers_with_most_values_lies_to_the_right():
+    def spots(**axes):
+        return [
+            Spot(dict(zip(axes, values, strict=True)), {})
+            for values in zip(*axes.values(), strict=True)
+        ]
+
+    assert abscissa(spots(guidance=["1", "1", "2"], steps=["4", "8", "20"])) == "steps"
+    assert abscissa(spots(solver=["euler", "heun", "rk4"], steps=["4", "8", "8"])) == "steps"
+    assert abscissa(spots(solver=["euler", "heun"])) == "solver"
