@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pathline.backbones.ddt import DECODERS, SHAPES, ddt, every, likeness, program, sharing
+from pathline.backbones.ddt import SHAPES, ddt, every, likeness, program, sharing
 from pathline.backbones.table import BACKBONES
 from pathline.flow.guidance import cfg, interval
 from pathline.flow.paths import STRAIGHT
@@ -80,7 +80,7 @@ def test_the_first_gradient_reaches_the_last_layer_only():
 
 def test_published_depths():
     published = {"B/2": (8, 4), "L/2": (20, 4), "XL/2": (22, 6)}
-    assert {name: (SHAPES[name].depth, DECODERS[name]) for name in published} == published
+    assert {name: (SHAPES[name].depth, SHAPES[name].decoder) for name in published} == published
     with torch.device("meta"):
         network = ddt(Frame(4, 32, 32, classes=1000), size="B/2")
     assert (len(network.encoder.blocks), len(network.decoder.blocks)) == (8, 4)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pathline.backbones import token_routing as routes
 from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
-from pathline.backbones.sizes import check, sized
-from pathline.backbones.token_routing import Fuse, Routing
+from pathline.backbones.sizes import Shape, by_size, check
+from pathline.backbones.token_routing import Fuse
 from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
 from pathline.nn.modulation import Offset
@@ -25,30 +25,20 @@ Extrapolate = Literal["none", "rescale"]
 
 
 @dataclass(frozen=True)
-class CrossShape:
-    """What a cross_dit is made of, whatever the data. The settings are explained at `cross_dit`."""
+class CrossShape(routes.RouteShape, Shape):
+    """Text by cross-attention, one modulation for all blocks: PixArt-α (arXiv 2310.00426)."""
 
-    depth: int
-    width: int
-    heads: int
-    patch: int
-    mlp: Mlp = "gelu"
-    qk_norm: bool = False
-    extrapolate: Extrapolate = "rescale"
-    bottleneck: int = 0
-    outputs: int | None = None
-    time_scale: float = 1000.0
     label_std: float = 1.0
-    takes_r: bool = False
-    checkpoint: bool = False
-    route: Routing = "none"
-    route_share: float | None = None
-    route_before: int = 2
-    route_after: int = 2
-    path_drop: float = 0.05
+    mlp: Mlp = "gelu"  # the feed-forward
+    # Positions in images larger than those trained on: rescale squeezes them into the range that
+    # was trained, none counts on.
+    extrapolate: Extrapolate = "rescale"
+    # Channels that the network gives, at least those of x; the first are the value (PixArt's
+    # weights have twice as many). null: as many as x has.
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
-        check(self, (), {"mlp": Mlp, "extrapolate": Extrapolate, "route": Routing})
+        check(self)
         routes.refuse(self)
 
 
@@ -188,39 +178,4 @@ SHAPES = {
 }
 
 
-def cross_dit(
-    frame: Frame,
-    *,
-    size: str = "S/2",
-    depth: int | None = None,
-    width: int | None = None,
-    heads: int | None = None,
-    patch: int | None = None,
-    mlp: Mlp = "gelu",
-    qk_norm: bool = False,
-    extrapolate: Extrapolate = "rescale",
-    bottleneck: int = 0,
-    outputs: int | None = None,
-    time_scale: float = 1000.0,
-    label_std: float = 1.0,
-    takes_r: bool = False,
-    checkpoint: bool = False,
-    route: Routing = "none",
-    route_share: float | None = None,
-    route_before: int = 2,
-    route_after: int = 2,
-    path_drop: float = 0.05,
-) -> CrossDiT:
-    """A DiT that hears text by cross-attention, for pictures of any size; a size, or parts of it.
-
-    size: nano, tiny, S, B, L or XL / patch. extrapolate: what happens to places in pictures larger
-    than `frame`; rescale keeps them among the places it has learnt. bottleneck: width between patch
-    and network, 0 for none. outputs: channels the network gives, of which the first frame.channels
-    are the value (PixArt's weights have twice as many). label_std: of the label table. takes_r: a
-    second time, for average velocities. checkpoint: recompute blocks in the backward pass to save
-    memory. route, route_share, route_before, route_after, path_drop: tokens left out in training,
-    as in dit. The first weights come from torch's default generator. Raises ValueError for an
-    unknown size and for numbers that don't divide.
-    """
-    given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
-    return CrossDiT(frame, sized("cross_dit", SHAPES, size, given))
+cross_dit = by_size("cross_dit", CrossDiT, SHAPES, "S/2")

@@ -6,6 +6,7 @@ steps may share what the encoder said: `sharing`, with times from `every` or `pr
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -14,18 +15,41 @@ from torch.nn import functional as F
 
 from pathline.backbones.conditioning import Unread, run
 from pathline.backbones.dit import DiT
-from pathline.backbones.dit_shape import DiTShape, Mlp, Modulation, Norm, Positions
-from pathline.backbones.sizes import sized
+from pathline.backbones.dit_shape import BlockShape, DiTShape, Mlp, Norm, Positions
+from pathline.backbones.sizes import by_size, check
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import LowRank, Offset, Own, modulation
 from pathline.types import Cond, Field, Frame, Output
 
 
+@dataclass(frozen=True)
+class DDTShape(BlockShape):
+    """Decoupled transformer (arXiv 2504.05741): a condition encoder, a velocity decoder.
+
+    depth: blocks of the encoder. The other settings are those of dit, for both halves.
+    """
+
+    qk_norm: bool = True
+    norm: Norm = "rms"
+    mlp: Mlp = "swiglu"
+    positions: Positions = "both"
+    decoder: int = 4  # blocks of the decoder, from 1
+
+    def __post_init__(self) -> None:
+        check(self, "rank")
+        if self.decoder < 1:
+            raise ValueError(f"decoder must be at least 1 block deep, got {self.decoder}.")
+
+    def encoder(self) -> DiTShape:
+        """The encoder's, which is a DiT."""
+        return DiTShape(**{f.name: getattr(self, f.name) for f in fields(BlockShape)})
+
+
 class Block(nn.Module):
     """DiT's block with a modulation for each token; identity at the start."""
 
-    def __init__(self, shape: DiTShape) -> None:
+    def __init__(self, shape: DDTShape) -> None:
         super().__init__()
         width = shape.width
         self.modulation = modulation(shape.modulation, width, 6, shape.rank)
@@ -51,12 +75,12 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Patches of x, blocks steered token by token, patches of velocity; zero at the start."""
 
-    def __init__(self, channels: int, shape: DiTShape, depth: int) -> None:
+    def __init__(self, channels: int, shape: DDTShape) -> None:
         super().__init__()
         width, outputs = shape.width, shape.patch**2 * channels
         self.patch = blocks.patch_in(outputs, shape.bottleneck, width)
         self.shared = nn.Linear(width, 6 * width) if shape.modulation == "shared" else None
-        self.blocks = nn.ModuleList([Block(shape) for _ in range(depth)])
+        self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.decoder)])
         self.modulation = Own(width, 2)
         self.norm = blocks.norm(shape.norm, width)
         self.final = nn.Linear(width, outputs)
@@ -88,14 +112,12 @@ class Decoder(nn.Module):
 class DDT(nn.Module):
     """(x [B C H W], t [B], cond, r) -> Output, whose hidden states a later call may be given."""
 
-    def __init__(self, frame: Frame, shape: DiTShape, decoder: int) -> None:
+    def __init__(self, frame: Frame, shape: DDTShape) -> None:
         super().__init__()
-        if decoder < 1:
-            raise ValueError(f"decoder must be at least 1 block deep, got {decoder}.")
         self.frame, self.shape = frame, shape
-        self.encoder = DiT(frame, shape)
+        self.encoder = DiT(frame, shape.encoder())
         self.encoder.add_module("final", Unread(shape.patch**2 * frame.channels))
-        self.decoder = Decoder(frame.channels, shape, decoder)
+        self.decoder = Decoder(frame.channels, shape)
 
     def forward(
         self,
@@ -122,47 +144,14 @@ class DDT(nn.Module):
         return Output(value, hidden)
 
 
-SHAPES = {  # the encoder's
-    "S/2": DiTShape(depth=8, width=384, heads=6, patch=2),
-    "B/2": DiTShape(depth=8, width=768, heads=12, patch=2),
-    "L/2": DiTShape(depth=20, width=1024, heads=16, patch=2),
-    "XL/2": DiTShape(depth=22, width=1152, heads=16, patch=2),
+SHAPES = {
+    "S/2": DDTShape(depth=8, decoder=4, width=384, heads=6, patch=2),
+    "B/2": DDTShape(depth=8, decoder=4, width=768, heads=12, patch=2),
+    "L/2": DDTShape(depth=20, decoder=4, width=1024, heads=16, patch=2),
+    "XL/2": DDTShape(depth=22, decoder=6, width=1152, heads=16, patch=2),
 }
-DECODERS = {"S/2": 4, "B/2": 4, "L/2": 4, "XL/2": 6}
 
-
-def ddt(
-    frame: Frame,
-    *,
-    size: str = "S/2",
-    depth: int | None = None,
-    decoder: int | None = None,
-    width: int | None = None,
-    heads: int | None = None,
-    patch: int | None = None,
-    norm: Norm = "rms",
-    mlp: Mlp = "swiglu",
-    qk_norm: bool = True,
-    positions: Positions = "both",
-    theta: float = 256.0,
-    modulation: Modulation = "block",
-    rank: int = 32,
-    bottleneck: int = 0,
-    time_scale: float = 1000.0,
-    label_std: float = 0.02,
-    takes_r: bool = False,
-    bias: bool = True,
-    checkpoint: bool = False,
-) -> DDT:
-    """A decoupled transformer: condition encoder, velocity decoder.
-
-    depth, decoder: blocks of the encoder and of the decoder; a published size has its own. The
-    other settings are those of dit, for both halves. The first weights come from torch's default
-    generator. Raises ValueError for an unknown size and for numbers that don't divide.
-    """
-    given = {k: v for k, v in locals().items() if k not in ("frame", "size", "decoder")}
-    shape = sized("DDT", SHAPES, size, given)
-    return DDT(frame, shape, DECODERS[size] if decoder is None else decoder)
+ddt = by_size("DDT", DDT, SHAPES, "S/2")
 
 
 def sharing(

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pathline.backbones import token_routing as routes
 from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
-from pathline.backbones.dit_shape import SHAPES, DiTShape, Mlp, Modulation, Norm, Positions
-from pathline.backbones.sizes import sized
-from pathline.backbones.token_routing import Fuse, Routing
+from pathline.backbones.dit_shape import SHAPES, DiTShape
+from pathline.backbones.sizes import by_size
+from pathline.backbones.token_routing import Fuse
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own, modulation
@@ -157,49 +157,4 @@ class DiT(nn.Module):
         return joined, turn, mask[:, None, None, :]
 
 
-def dit(
-    frame: Frame,
-    *,
-    size: str = "S/2",
-    depth: int | None = None,
-    width: int | None = None,
-    heads: int | None = None,
-    patch: int | None = None,
-    norm: Norm = "layer",
-    mlp: Mlp = "gelu",
-    qk_norm: bool = False,
-    positions: Positions = "sincos",
-    theta: float = 256.0,
-    modulation: Modulation = "block",
-    rank: int = 32,
-    bottleneck: int = 0,
-    outputs: int | None = None,
-    time_scale: float = 1000.0,
-    label_std: float = 0.02,
-    takes_r: bool = False,
-    bias: bool = True,
-    checkpoint: bool = False,
-    look: int = 0,
-    route: Routing = "none",
-    route_share: float | None = None,
-    route_before: int = 2,
-    route_after: int = 2,
-    path_drop: float = 0.05,
-) -> DiT:
-    """A DiT for pictures of `frame`; a published size, or parts of it replaced.
-
-    size: S, B, L or XL / patch. positions: sincos adds a table, rope turns heads (base theta).
-    modulation: each block its own projection, one shared with a table per block, or of low rank.
-    bottleneck: width between patch and network, 0 for none. outputs: channels the network gives,
-    of which the first frame.channels are the value (official weights have twice as many).
-    label_std: of the label table; 1 learns labels far sooner in a short training. takes_r: a second
-    time, for average velocities. bias: in attention and feed-forward. checkpoint: recompute blocks
-    in the backward pass to save memory. look: the block, from 1, after which loss terms look; 0:
-    the last. route: in training, tokens that all blocks but the first route_before and the last
-    route_after don't see; tread passes them by, sprint learns a join. route_share: of tokens left
-    out; null: 0.5, for sprint 0.75. path_drop: share of pictures of which sprint's join hears
-    nothing from the route. The first weights come from torch's default generator. Raises
-    ValueError for an unknown size and for numbers that don't divide.
-    """
-    given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
-    return DiT(frame, sized("DiT", SHAPES, size, given))
+dit = by_size("DiT", DiT, SHAPES, "S/2")

@@ -1,28 +1,54 @@
-"""What the shapes of all backbones have in common: checks, and a size with parts replaced."""
+"""The settings that all backbones share, their checks, and named sizes as rows of a table.
 
-from collections.abc import Mapping
-from dataclasses import replace
+A Shape is a frozen dataclass: its fields are the settings of a backbone, with type, default and,
+in the comment, their meaning. `by_size` makes a row of BACKBONES of it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from inspect import Parameter, Signature
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from pathline.types import Frame
 
 SIZES = ("depth", "width", "heads", "patch")
 
 
-def check(shape: Any, positive: tuple[str, ...], choices: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Shape:
+    """What every transformer here has; without defaults: what only a size can decide."""
+
+    depth: int  # number of blocks, from 1
+    width: int  # numbers in a token, a multiple of `heads`
+    heads: int  # attention heads
+    patch: int  # side of the square of pixels or latent positions that makes a token
+    qk_norm: bool = False  # normalise queries and keys; keeps bf16 stable
+    bottleneck: int = 0  # width between patch and network (JiT); 0: none
+    # Factor on t before its sinusoidal embedding; 1 for mean flow, whose loss holds a derivative
+    # in t.
+    time_scale: float = 1000.0
+    label_std: float = 0.02  # of the label table's first weights; 1 learns labels far sooner
+    takes_r: bool = False  # a second time r as input, for average velocities
+    checkpoint: bool = False  # recompute blocks in the backward pass to save memory
+
+
+def check(shape: Shape, *positive: str) -> None:
     """Raises ValueError for numbers below 1, for words that are no choice, for uneven heads.
 
-    choices: name -> the Literal its value must be of.
+    positive: further fields that must be at least 1.
     """
     for name in (*SIZES, *positive):
         if getattr(shape, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(shape, name)}.")
     if shape.bottleneck < 0:
         raise ValueError(f"bottleneck must be at least 0, got {shape.bottleneck}.")
-    for name, kind in choices.items():
-        if getattr(shape, name) not in get_args(kind):
-            raise ValueError(
-                f"{name}={getattr(shape, name)!r} is none of {', '.join(get_args(kind))}."
-            )
+    for name, kind in get_type_hints(type(shape)).items():
+        value, choices = getattr(shape, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in choices:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
     if shape.width % shape.heads:
         raise ValueError(
             f"width {shape.width} can't be split among {shape.heads} heads: "
@@ -30,13 +56,49 @@ def check(shape: Any, positive: tuple[str, ...], choices: Mapping[str, Any]) -> 
         )
 
 
-def sized(what: str, shapes: Mapping[str, Any], size: str, given: Mapping[str, Any]) -> Any:
-    """The shape called `size` with what is given in place of its own; None keeps a size's own.
+def by_size(
+    what: str, network: Callable[[Frame, Any], nn.Module], sizes: Mapping[str, Shape], size: str
+) -> Callable[..., nn.Module]:
+    """A row: (frame, *, size, and the fields of the Shape) -> network(frame, shape).
+
+    An option that is left out, or None, is the size's own. The row raises ValueError for an unknown
+    size; the first weights come from torch's default generator.
+    """
+    usual = size
+    schema = type(sizes[size])
+
+    def row(frame: Frame, *, size: str = usual, **options: Any) -> nn.Module:
+        return network(frame, pick_size(what, sizes, size, options))
+
+    row.__doc__ = schema.__doc__
+    # inspect.signature and so every reader of a row's settings sees the fields as its keywords.
+    vars(row).update(__signature__=_signature(sizes, usual), schema=schema)
+    return row
+
+
+def pick_size(
+    what: str, sizes: Mapping[str, Shape], size: str, options: Mapping[str, Any]
+) -> Shape:
+    """The shape called `size` with these options in place of its own; None keeps the size's own.
 
     Raises ValueError for an unknown size.
     """
-    if size not in shapes:
-        near = get_close_matches(size, shapes, n=1)
+    if size not in sizes:
+        near = get_close_matches(size, sizes, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"There is no {what} size {size!r}.{hint} There are: {', '.join(shapes)}.")
-    return replace(shapes[size], **{key: x for key, x in given.items() if x is not None})
+        raise ValueError(f"There is no {what} size {size!r}.{hint} There are: {', '.join(sizes)}.")
+    return replace(sizes[size], **{key: x for key, x in options.items() if x is not None})
+
+
+def _signature(sizes: Mapping[str, Shape], usual: str) -> Signature:
+    """`size` and every field as keywords; None is the default of a field that sizes differ in."""
+    schema = type(sizes[usual])
+    kinds = get_type_hints(schema)
+    keywords = [Parameter("size", Parameter.KEYWORD_ONLY, default=usual, annotation=str)]
+    for f in fields(schema):
+        values = {getattr(shape, f.name) for shape in sizes.values()}
+        is_of_size = f.default is MISSING or values != {f.default}
+        default, kind = (None, kinds[f.name] | None) if is_of_size else (f.default, kinds[f.name])
+        keywords.append(Parameter(f.name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    frame = Parameter("frame", Parameter.POSITIONAL_OR_KEYWORD, annotation=Frame)
+    return Signature([frame, *keywords], return_annotation=nn.Module)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pathline.backbones import token_routing as routes
 from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
-from pathline.backbones.sizes import sized
-from pathline.backbones.stream_shape import SHAPES, Extrapolate, Modulation, Positions, StreamShape
-from pathline.backbones.token_routing import Fuse, Routing
+from pathline.backbones.sizes import by_size
+from pathline.backbones.stream_shape import SHAPES, StreamShape
+from pathline.backbones.token_routing import Fuse
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import Own, modulation
@@ -189,47 +189,4 @@ class StreamDiT(nn.Module):
         return joined, turn, mask[:, None, None, :]
 
 
-def stream_dit(
-    frame: Frame,
-    *,
-    size: str = "S/2",
-    depth: int | None = None,
-    width: int | None = None,
-    heads: int | None = None,
-    patch: int | None = None,
-    refiners: int | None = None,
-    positions: Positions | None = None,
-    theta: float = 256.0,
-    extrapolate: Extrapolate = "rescale",
-    modulation: Modulation = "shared",
-    rank: int = 32,
-    qk_norm: bool = True,
-    bottleneck: int = 0,
-    time_scale: float = 1000.0,
-    label_std: float = 1.0,
-    takes_r: bool = False,
-    bias: bool = False,
-    checkpoint: bool = False,
-    route: Routing = "none",
-    route_share: float | None = None,
-    route_before: int = 2,
-    route_after: int = 2,
-    path_drop: float = 0.05,
-) -> StreamDiT:
-    """One stream of picture and text, for pictures of any size; a named size, or parts of it.
-
-    size: nano, tiny, S, B, L or XL / patch. refiners: blocks for the picture alone and as many for
-    the text alone, before both meet. positions: rope turns heads (base theta) by place in the text,
-    row and column; both adds a sin-cos table, which short trainings need. extrapolate: in pictures
-    larger than `frame`, rescale keeps places among those it has learnt, ntk turns slow pairs
-    slower, none goes on counting. modulation: one projection for all with a table per block, each
-    its own, or of low rank. qk_norm: norms of q and k, which keep bf16 stable. bottleneck: width
-    between patch and network, 0 for none. label_std: of the label table. takes_r: a second time,
-    for average velocities. bias: in attention and feed-forward. checkpoint: recompute blocks in the
-    backward pass to save memory. route, route_share, route_before, route_after, path_drop: tokens
-    left out in training, as in dit; refiners, and text, see all. The first weights come from
-    torch's default generator. Raises ValueError for an unknown size and for numbers that don't
-    divide.
-    """
-    given = {key: value for key, value in locals().items() if key not in ("frame", "size")}
-    return StreamDiT(frame, sized("stream_dit", SHAPES, size, given))
+stream_dit = by_size("stream_dit", StreamDiT, SHAPES, "S/2")

@@ -1,52 +1,34 @@
-"""What a stream_dit is made of, and its sizes, from a laptop's to a billion weights."""
+"""The settings of a stream_dit, and its sizes, from a laptop's to a billion weights."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from pathline.backbones import token_routing as routes
-from pathline.backbones.sizes import check
-from pathline.backbones.token_routing import Routing
+from pathline.backbones.sizes import Shape, check
 
 Positions = Literal["rope", "both"]
 Modulation = Literal["shared", "block", "lowrank"]
 Extrapolate = Literal["none", "rescale", "ntk"]
-CHOICES = {
-    "positions": Positions,
-    "modulation": Modulation,
-    "extrapolate": Extrapolate,
-    "route": Routing,
-}
 
 
 @dataclass(frozen=True)
-class StreamShape:
-    """What a stream_dit is made of, whatever the data. The settings are explained there."""
+class StreamShape(routes.RouteShape, Shape):
+    """One stream of image and text tokens (Lumina-Image 2.0, Z-Image), for images of any size."""
 
-    depth: int
-    width: int
-    heads: int
-    patch: int
-    refiners: int = 2
-    positions: Positions = "rope"
-    theta: float = 256.0
-    extrapolate: Extrapolate = "rescale"
-    modulation: Modulation = "shared"
-    rank: int = 32
     qk_norm: bool = True
-    bottleneck: int = 0
-    time_scale: float = 1000.0
     label_std: float = 1.0
-    takes_r: bool = False
-    bias: bool = False
-    checkpoint: bool = False
-    route: Routing = "none"
-    route_share: float | None = None
-    route_before: int = 2
-    route_after: int = 2
-    path_drop: float = 0.05
+    refiners: int = 2  # blocks for the image alone and as many for the text alone, before they join
+    positions: Positions = "rope"  # rope turns queries and keys; both adds a sincos table too
+    theta: float = 256.0  # base of rope's frequencies
+    # Positions in images larger than those trained on: rescale squeezes them into the range that
+    # was trained, ntk slows the slow frequencies, none counts on.
+    extrapolate: Extrapolate = "rescale"
+    modulation: Modulation = "shared"  # adaLN: one shared projection, one per block, or of low rank
+    rank: int = 32  # of modulation=lowrank, from 1
+    bias: bool = False  # in attention and feed-forward
 
     def __post_init__(self) -> None:
-        check(self, ("rank",), CHOICES)
+        check(self, "rank")
         if self.refiners < 0:
             raise ValueError(f"refiners must be at least 0, got {self.refiners}.")
         routes.refuse(self)

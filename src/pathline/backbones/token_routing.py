@@ -4,6 +4,7 @@ A shape with the settings route, route_share, route_before, route_after and path
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +18,17 @@ from pathline.nn.token_select import Route
 Routing = Literal["none", "tread", "sprint"]
 SHARES = {"tread": 0.5, "sprint": 0.75}  # of the tokens that are left out, where nobody says
 FOURTHS = (0.0, 0.25, 0.5, 0.75)  # of a group of 2x2
+
+
+@dataclass(frozen=True)
+class RouteShape:
+    """Settings of a route: tokens that skip the middle blocks in training."""
+
+    route: Routing = "none"  # tread passes tokens around, sprint learns how to join them again
+    route_share: float | None = None  # share of tokens left out; null: 0.5, for sprint 0.75
+    route_before: int = 2  # first blocks, which every token passes
+    route_after: int = 2  # last blocks, which every token passes
+    path_drop: float = 0.05  # sprint: share of images whose join gets nothing from the route
 
 
 class Fuse(nn.Module):
