@@ -1,4 +1,7 @@
-"""Every preset assembles at a tiny size, makes one update and draws one picture."""
+"""Every preset assembles at a tiny size and, in every precision, updates, validates and samples."""
+
+import json
+import math
 
 from pathlib import Path
 
@@ -15,12 +18,12 @@ from pathline.recipes.train import run_training
 
 TINY = (
     *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
-    *("train.batch=32", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
-    *("sample.steps=2", "sample.count=2"),
+    *("train.batch=8", "train.log_every=1", "train.sample_every=1", "train.save_every=1"),
+    *("train.validate_every=1", "sample.steps=2", "sample.count=2"),
 )
 # Codecs and encoders of others are not there; tests/recipes/test_cached.py trains on a cache.
 LOOSE = (
-    *("codec=pixel", "text=labels", "data.cache=''", "data.size=16", "data.holdout=0"),
+    *("codec=pixel", "text=labels", "data.cache=''", "data.size=16"),
     *("train.accumulate=1", "backbone.patch=2", "data.buckets.max_ratio=1", "data.tags.variants=0"),
 )
 
@@ -41,27 +44,30 @@ def pictures(tmp_path):
 ONCE = [name for name, run in PRESETS.items() if run not in VARIANTS]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("preset", ONCE)
-def test_preset(preset, pictures, tmp_path, monkeypatch):
-    """Assembled small, one update, one picture; all else is as the preset has it."""
+def test_preset(preset, precision, pictures, tmp_path, monkeypatch):
+    """Assembled small: one update, one validation, one grid; all else is as the preset has it."""
     monkeypatch.chdir(tmp_path)
-    named, small = PRESETS[preset], list(TINY)
-    if named.train.precision == "auto":
-        small.append("train.precision=fp32")  # what it would choose is measured, not decided
+    named, small = PRESETS[preset], [*TINY, f"train.precision={precision}"]
     if named.data.source.name == "shapes":
-        small.append("data.source.count=8")
-    if named.data.source.name == "digits":
-        small.append("data.holdout=0.02")  # of 1,797
+        small += ["data.source.count=8"]
     if named.data.source.name in ("hub", "folder", "tar"):
         small += ["data.source=folder", f"data.source.path={pictures}"]
     if named in LATENT or named.data.cache:
         small += LOOSE
+    # Two pictures to validate on, of the six or eight there are, or of 1,797 digits.
+    small.append(f"data.holdout={0.001 if named.data.source.name == 'digits' else 0.3}")
     what = str(pictures) if preset == "own" else preset
     run = read(what, (), small, check=problems_of).run
     trained = run_training(run, Path("run"), None, Console(quiet=True))
     assert trained.outcome.reason == "done"
-    assert trained.outcome.progress == (1, 32)
-    assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
-    (drawn,) = Path("drawn").iterdir()
-    with Image.open(drawn) as picture:
-        assert picture.size == (run.data.size, run.data.size)
+    assert trained.outcome.progress == (1, 8)
+    assert len(list(Path("run/samples").glob("*.png"))) >= 1
+    metrics = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
+    assert any(math.isfinite(line.get("val/loss", math.nan)) for line in metrics)
+    if precision == "fp32":
+        assert generate(Path("run"), n=1, steps=2, out=Path("drawn")) == 0
+        (drawn,) = Path("drawn").iterdir()
+        with Image.open(drawn) as picture:
+            assert picture.size == (run.data.size, run.data.size)

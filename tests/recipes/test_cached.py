@@ -217,6 +217,19 @@ def test_a_resumed_run_is_the_same_to_the_bit(run, tmp_path):
         assert all(torch.equal(tensor, two[stem][name]) for name, tensor in group.items())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_states_of_a_cache_train_under_autocast(cache, precision, tmp_path):
+    """The preset `emoji` on stored fp16 states, pooled ones too: updates, validates, samples."""
+    out = tmp_path / "run"
+    small = [*NET, "train.updates=1", "train.sample_every=1", "train.validate_every=1"]
+    small += [f"data.cache={cache}", f"train.precision={precision}"]
+    assert read(cache).null.pooled is not None
+    assert main(["train", "emoji", *small, "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/loss" in line for line in lines)
+    assert list((out / "samples").glob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -149,8 +149,10 @@ def _run(
     player = player_of(run, watched, precision, device, world)
     feed = feeder(run, data, device, world)
     ready = Ready(run, parts, data, player, where, device, world, console, say)
+    # Stacking and encoding stay outside of autocast, which refuses to mix fp16 with bf16.
+    batch = batch_of(data, first_rows(data, 2), device, seen=True)
     with precision.autocast():
-        _rehearse(parts, batch_of(data, first_rows(data, 2), device, seen=True))
+        _rehearse(parts, batch)
     hooks_from = hooks_of(ready)
     start = restored(player, opened, world, say)  # what it refuses must leave run.yaml alone
     texts = runs.write(where, run, facts) if first else {}

@@ -93,8 +93,8 @@ def unpacked(table: Mapping[str, Tensor], row: int) -> Row:
 
 def padded(rows: Sequence[Row]) -> Cond:
     """Rows as a float32 condition, tokens padded by zeros to the longest, rounded up."""
-    pooled = [row for _, row in rows if row is not None]
-    cond = Cond(pooled=torch.stack(pooled).float() if pooled else None)
+    pooled = [row.float() for _, row in rows if row is not None]
+    cond = Cond(pooled=torch.stack(pooled) if pooled else None)
     tokens = [row for row, _ in rows if row is not None]
     if not tokens:
         return cond
