@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pathline.assemble import TABLES
-from pathline.config.pick import options_of
+from pathline.config.pick import function_of, options_of
 
 ROWS = [(table, name) for table in TABLES for name in TABLES[table]]
 # A path is four formulas, not a function with settings.
@@ -15,7 +15,7 @@ FUNCTIONS = [(table, name) for table, name in ROWS if table != "path"]
 
 @pytest.mark.parametrize(("table", "name"), FUNCTIONS)
 def test_a_row_says_in_one_line_what_it_is(table, name):
-    line = (inspect.getdoc(TABLES[table][name]) or "").partition("\n")[0]
+    line = (inspect.getdoc(function_of(TABLES[table][name])) or "").partition("\n")[0]
     assert 10 < len(line) <= 100
 
 
@@ -29,7 +29,7 @@ def untypeable(row):
 
 @pytest.mark.parametrize(("table", "name"), ROWS)
 def test_every_option_of_a_row_can_be_typed(table, name):
-    assert untypeable(TABLES[table][name]) == set()
+    assert untypeable(function_of(TABLES[table][name])) == set()
 
 
 def test_an_option_that_cannot_be_typed_is_noticed():

@@ -2,7 +2,8 @@
 
 A row's keyword-only parameters are its settings. Left out is what nobody can type (a function, a
 tensor, a record) and what begins with an underscore: such a parameter is wiring, handed over where
-parts are joined.
+parts are joined. A row that says more of itself than its settings (what it needs of other rows, what
+it suggests for them) is a NamedTuple whose first field is the function.
 """
 
 import inspect
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 
 from pathline.config.values import convert, is_typeable
 
-Table = Mapping[str, Callable]
+Row = Callable | tuple[Any, ...]
+Table = Mapping[str, Row]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,14 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def options_of(row: Callable) -> dict[str, Option]:
+def function_of(row: Row) -> Callable:
+    """The function of a row: the row itself, or the first field of its record."""
+    return row[0] if isinstance(row, tuple) else row
+
+
+def options_of(row: Row) -> dict[str, Option]:
     """The settings of a row: its keyword-only parameters that a person can type."""
-    parameters = inspect.signature(row, eval_str=True).parameters.values()
+    parameters = inspect.signature(function_of(row), eval_str=True).parameters.values()
     found = {
         p.name: Option(p.annotation, p.default)
         for p in parameters
@@ -59,7 +66,7 @@ def options_of(row: Callable) -> dict[str, Option]:
     return found
 
 
-def choose(table: Table, name: str, what: str) -> Callable:
+def choose(table: Table, name: str, what: str) -> Row:
     """The row called `name`; ValueError names the nearest and lists them all."""
     if name not in table:
         raise ValueError(
@@ -104,7 +111,7 @@ def bind(table: Table, chosen: Pick, what: str) -> partial:
     found = problems(table, chosen, what)
     if found:
         raise ValueError("\n".join(message for _, message in found))
-    row = table[chosen.name]
+    row = function_of(table[chosen.name])
     options = options_of(row)
     given = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}
     return partial(row, **given)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pathline.assemble import TABLES, problems_of
 from pathline.config.layers import flatten, to_tree
-from pathline.config.pick import listing, nearest, options_of
+from pathline.config.pick import function_of, listing, nearest, options_of
 from pathline.config.presets.pixels import PRESETS
 from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES
@@ -81,7 +81,7 @@ def _place(asked: str) -> str:
 def _rows(place: str) -> Grid:
     grid = _grid(PLACES[place], "option", "wants", "default", "what it is")
     for name, row in TABLES[place].items():
-        told = (row.__doc__ or "").strip().partition("\n")[0]
+        told = (function_of(row).__doc__ or "").strip().partition("\n")[0]
         grid.add_row(name, "", "", "", Text(told))  # Text: brackets are shapes, not markup
         for key, option in options_of(row).items():
             needed = option.default is Parameter.empty
