@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, device, nn
+
+from pathline.dtypes import TORCH_NAMES
+
+DTYPES = {short: getattr(torch, name) for short, name in TORCH_NAMES.items()}
 
 
 class Made(NamedTuple):

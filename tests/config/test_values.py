@@ -62,6 +62,8 @@ def test_scalars(text, value):
         ({"mse": "1"}, dict[str, float | dict], {"mse": 1.0}),
         ("a/b", Path, Path("a/b")),
         ("as it is", Any, "as it is"),
+        ("float32", Literal["auto", "fp32"], "fp32"),
+        ("bfloat16", Literal["fp32", "bf16"], "bf16"),
     ],
 )
 def test_convert(value, kind, got):
@@ -83,6 +85,7 @@ def test_convert(value, kind, got):
         (None, str, "got nothing"),
         (1.1, str, "quotes"),
         ("fp8", Literal["fp32", "bf16"], "fp32, bf16"),
+        ("float16", Literal["fp32", "bf16"], "fp32, bf16, got 'float16'"),
         (True, Literal["True"], "True"),
         ([0.9, "x"], tuple[float, ...], "a list, each a number"),
         ([1], tuple[int, int], "a list of 2"),

@@ -30,15 +30,15 @@ CHAT = (
 ROWS = {  # checkpoint -> the row that reads it, and how
     "t5": ("t5", {}),
     "t5-v1.1": ("t5", {}),
-    "t5gemma": ("t5gemma", {"dtype": "float32"}),
-    "t5gemma2": ("t5gemma2", {"dtype": "float32"}),
+    "t5gemma": ("t5gemma", {"dtype": "fp32"}),
+    "t5gemma2": ("t5gemma2", {"dtype": "fp32"}),
     "clip": ("clip", {"length": 12}),
     "siglip": ("siglip2", {}),
     "siglip2": ("siglip2", {}),
-    "gemma2": ("hidden", {"dtype": "float32"}),
-    "gemma3": ("hidden", {"dtype": "float32"}),
-    "qwen3": ("hidden", {"dtype": "float32"}),
-    "qwen3_vl": ("hidden", {"dtype": "float32"}),
+    "gemma2": ("hidden", {"dtype": "fp32"}),
+    "gemma3": ("hidden", {"dtype": "fp32"}),
+    "qwen3": ("hidden", {"dtype": "fp32"}),
+    "qwen3_vl": ("hidden", {"dtype": "fp32"}),
     "bert": ("encoder", {"length": 24}),
 }
 

@@ -207,7 +207,7 @@ def test_weights_are_frozen_and_quiet(checkpoints, text):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(made.encode(CAPTIONS).tokens, once.tokens)  # nor is there dropout
     assert not once.tokens.requires_grad
-    module = load(find(str(checkpoints("t5").folder)), "bfloat16")
+    module = load(find(str(checkpoints("t5").folder)), "bf16")
     assert not module.training
     assert {(p.requires_grad, p.dtype) for p in module.parameters()} == {(False, torch.bfloat16)}
 

@@ -90,13 +90,13 @@ def test_states_out_of_half_precisions_range_are_refused(checkpoints, tmp_path):
     weights = load_file(source / "model.safetensors")
     weights["encoder.final_layer_norm.weight"] *= 1e6
     save_file(weights, copied(source, tmp_path / "loud"), {"format": "pt"})
-    with pytest.raises(ValueError, match="dtype=bfloat16"):
-        TEXTS["t5"](FACTS, path=str(tmp_path / "loud"), dtype="float16").encode(["star"])
+    with pytest.raises(ValueError, match="dtype=bf16"):
+        TEXTS["t5"](FACTS, path=str(tmp_path / "loud"), dtype="fp16").encode(["star"])
 
 
 def test_the_id_tells_what_changes_a_state_and_not_where_it_lies(checkpoints, text, tmp_path):
     made, folder = text("t5"), checkpoints("t5").folder
-    names = {text("t5", length=7).id, text("t5", dtype="bfloat16").id, text("clip", layer=-2).id}
+    names = {text("t5", length=7).id, text("t5", dtype="bf16").id, text("clip", layer=-2).id}
     names |= {made.id, text("clip").id, text("clip", projected=True).id}
     assert len(names) == 6
     moved = tmp_path / folder.name
@@ -150,4 +150,4 @@ def test_a_package_is_found_without_being_imported(checkpoints, tmp_path, monkey
     copied(folder, package / "model").write_bytes((folder / "model.safetensors").read_bytes())
     monkeypatch.syspath_prepend(tmp_path)
     found = find("package:carried_encoder/model")
-    assert frozen("encoder", found, Reading(16), "float32").encode(["star"]).tokens.shape[-1] == 16
+    assert frozen("encoder", found, Reading(16), "fp32").encode(["star"]).tokens.shape[-1] == 16

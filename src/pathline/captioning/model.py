@@ -12,10 +12,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pathline.dtypes import Dtype
+from pathline.types import DTYPES
+
 FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")  # no pickled weights, no code
 PATIENCE = 10  # seconds for the hub's answer
 PIECE, PIECES = 1 << 16, 64  # bytes and number of the samples that tell weights apart
-TYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 FAULTS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -34,11 +36,11 @@ def load(
     folder: Path,
     *,
     device: torch.device | None = None,
-    dtype: Literal["auto", "fp32", "bf16"] = "auto",
+    dtype: Literal["auto", Dtype] = "auto",
     max_new_tokens: int = 512,
 ) -> Ask:
     """How to ask the model of a folder. Raises ValueError where it is none or has gaps."""
-    network = _network(folder, TYPES[dtype]).to(device or torch.device("cpu"))
+    network = _network(folder, DTYPES.get(dtype, dtype)).to(device or torch.device("cpu"))
     processor = _processor(folder)
 
     def ask(

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pathline.codecs.kl import constants_of
-from pathline.codecs.pretrained import Dtype, Known, frozen
+from pathline.codecs.pretrained import Known, frozen
 from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
 

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.codecs.pretrained import Dtype, Known, frozen
+from pathline.codecs.pretrained import Known, frozen
 from pathline.codecs.weights import file_of, fill, id_of, read_tensors
+from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
 HIGH, LOW = 7.0, 7e-4  # turns of the rotary positions over the whole picture

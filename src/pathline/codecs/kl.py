@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.codecs.pretrained import Dtype, Known, frozen, refuse_fp16
+from pathline.codecs.pretrained import Known, frozen, refuse_fp16
 from pathline.codecs.single_file import read_config, read_weights
 from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
 Config = Mapping[str, Any]

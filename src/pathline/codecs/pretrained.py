@@ -2,16 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pathline.types import Codec, Facts
-
-Dtype = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from pathline.dtypes import Dtype
+from pathline.types import DTYPES, Codec, Facts
 
 
 class Known(NamedTuple):

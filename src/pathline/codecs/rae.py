@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pathline.codecs.pretrained import Dtype, Known, frozen
+from pathline.codecs.pretrained import Known, frozen
 from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
 

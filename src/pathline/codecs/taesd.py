@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pathline.codecs.kl import constants_of
-from pathline.codecs.pretrained import Dtype, Known, frozen
+from pathline.codecs.pretrained import Known, frozen
 from pathline.codecs.weights import (
     WEIGHTS,
     config_of,
@@ -18,6 +18,7 @@ from pathline.codecs.weights import (
     pretrained,
     read_tensors,
 )
+from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
 PARTS = ("taef2_encoder.pth", "taef2_decoder.pth")  # as on GitHub

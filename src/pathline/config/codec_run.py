@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
 from pathline.config.run import About
+from pathline.dtypes import Dtype
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -56,7 +57,7 @@ class Train:
     updates: int = 5000
     batch: int = 32
     clip: float = 1.0  # largest gradient norm; 0: none
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", Dtype] = "fp32"
     ema: float = 0.99  # decay of the weights that become the codec
     trackers: tuple[str, ...] = ()  # beside metrics.jsonl: trackio, wandb, tensorboard
     log_every: int = 50  # updates, here and below

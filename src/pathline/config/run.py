@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
 from pathline.config.values import convert
+from pathline.dtypes import Dtype
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -89,7 +90,7 @@ class Train:
     batch: int = 128  # pictures an update, over all ranks and accumulation
     accumulate: int = 1  # forward passes an update
     clip: float = 1.0  # largest gradient norm; 0: none
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", Dtype] = "auto"
     compile: bool = False
     strategy: Literal["none", "ddp", "fsdp2"] = "none"
     ema: tuple[float, ...] = (0.999,)  # decays; the first is drawn from

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pathline.dtypes import short_name
+
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 PLAIN = {
     int: "a whole number",
@@ -131,6 +133,8 @@ def _choice(value: Any, choices: tuple) -> Any:
             return choice
         if not isinstance(value, bool) and str(choice) == str(value):
             return choice
+    if isinstance(value, str) and short_name(value) in choices:  # float32 for fp32
+        return short_name(value)
     raise _refusal(value, Literal[choices])
 
 

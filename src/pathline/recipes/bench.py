@@ -35,9 +35,10 @@ from pathline.recipes.train import player_of
 from pathline.runs.feed import Data, batch_of, feeder, first_rows, found
 from pathline.runs.from_cache import adopted
 from pathline.runs.sample_hook import items_of
-from pathline.training.device import DTYPES, Precision, pick_device, pick_precision, product_rate
+from pathline.training.device import Precision, pick_device, pick_precision, product_rate
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, Player, update
+from pathline.types import DTYPES
 
 MOST = 1 << 16  # pictures in a batch that is tried
 PATIENCE = 2.0  # seconds that trying a batch may take on a CPU

@@ -20,6 +20,7 @@ from pathline.captioning.templates import Template, opens_badly
 from pathline.captioning.templates import template as read_template
 from pathline.data.captions import MAKER, Record, append
 from pathline.data.sources.folder import existing_folder
+from pathline.dtypes import DtypeName, short_name
 from pathline.training.device import pick_device
 from pathline.training.distributed import World, joined
 
@@ -46,7 +47,7 @@ def caption(
     seed: int = 0,
     pixels: int = 589_824,
     device: str = "auto",
-    dtype: Literal["auto", "fp32", "bf16"] = "auto",
+    dtype: Literal["auto", DtypeName] = "auto",
     dry_run: int = 0,
 ) -> int:
     """Caption the pictures of a folder with a vision-language model, into metadata.jsonl.
@@ -87,7 +88,7 @@ def caption(
     device:
         auto, cpu, cuda, mps.
     dtype:
-        Of the weights: auto as they are stored, fp32, bf16.
+        Of the weights: auto as they are stored, fp32, bf16, fp16.
     dry_run:
         Print captions of so many pictures, and write nothing.
     """
@@ -97,7 +98,7 @@ def caption(
     where, commit = captioner.located(model, revision)
     maker = _maker(model, commit, asked, temperature, pixels, seed)
     asking = Asking(asked, maker, temperature, retries, seed, pixels, max_new_tokens)
-    given = {"dtype": dtype, "max_new_tokens": max_new_tokens}
+    given = {"dtype": short_name(dtype), "max_new_tokens": max_new_tokens}
     with _processes(pick_device(device)) as (world, place, meet):
         console = Console(quiet=world.rank > 0)
         book = opened(existing_folder(folder), out)

@@ -22,11 +22,12 @@ from pathline.config.yaml_io import write as yaml_of
 from pathline.data.buckets import Buckets, settle
 from pathline.data.cache import shards
 from pathline.data.cache.build import Made, Peers, build
-from pathline.data.cache.plan import Dtype, Manner, Spec, lay
+from pathline.data.cache.plan import Manner, Spec, lay
 from pathline.data.cache.reader import CACHE, LATENTS_FOLDER, STATS
 from pathline.data.cache.report import listed, progress, table
 from pathline.data.sources.source import Source
 from pathline.data.tags import variant
+from pathline.dtypes import Dtype, DtypeName, short_name
 from pathline.evaluation import cache_check as checked
 from pathline.runs.folder import SETTINGS
 from pathline.runs.from_pictures import manner_of, source_of
@@ -62,8 +63,8 @@ def preprocess(
     check: int = 0,
     device: str | None = None,
     batch: int = 32,
-    dtype: Dtype = "fp16",
-    text_dtype: Dtype = "fp16",
+    dtype: DtypeName = "fp16",
+    text_dtype: DtypeName = "fp16",
 ) -> int:
     """Encode pictures and captions once, into a cache that training reads.
 
@@ -97,7 +98,7 @@ def preprocess(
         raise ValueError(f"--batch {batch} and --check {check}: wanted at least 1 and 0.")
     run = read(what, config, overrides, {"device": device}, check=problems_of).run
     console = Console(quiet=number() > 0)
-    tools = tools_of(run, dtype, text_dtype)
+    tools = tools_of(run, short_name(dtype), short_name(text_dtype))
     folder = out or Path(run.data.cache or CACHES / run.name)
     _refuse_inside(folder, tools.run.data.source.options.get("path"))
     if dry_run:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import device, nn
 
+from pathline.dtypes import TORCH_NAMES, Dtype
 from pathline.text.cached import UNMADE, Lazy
-from pathline.text.loading import Dtype, Found, load, load_tokenizer, title
+from pathline.text.loading import Found, load, load_tokenizer, title
 from pathline.text.states import Reading, states_of, tokenize, worded
 from pathline.types import Cond, Text
 
@@ -77,7 +78,9 @@ def _name(row: str, found: Found, reading: Reading, dtype: Dtype, projected: boo
     """All that changes a state, in words."""
     usually = Reading._field_defaults
     said = [f"{k}={v}" for k, v in reading._asdict().items() if v != usually.get(k)]
-    return " ".join([row, title(found), *said, dtype, *(["projected"] if projected else [])])
+    return " ".join(
+        [row, title(found), *said, TORCH_NAMES[dtype], *(["projected"] if projected else [])]
+    )
 
 
 def _most(found: Found) -> int | None:

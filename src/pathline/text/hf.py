@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import device
 
+from pathline.dtypes import Dtype
 from pathline.text.cached import UNMADE, Lazy
 from pathline.text.frozen import frozen, usual
-from pathline.text.loading import Dtype, Found, find
+from pathline.text.loading import Found, find
 from pathline.text.states import Reading
 from pathline.types import Cond, Facts, Text
 
@@ -16,7 +17,7 @@ SIGLIPS = ("siglip2", "siglip2_text_model", "siglip", "siglip_text_model")
 
 
 def t5(
-    _: Facts, *, path: str = "google-t5/t5-small", length: int = 128, dtype: Dtype = "float32"
+    _: Facts, *, path: str = "google-t5/t5-small", length: int = 128, dtype: Dtype = "fp32"
 ) -> Text:
     """T5's encoder: also v1.1, flan, XXL, mT5, UMT5.
 
@@ -30,7 +31,7 @@ def t5gemma(
     *,
     path: str = "google/t5gemma-2b-2b-ul2",
     length: int = 256,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "bf16",
 ) -> Text:
     """T5Gemma's encoder; the decoder is not loaded.
 
@@ -44,7 +45,7 @@ def t5gemma2(
     *,
     path: str = "google/t5gemma-2-270m-270m",
     length: int = 256,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "bf16",
 ) -> Text:
     """T5Gemma 2's text encoder; decoder and vision tower are let go.
 
@@ -60,7 +61,7 @@ def clip(
     length: int = 77,
     layer: int = -1,
     projected: bool = False,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "fp32",
 ) -> Text:
     """CLIP's text tower, with its pooled vector.
 
@@ -76,7 +77,7 @@ def siglip2(
     *,
     path: str = "google/siglip2-base-patch16-224",
     layer: int = -1,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "fp32",
 ) -> Text:
     """SigLIP 2's text tower, with its pooled vector; also SigLIP's.
 
@@ -94,7 +95,7 @@ def hidden(
     layer: int = -2,
     before: str = "",
     chat: bool = False,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "bf16",
 ) -> Text:
     """A hidden layer of a language model: Gemma 2 or 3, Qwen 3, also inside a vision model.
 
@@ -107,7 +108,7 @@ def hidden(
 
 
 def encoder(
-    _: Facts, *, path: str, length: int | None = None, layer: int = -1, dtype: Dtype = "float32"
+    _: Facts, *, path: str, length: int | None = None, layer: int = -1, dtype: Dtype = "fp32"
 ) -> Text:
     """Any text encoder of transformers, known by its config.json; pooled by itself or as a mean.
 
@@ -125,7 +126,7 @@ def pair(
     pooled: str,
     length: int | None = None,
     layer: int = -1,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "fp32",
 ) -> Text:
     """Two encoders: states of one, pooled vector of the other (FLUX.1: T5 and CLIP).
 

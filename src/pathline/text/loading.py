@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import nn
 
 from pathline import hub
+from pathline.dtypes import Dtype
+from pathline.types import DTYPES
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Pooled = Literal["none", "mean", "own"]
 
 
@@ -61,7 +61,7 @@ def load(found: Found, dtype: Dtype, projected: bool = False) -> nn.Module:
         given["config"] = found.config
     with hub.quiet():
         read = partial(hub.read, door, found.name, output_loading_info=True, **given)
-        model, told = read(dtype=getattr(torch, dtype))
+        model, told = read(dtype=DTYPES[dtype])
     hub.refuse_gaps(found.name, told)
     module = hub.inner(model, found.kind.part)
     module.config.use_cache = False  # one pass, no generation

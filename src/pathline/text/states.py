@@ -137,5 +137,5 @@ def _refuse_infinite(states: Tensor) -> None:
     if not states.isfinite().all():
         raise ValueError(
             "The text encoder gave states that are not finite: its numbers do not fit float16; "
-            "use text.dtype=bfloat16 or float32."
+            "use text.dtype=bf16 or fp32."
         )

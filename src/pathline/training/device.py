@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from pathline.types import DTYPES
 
 
 class Precision(NamedTuple):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pathline import hub
-from pathline.types import Vision
+from pathline.dtypes import TORCH_NAMES, Dtype
+from pathline.types import DTYPES, Vision
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 USUAL = 224  # pixels along a side
 PROCESSOR = "preprocessor_config.json"  # has mean and std of the pixels
 
@@ -58,7 +58,7 @@ def none() -> Vision:
 
 
 def encoder(
-    *, path: str, size: int | None = None, layer: int | None = None, dtype: Dtype = "float32"
+    *, path: str, size: int | None = None, layer: int | None = None, dtype: Dtype = "fp32"
 ) -> Vision:
     """Patch tokens of a vision encoder of transformers: DINOv2, DINOv3, SigLIP 2, CLIP, ViT …
 
@@ -86,7 +86,7 @@ def encoder(
         with torch.no_grad(), torch.autocast(where[0].type, enabled=False):
             return _seen(module, found, manner, _shown(pixels.to(where[0]), found, size))
 
-    said = [f"size={size}", *([] if layer is None else [f"layer={layer}"]), dtype]
+    said = [f"size={size}", *([] if layer is None else [f"layer={layer}"]), TORCH_NAMES[dtype]]
     name = " ".join(["encoder", found.id, *said])
     tokens = (size // found.config.patch_size) ** 2
     return Vision(encode, found.config.hidden_size, tokens, name, to)
@@ -143,7 +143,7 @@ def _load(found: Found, dtype: Dtype) -> nn.Module:
             found.name,
             hub.VISION,
             output_loading_info=True,
-            dtype=getattr(torch, dtype),
+            dtype=DTYPES[dtype],
         )
     hub.refuse_gaps(found.name, told)
     if found.kind.masks:
@@ -176,7 +176,7 @@ def _seen(module: Any, found: Found, manner: Manner, x: Tensor) -> Float[Tensor,
     """The patches' tokens on their grid; class and register tokens, which come first, go."""
     patch = found.config.patch_size
     rows, columns = x.shape[2] // patch, x.shape[3] // patch
-    x = x.to(getattr(torch, manner.dtype))
+    x = x.to(DTYPES[manner.dtype])
     given: dict[str, Any] = _packed(x, patch, rows, columns) if found.kind.packed else {}
     if not found.kind.packed:
         given["pixel_values"] = x

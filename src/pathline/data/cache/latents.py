@@ -18,8 +18,8 @@ from pathline.data.cache import shards
 from pathline.data.cache.scan import Bad, Picture, unchanged
 from pathline.data.sources.source import Source
 from pathline.data.transforms import recolour
+from pathline.types import DTYPES
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LATENTS, MIRRORED, SUMS = "latents", "mirrored", "sums"  # tensors of a shard
 Encode = Callable[[Tensor], Tensor]  # uint8 [n c h w] -> raw latents, on any device
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pathline.data.buckets import Buckets, Size, place, too_small
 from pathline.data.cache import shards
-from pathline.data.cache.latents import DTYPES, Job, size_of
+from pathline.data.cache.latents import Job, size_of
 from pathline.data.cache.reader import (
     FEATURES_FOLDER,
     INDEX,
@@ -18,11 +18,12 @@ from pathline.data.cache.reader import (
 )
 from pathline.data.cache.scan import Bad, Picture, Seen, scan
 from pathline.data.sources.source import Source
+from pathline.dtypes import Dtype
+from pathline.types import DTYPES
 
 CUT = 1  # raised when the same picture would be cut or scaled otherwise
 SHARD_BYTES, SHARD_PICTURES, SHARD_CAPTIONS = 256_000_000, 2048, 1024
 Tick = Callable[[str, int, int], None]  # (what is done, so many, of so many)
-Dtype = Literal["fp16", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)

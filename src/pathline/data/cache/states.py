@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from pathline.data.cache import shards
-from pathline.data.cache.latents import DTYPES
-from pathline.types import Cond
+from pathline.types import DTYPES, Cond
 
 TOKENS, OFFSETS, POOLED = "tokens", "offsets", "pooled"  # tensors of a shard
 ROUND = 8  # batches are padded to a multiple of this
