@@ -2,7 +2,6 @@
 
 import json
 import math
-
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from pathline.assemble import problems_of
 from pathline.config.presets.latents import LATENT, VARIANTS
-from pathline.config.presets.pixels import PRESETS
+from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import read
 from pathline.recipes.generate import generate
 from pathline.recipes.train import run_training

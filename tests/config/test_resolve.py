@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pathline.config.layers import Problem
-from pathline.config.presets.pixels import PRESETS
+from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import fill, read
 
 
@@ -120,7 +120,7 @@ def test_all_problems_at_once_with_their_origins(file):
     assert f"  {mine}:4: model is not a setting." in said
     assert f"  {mine}:5: lr is not a setting. Did you mean optimizer.lr?" in said
     assert "  command line: train.accumulate must be above 0, got 0." in said
-    assert "  --seed: seed must not be negative, got -1." in said
+    assert "  --seed: seed must be 0 or more, got -1." in said
     lrr = "  command line: optimizer.lrr: The optimizer 'adamw' takes no option 'lrr'."
     assert lrr in said
     assert "config show" in said[-1]
@@ -140,7 +140,7 @@ def test_one_problem_is_one_line():
         ("./zzz", "There is no folder or file './zzz'"),
         ("some/where.tar", "There is no folder or file 'some/where.tar'"),
         ("no.yaml", "There is no settings file no.yaml"),
-        ("own", "data.source is left to your folder"),
+        ("own", "data.source is auto, which needs your images"),
     ],
 )
 def test_unknown_what(what, said):

@@ -2,8 +2,8 @@
 
 A row's keyword-only parameters are its settings. Left out is what nobody can type (a function, a
 tensor, a record) and what begins with an underscore: such a parameter is wiring, handed over where
-parts are joined. A row that says more of itself than its settings (what it needs of other rows, what
-it suggests for them) is a NamedTuple whose first field is the function.
+parts are joined. A row that has more than its settings (what it needs of other rows, what it
+suggests for them) is a NamedTuple whose first field is the function.
 """
 
 import inspect

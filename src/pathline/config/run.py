@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
+from pathline.config.ranges import NotNegative, Positive, PowerLength, Share, ShareBelowOne
+from pathline.config.sections import About, Images, Training, check_record, picks_at
 from pathline.config.values import convert
-from pathline.dtypes import Dtype
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -34,94 +35,82 @@ AUTO = {"data.source": ("path",), "text": ()}
 
 
 @dataclass(frozen=True)
-class About:
-    """What a preset is for and what it gave; a user's own run may leave it alone."""
-
-    purpose: str = "your own settings"
-    expect: str = "not yet run"
-    time: str = "not yet run"
-    device: str = "not yet run"
-
-
-@dataclass(frozen=True)
 class Buckets:
-    """Sizes of pictures that keep their shape; each has about data.size² pixels."""
+    """Sizes of images that keep their aspect ratio; each has about data.size² pixels."""
 
-    max_ratio: float = 1.0  # long side by short side; 1: square ones only
+    max_ratio: float = 1.0  # long side / short side, from 1; 1: square ones only
     multiple: int = 0  # pixels that divide both sides; 0: as few as codec and patch allow
-    upscale: float = 1.25  # how far a picture may be enlarged
-    small: Literal["refuse", "keep"] = "refuse"  # those that would need more
+    upscale: float = 1.25  # factor by which an image may be enlarged
+    small: Literal["refuse", "keep"] = "refuse"  # images that would need more
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What becomes of captions that are lists of tags; prose stays.
+    """What is done to captions that are lists of tags; prose stays as it is.
 
-    Arranged when a cache is made; without one as they are read, for text=words alone.
+    Arranged when a cache is made; without a cache as they are read, with text=words only.
     """
 
-    variants: int = 0  # arrangements of each list, which share its weight; 0: as written
-    order: Literal["given", "danbooru"] = "given"  # danbooru: persons, character, … rating
-    shuffle: bool = True
-    keep: int = 1  # the first so many are neither shuffled nor dropped
-    dropout: float = 0.0  # share of the others that is left out
-    underscores: Literal["keep", "spaces"] = "spaces"
+    variants: NotNegative = 0  # arrangements of each list, which share its weight; 0: as written
+    # Order of the tags: as in the caption, or danbooru's (persons, character, … rating).
+    order: Literal["given", "danbooru"] = "given"
+    shuffle: bool = True  # shuffle the tags behind the first `keep`
+    keep: NotNegative = 1  # first tags that are neither shuffled nor dropped
+    dropout: Share = 0.0  # share of the other tags that is left out
+    underscores: Literal["keep", "spaces"] = "spaces"  # in tags: keep them, or write spaces
 
 
 @dataclass(frozen=True)
-class Data:
-    source: Pick = field(default_factory=lambda: Pick("digits"))
-    size: int = 32  # pictures are cut square and scaled to size × size
-    channels: int = 3  # 1 grey, 3 colour
-    holdout: float = 0.0  # share of the pictures kept for validation
-    flip: bool = False  # mirror every other picture, before it is encoded
-    max_bad: float = 0.01  # largest share of unreadable pictures
-    missing_captions: Literal["refuse", "null"] = "refuse"
-    memory_gb: float = 8.0  # decoded pictures above this lie on disk
-    cache: str = ""  # a folder that `pathline preprocess` made; the data is taken from there
-    buckets: Buckets = Buckets()  # of pathline preprocess, as tags are
+class Data(Images):
+    """Which images and captions, and what is done to them before training."""
+
+    missing_captions: Literal["refuse", "null"] = "refuse"  # null: such an image has no condition
+    # A folder made by `pathline preprocess`; latents and text states are read from it.
+    cache: str = ""
+    buckets: Buckets = Buckets()
     tags: Tags = Tags()
-    caption_weights: tuple[float, ...] = ()  # of a picture's first, second, … caption; (): alike
+    # Weights by which an image's first, second, … caption is chosen; (): all alike.
+    caption_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Train:
-    updates: int = 10_000
-    batch: int = 128  # pictures an update, over all ranks and accumulation
-    accumulate: int = 1  # forward passes an update
-    clip: float = 1.0  # largest gradient norm; 0: none
-    precision: Literal["auto", Dtype] = "auto"
-    compile: bool = False
-    strategy: Literal["none", "ddp", "fsdp2"] = "none"
-    ema: tuple[float, ...] = (0.999,)  # decays; the first is drawn from
-    power_ema: tuple[float, ...] = ()  # relative lengths of averages to rebuild others from
-    trackers: tuple[str, ...] = ()  # beside metrics.jsonl: trackio, wandb, tensorboard
-    log_every: int = 50  # updates, here and below
-    probe_every: int = 200  # 0: never
-    snapshot_every: int = 1000  # of the power averages
-    validate_every: int = 1000  # 0: never
-    sample_every: int = 1000  # 0: never
-    save_every: int = 1000
-    keep_recent: int = 2  # checkpoints
-    keep_every: int = 0  # updates; 0: none are kept for good
+class Train(Training):
+    """How long, how many at once, and what is written how often."""
+
+    accumulate: Positive = 1  # forward passes per update
+    compile: bool = False  # torch.compile the network
+    strategy: Literal["none", "ddp", "fsdp2"] = "none"  # for several processes
+    ema: tuple[ShareBelowOne, ...] = (0.999,)  # decays; samples use the first
+    power_ema: tuple[PowerLength, ...] = ()  # relative lengths of averages that others combine
+    probe_every: NotNegative = 200  # updates between measurements of gradients; 0: never
+    snapshot_every: Positive = 1000  # updates between snapshots of the power averages
 
 
 @dataclass(frozen=True)
 class Sample:
+    """How images are sampled: in training, and by `pathline generate` unless it sets another."""
+
+    # The ODE or SDE solver's step.
     solver: Pick = field(default_factory=lambda: Pick("euler"))
+    # How the steps are spread over time.
     grid: Pick = field(default_factory=lambda: Pick("uniform"))
+    # How conditional and unconditional predictions are combined.
     guidance: Pick = field(default_factory=lambda: pick("cfg", scale=1.0))
-    sharing: Pick = field(default_factory=lambda: Pick("none"))  # of a ddt's encoder
-    steps: int = 25
-    ema: float | None = None  # null: the first of train.ema
-    batch: int = 64  # pictures drawn at once
-    count: int = 16  # pictures of the grid drawn while training
+    # Of backbone=ddt: which steps reuse the encoder's output.
+    sharing: Pick = field(default_factory=lambda: Pick("none"))
+    steps: Positive = 25  # of the solver, from noise to image
+    ema: float | None = None  # decay of the average that samples; null: the first of train.ema
+    batch: Positive = 64  # images sampled at once
+    count: Positive = 16  # images in a sample grid
 
 
 @dataclass(frozen=True)
 class Eval:
-    every: int = 0  # updates; 0: never while training
-    n: int = 500  # pictures drawn
+    """Measuring samples during training."""
+
+    every: NotNegative = 0  # updates; 0: never during training
+    n: Positive = 500  # images sampled for it
+    # The features that Fréchet distance compares.
     feature: Pick = field(default_factory=lambda: Pick("pca"))
     metric: str = "frechet"  # by which the best checkpoint is kept
 
@@ -130,22 +119,33 @@ class Eval:
 class Run:
     """One run: data × codec × text × backbone × objective × terms × optimizer, by name."""
 
-    name: str = "run"
-    about: About = About()
-    seed: int = 0
-    device: str = "auto"
-    init: str = ""  # a run or a checkpoint whose weights a new training begins with
+    name: str = "run"  # of the run's folder
+    about: About = field(default_factory=About)
+    seed: NotNegative = 0  # of initial weights, noise and order
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    init: str = ""  # a run or checkpoint whose weights a new training begins with
     data: Data = Data()
+    # Pixels to latents and back; pixel: none.
     codec: Pick = field(default_factory=lambda: Pick("pixel"))
+    # What makes the condition of captions or labels; auto: what the data has.
     text: Pick = field(default_factory=lambda: Pick("auto"))
-    vision: Pick = field(default_factory=lambda: Pick("none"))  # for terms.alignment
+    # The frozen image encoder for terms.alignment.
+    vision: Pick = field(default_factory=lambda: Pick("none"))
+    # The network.
     backbone: Pick = field(default_factory=lambda: Pick("dit"))
+    # What is learnt.
     objective: Pick = field(default_factory=lambda: Pick("flow"))
+    # Loss terms by name: a weight, or a mapping of weight and options.
     terms: dict[str, float | dict] = field(default_factory=lambda: {"mse": 1.0})
+    # How noise and data are interpolated.
     path: Pick = field(default_factory=lambda: Pick("straight"))
+    # The distribution of t in training.
     times: Pick = field(default_factory=lambda: Pick("logit_normal"))
+    # How noise and data of a batch are paired.
     coupling: Pick = field(default_factory=lambda: Pick("independent"))
+    # The optimizer, with its learning rate.
     optimizer: Pick = field(default_factory=lambda: Pick("adamw"))
+    # Learning rate over the training.
     schedule: Pick = field(default_factory=lambda: Pick("cosine"))
     train: Train = Train()
     sample: Sample = Sample()
@@ -176,15 +176,13 @@ def push_of(run: Run) -> float:
 
 def picks_of(run: Run) -> dict[str, Pick]:
     """Every Pick of the run by its place, loss terms as "terms.<name>"."""
-    places = [place for place in PLACES if place != "terms"]
     rows = {f"terms.{name}": _term(name, value) for name, value in run.terms.items()}
-    return {place: _at(run, place) for place in places} | rows
+    return picks_at(run, [place for place in PLACES if place != "terms"]) | rows
 
 
 def problems(run: Run) -> list[Problem]:
-    """Every number that cannot be, with what it would have to be."""
-    found = [Problem(key, message) for key, message in _ranges(run)]
-    return found + [Problem(key, message) for key, message in _relations(run)]
+    """Every number that is wrong, with what it should be."""
+    return check_record(run, (*_data(run.data), *_averages(run), *_terms(run)), AUTO)
 
 
 def _weight(value: float | dict) -> Any:
@@ -196,58 +194,16 @@ def _term(name: str, value: float | dict) -> Pick:
     return Pick(name, {key: option for key, option in options.items() if key != "weight"})
 
 
-def _at(record: Any, place: str) -> Any:
-    for part in place.split("."):
-        record = getattr(record, part)
-    return record
-
-
-POSITIVE = (
-    *("data.size", "data.memory_gb", "train.updates", "train.batch", "train.accumulate"),
-    *("train.log_every", "train.save_every", "train.keep_recent"),
-    *("sample.steps", "sample.batch", "sample.count"),
-    *("train.snapshot_every", "eval.n"),
-)
-NOT_NEGATIVE = (
-    "seed",
-    "train.clip",
-    "train.validate_every",
-    "train.sample_every",
-    "train.keep_every",
-    "train.probe_every",
-    "eval.every",
-)
-SHARES = ("data.max_bad",)
-LONGEST = 0.2886  # relative length of the mean over a whole run
-
-
-def _ranges(run: Run) -> Iterator[tuple[str, str]]:
-    for key in POSITIVE:
-        if _at(run, key) <= 0:
-            yield key, f"must be above 0, got {_at(run, key)}."
-    for key in NOT_NEGATIVE:
-        if _at(run, key) < 0:
-            yield key, f"must not be negative, got {_at(run, key)}."
-    for key in SHARES:
-        if not 0 <= _at(run, key) <= 1:
-            yield key, f"is a share and lies in [0, 1], got {_at(run, key)}."
-    if not 0 <= run.data.holdout < 1:
-        yield "data.holdout", f"is a share and lies in [0, 1), got {run.data.holdout}."
-    if run.data.channels not in (1, 3):
-        yield "data.channels", f"is 1 (grey) or 3 (colour), got {run.data.channels}."
-    if not 0 <= run.data.tags.dropout <= 1 or run.data.tags.keep < 0 or run.data.tags.variants < 0:
-        yield "data.tags", "wants a dropout in [0, 1], keep and variants of 0 or more."
-    weights = run.data.caption_weights
+def _data(data: Data) -> Iterator[tuple[str, str]]:
+    weights = data.caption_weights
     if weights and (min(weights) < 0 or not weights[0] > 0):
-        yield "data.caption_weights", f"wants a first one above 0, none below, got {list(weights)}."
-    for length in run.train.power_ema:
-        if not 0 < length <= LONGEST:
-            yield "train.power_ema", f"wants lengths above 0 and up to {LONGEST}, got {length}."
-    if not run.train.ema or not all(0 <= decay < 1 for decay in run.train.ema):
-        yield "train.ema", f"wants one or more decays in [0, 1), got {list(run.train.ema)}."
+        yield (
+            "data.caption_weights",
+            f"must have a first weight above 0 and none below 0, got {list(weights)}.",
+        )
 
 
-def _relations(run: Run) -> Iterator[tuple[str, str]]:
+def _averages(run: Run) -> Iterator[tuple[str, str]]:
     train, sample = run.train, run.sample
     if train.accumulate > 0 and train.batch % train.accumulate:
         near = max(train.batch // train.accumulate, 1) * train.accumulate
@@ -256,28 +212,23 @@ def _relations(run: Run) -> Iterator[tuple[str, str]]:
             f"{train.batch} is no multiple of train.accumulate {train.accumulate}. "
             f"Nearest: {near} or {near + train.accumulate}.",
         )
+    if not train.ema:
+        yield "train.ema", "must name one or more decays in [0, 1), got []."
     if sample.ema is not None and sample.ema not in train.ema:
-        kept = list(train.ema)
         yield (
             "sample.ema",
-            f"{sample.ema} is not kept: train.ema is {kept}. Take one of these or null.",
+            f"{sample.ema} is not averaged: train.ema is {list(train.ema)}. Take one of these "
+            "or null.",
         )
-    for key, kept in (("ema", train.ema), ("power_ema", train.power_ema)):
-        if len(set(kept)) != len(kept):
-            yield f"train.{key}", f"names one twice: {list(kept)}."
+    for key, lengths in (("ema", train.ema), ("power_ema", train.power_ema)):
+        if len(set(lengths)) != len(lengths):
+            yield f"train.{key}", f"names one twice: {list(lengths)}."
+
+
+def _terms(run: Run) -> Iterator[tuple[str, str]]:
     for key, value in run.terms.items():
         weight = _weight(value)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             yield f"terms.{key}.weight", f"wants a number, got {weight!r}."
     if not any(_weight(value) for value in run.terms.values()):
         yield "terms", "wants at least one loss term of non-zero weight."
-    for place, allowed in AUTO.items():
-        chosen = _at(run, place)
-        for key in chosen.options if chosen.name == "auto" else ():
-            if key not in allowed:
-                yield f"{place}.{key}", f"is no option of 'auto'; name a row first, {place}=…"
-    named = run.data.cache or run.data.source.options.get("path")
-    if run.data.source.name == "auto" and not named:
-        yield "data.source", "is left to your folder, but none is named: give its path."
-    if not run.name or "/" in run.name or run.name in (".", ".."):
-        yield "name", f"names the run's folder and cannot be {run.name!r}."

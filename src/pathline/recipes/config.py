@@ -11,7 +11,7 @@ from rich.text import Text
 from pathline.assemble import TABLES, problems_of
 from pathline.config.layers import flatten, to_tree
 from pathline.config.pick import function_of, listing, nearest, options_of
-from pathline.config.presets.pixels import PRESETS
+from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES
 from pathline.config.values import wanted

@@ -14,8 +14,8 @@ from pathline.assemble import TABLES
 from pathline.codecs.losses import psnr
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.codecs.own import trained
-from pathline.config.codec_run import CODEC_PRESETS
 from pathline.config.pick import Pick, bind
+from pathline.config.presets.codecs import CODEC_PRESETS
 from pathline.config.run import Data, Run
 from pathline.recipes.codec import train as recipe
 from pathline.runs.dataset import split

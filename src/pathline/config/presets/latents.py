@@ -1,27 +1,22 @@
-"""Runs in the latent space of a codec: `pathline preprocess NAME` first, then train.
+"""Presets in the latent space of a codec: `pathline preprocess NAME` first, then train.
 
-Where weights or pictures lie is said at preprocessing (codec.path, text.path, data.source.path); a
-training takes it from the cache.
+Preprocessing needs the places of weights and images (codec.path, text.path, data.source.path); a
+training reads the cache.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from pathline.config.pick import Pick, pick
-from pathline.config.run import About, Buckets, Data, Run, Sample, Tags, Train
-
-WARM = pick("cosine", warmup=500, floor=0.05)
-VELOCITY = pick("flow", prediction="v", dropout=0.1)
-
-
-def adamw(lr: float) -> Pick:
-    return pick("adamw", lr=lr, beta1=0.9, beta2=0.95)
-
+from pathline.config.presets.rows import DATA, EARLY, VELOCITY, adamw, cosine
+from pathline.config.run import Buckets, Data, Run, Sample, Tags, Train
+from pathline.config.sections import About
 
 EMOJI = Run(
     name="emoji",
     about=About(
-        purpose="captioned emoji 128×128 in TAEF2 latents with MiniLM's words, on a laptop",
-        expect="84 % of pictures drawn for training captions find their own among 3,540 in five",
+        purpose="captioned emoji 128×128 in TAEF2 latents, text by MiniLM, on a laptop",
+        expect="84 % of images for training captions retrieve their own in the first 5 of 3,540",
         time="six minutes to preprocess, fifty to train",
         device="two CPU cores",
     ),
@@ -30,7 +25,7 @@ EMOJI = Run(
     text=pick("encoder", path="sentence-transformers/all-MiniLM-L6-v2", length=32),
     # Few tokens: half an hour on two cores is better spent on epochs than on fine patches.
     backbone=pick("stream_dit", size="tiny/2", patch=4, width=192, heads=3),
-    objective=pick("flow", prediction="x1", dropout=0.1, floor=0.05),
+    objective=DATA,
     times=pick("logit_normal", mean=-0.8, std=1.0),
     train=Train(
         updates=2500,
@@ -42,7 +37,7 @@ EMOJI = Run(
     ),
     sample=Sample(solver=Pick("adams2"), steps=20, guidance=pick("cfg", scale=3.0)),
     optimizer=pick("muon", lr=0.01, other_lr=0.002),
-    schedule=pick("cosine", warmup=100, floor=0.05),
+    schedule=cosine(warmup=100),
 )
 
 FLOWERS_STREAM = Run(
@@ -66,31 +61,31 @@ FLOWERS_STREAM = Run(
     train=Train(updates=30_000, batch=8, ema=(0.999,), precision="auto", save_every=1000),
     sample=Sample(solver=Pick("rk4"), steps=30, guidance=pick("cfg", scale=3.0)),
     optimizer=adamw(lr=2e-4),
-    schedule=WARM,
+    schedule=cosine(warmup=500),
 )
 
 FLOWERS_64 = Run(
     name="flowers-64",
     about=About(
         purpose="flower photographs 64×64 in five kinds by class, on pixels",
-        expect="after 1,300 updates kinds show, Fréchet (classifier) 2.4; not run to its end",
+        expect="after 1,300 updates kinds differ visibly, Fréchet (classifier) 2.4; not finished",
         device="two CPU cores",
     ),
     data=Data(source=pick("tar", path="flowers"), size=64, holdout=0.1, flip=True),
     text=Pick("labels"),
     backbone=pick("stream_dit", size="nano/2", patch=8, width=192, bottleneck=96),
-    objective=pick("flow", prediction="x1", dropout=0.1, floor=0.05),
-    times=pick("logit_normal", mean=-0.8, std=0.8),
+    objective=DATA,
+    times=EARLY,
     train=Train(updates=6000, batch=64, ema=(0.999,), sample_every=1500, validate_every=1500),
     sample=Sample(solver=Pick("adams2"), steps=25, guidance=pick("cfg", scale=1.5)),
     optimizer=adamw(lr=1.5e-3),
-    schedule=pick("cosine", warmup=100, floor=0.05),
+    schedule=cosine(warmup=100),
 )
 
 T2I_64 = Run(
     name="t2i-64",
     about=About(
-        purpose="text to image on two million captioned pictures 64×64: T5-small, SD's VAE",
+        purpose="text to image on two million captioned images 64×64: T5-small, SD's VAE",
         device="one GPU or more",
     ),
     data=Data(
@@ -116,30 +111,28 @@ T2I_64 = Run(
     ),
     sample=Sample(steps=50, guidance=pick("cfg", scale=3.0)),
     optimizer=adamw(lr=1e-4),
-    schedule=WARM,
+    schedule=cosine(warmup=500),
 )
 
 
-SHORT = replace(T2I_64.train, batch=288, accumulate=1)
-
-
-def t2i(variant: str, purpose: str, train: Train, data: Data = T2I_64.data) -> Run:
+def variant(name: str, purpose: str, holdout: float = 0.001, **train: Any) -> Run:
     """T2I_64 at another length."""
-    about = About(purpose=f"t2i-64: {purpose}", device=T2I_64.about.device)
-    return replace(T2I_64, name=f"t2i-64-{variant}", about=about, data=data, train=train)
+    return replace(
+        T2I_64,
+        name=f"t2i-64-{name}",
+        about=About(purpose=f"t2i-64: {purpose}", device=T2I_64.about.device),
+        data=replace(T2I_64.data, holdout=holdout),
+        train=replace(T2I_64.train, **train),
+    )
 
 
+HALF: dict[str, Any] = {"batch": 288, "accumulate": 1}  # of the batch, in one piece
 VARIANTS = (
-    t2i("debug", "a hundred updates, to see that it runs", replace(SHORT, updates=100)),
-    t2i(
-        "overfit",
-        "can it learn few pictures by heart? all but 0.02 % are held out",
-        replace(SHORT, updates=5000),
-        replace(T2I_64.data, holdout=0.9998),
-    ),
-    t2i("hparam-tuning", "short, to compare settings by", replace(SHORT, updates=5000)),
-    t2i("stability", "the recommended first run, thirty thousand updates", T2I_64.train),
-    t2i("full-scale", "the best there is time for", replace(T2I_64.train, updates=300_000)),
+    variant("debug", "a hundred updates, to see that it runs", updates=100, **HALF),
+    variant("overfit", "memorise a few images: 0.02 % of them", 0.9998, updates=5000, **HALF),
+    variant("hparam-tuning", "short, to compare settings by", updates=5000, **HALF),
+    variant("stability", "the recommended first run, thirty thousand updates"),
+    variant("full-scale", "ten times as long", updates=300_000),
 )
 
 ANIME_256 = Run(
@@ -163,14 +156,14 @@ ANIME_256 = Run(
     train=Train(updates=200_000, batch=256, precision="bf16", ema=(0.9999,), keep_every=50_000),
     sample=Sample(solver=Pick("unipc2"), steps=25, guidance=pick("cfg", scale=4.0)),
     optimizer=adamw(lr=2e-4),
-    schedule=WARM,
+    schedule=cosine(warmup=500),
 )
 
 ANIME_512 = replace(
     ANIME_256,
     name="anime-512",
     about=About(
-        purpose="the same at about 512×512, with CLIP's words and its pooled vector",
+        purpose="the same at about 512×512, with CLIP's text states and its pooled vector",
         device="one GPU or more",
     ),
     data=replace(

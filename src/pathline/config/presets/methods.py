@@ -1,10 +1,11 @@
-"""Runs of other objectives than flow matching, on the data of the presets they are named after."""
+"""Presets of other objectives than flow matching, on the data of the presets they are named for."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from pathline.config.pick import Pick, pick
-from pathline.config.run import About, Run
+from pathline.config.run import Run
+from pathline.config.sections import About
 
 
 def methods(presets: Mapping[str, Run]) -> tuple[Run, ...]:

@@ -13,10 +13,11 @@ from pathline.assemble import TABLES
 from pathline.codecs.autoencoder import Autoencoder
 from pathline.codecs.own import NETWORKS, SETTINGS, store
 from pathline.codecs.pixel import encode
-from pathline.config.codec_run import CODEC_PRESETS, PLACES, CodecRun, picks_of, problems
+from pathline.config.codec_run import PLACES, CodecRun, picks_of, problems
 from pathline.config.layers import Problem, to_tree
 from pathline.config.pick import Pick, bind, options_of
 from pathline.config.pick import problems as wrong_in
+from pathline.config.presets.codecs import CODEC_PRESETS
 from pathline.config.resolve import Root, read_as
 from pathline.config.run import Data, Run
 from pathline.config.values import convert
