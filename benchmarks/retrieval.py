@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts, sampler
+from pathline.assemble import Parts, sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
 from pathline.evaluation.score import some
@@ -30,6 +30,7 @@ from pathline.runs import folder as runs
 from pathline.runs.dataset import Data
 from pathline.runs.feed import found
 from pathline.runs.from_pictures import pictures_of, source_of
+from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import rows_of
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pathline import cli
-from pathline.assemble import TABLES, problems_of
+from pathline.assemble import problems_of
 from pathline.config.resolve import read
+from pathline.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text("utf-8")

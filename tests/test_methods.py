@@ -82,7 +82,7 @@ def test_other_solvers_are_refused_for_transitions(solver):
 
 
 def test_transitions_are_refused_for_velocities():
-    with pytest.raises(ValueError, match="train with objective=transition"):
+    with pytest.raises(ValueError, match="Train with objective=transition"):
         refuse_misfit(parts_of("flow"), drawing(solver=STEP))
 
 
@@ -118,7 +118,7 @@ def test_sharing_needs_an_encoder_and_fixed_steps():
     every = pick("every", steps=2)
     with pytest.raises(ValueError, match="backbone=ddt"):
         refuse_misfit(parts_of("flow"), drawing(sharing=every))
-    with pytest.raises(ValueError, match="fixed ones"):
+    with pytest.raises(ValueError, match="the solver chooses its steps"):
         drawing(sharing=every, solver=Pick("dopri5"))
     parts = parts_of("flow", "ddt", decoder=1)
     with pytest.raises(ValueError, match="4 steps but 8 evaluations"):

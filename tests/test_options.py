@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 
-from pathline.assemble import TABLES
 from pathline.config.pick import function_of, options_of
+from pathline.tables import TABLES
 
 ROWS = [(table, name) for table in TABLES for name in TABLES[table]]
 # A path is four formulas, not a function with settings.

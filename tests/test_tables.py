@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.assemble import TABLES, sampler
+from pathline.assemble import sampler
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.config.pick import Pick, bind, options_of
 from pathline.config.run import PLACES, Sample
 from pathline.flow.guidance import Push
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
 from pathline.objectives.terms import compose, mse
+from pathline.tables import TABLES
 from pathline.types import Batch, Cond, Facts, Frame, Output, Point
 
 FACTS = Facts(3, 8, 8, names=("cat", "dog"), words=("a", "cat", "dog"))

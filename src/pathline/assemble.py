@@ -2,79 +2,45 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pathline import compatibility as refusals
-from pathline.backbones.ddt import SHARING
 from pathline.backbones.projector import aligned
-from pathline.backbones.table import BACKBONES
 from pathline.backbones.transition_head import headed
 from pathline.codecs.cached import stored as stored_codec
-from pathline.codecs.table import CODECS
+from pathline.compatibility import (
+    Subject,
+    feature_term,
+    named,
+    needs_of,
+    require,
+    require_sizes,
+    require_width,
+    sampling_needs,
+    subject_of,
+    takes_any_size,
+    training_needs,
+    unmet,
+)
 from pathline.config.layers import Problem
-from pathline.config.pick import Pick, bind, problems, settled
+from pathline.config.pick import Pick, bind, problems
 from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
-from pathline.data.sources.rows import SOURCES
-from pathline.flow.adaptive import ADAPTIVE
-from pathline.flow.couplings import COUPLINGS, independent
-from pathline.flow.guidance import GUIDANCE, Push
-from pathline.flow.paths import PATHS, Path, draw_point
-from pathline.flow.solvers import STEPS, counted, integrate, last
-from pathline.flow.times import DRAWS, GRIDS, Grid, begun_at
-from pathline.metrics.features import FEATURES
+from pathline.flow.couplings import independent
+from pathline.flow.guidance import Guidance, Push
+from pathline.flow.paths import Path, draw_point
+from pathline.flow.solvers import Solver, counted, integrate, last
+from pathline.flow.times import Grid, begun_at
 from pathline.objectives.alignment import seeing
-from pathline.objectives.table import OBJECTIVES
-from pathline.objectives.terms import TERMS, compose
-from pathline.objectives.transition import step as transition
+from pathline.objectives.terms import TERMS, compose, term_of
+from pathline.tables import TABLES
 from pathline.text.cached import stored as stored_text
 from pathline.text.learned import Worded
-from pathline.text.table import TEXTS
-from pathline.training.optim import OPTIMIZERS, SCHEDULES
+from pathline.text.table import is_frozen
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
-from pathline.vision.table import VISION
-
-PATH_WORDS = {
-    "straight": "x_t = t·x1 + (1 − t)·x0.",
-    "trig": "Sine and cosine of a quarter turn: the variance stays (GVP).",
-    "vp": "The variance-preserving diffusion, turned to our time.",
-}
-
-
-def _path_row(name: str) -> Callable[[], Path]:
-    """A path as a row without settings, with its line for the list."""
-
-    def row() -> Path:
-        return PATHS[name]
-
-    row.__doc__ = PATH_WORDS[name]
-    return row
-
-
-TABLES: dict[str, dict[str, Any]] = {
-    "data.source": SOURCES,
-    "codec": CODECS,
-    "text": TEXTS,
-    "vision": VISION,
-    "backbone": BACKBONES,
-    "objective": OBJECTIVES,
-    "terms": TERMS,
-    "path": {name: _path_row(name) for name in PATHS},
-    "times": DRAWS,
-    "coupling": COUPLINGS,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "sample.solver": {**STEPS, **ADAPTIVE, "transition": transition},
-    "sample.grid": GRIDS,
-    "sample.guidance": GUIDANCE,
-    "sample.sharing": SHARING,
-    "eval.feature": FEATURES,
-}
 
 STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a sampler with
-UNFROZEN = ("none", "labels", "words")  # texts without a frozen encoder
 States = Iterator[tuple[float, Tensor]]
 
 
@@ -119,11 +85,8 @@ class Sampler(NamedTuple):
     # (field, x, noise, time that x is of: 0)
     walk: Callable[..., States]
     guide: Callable[[Field, Field, Push | None], Field]  # (field, the other one, the run's push)
-    weak: bool  # the other field is a weaker network's, not that of the null condition
-    pushes: bool  # the guidance takes a push back
-    skips: bool  # the other field does without the route that the network learnt with
-    jumps: bool  # the solver asks for average velocities
-    heads: bool  # the solver asks for a head's velocities
+    other: Literal["null", "weak", "null_without_route"]  # whose field is the other one
+    needs: Sequence[tuple[str, str]]  # (row, need) of solver, guidance and sharing
     # times at which a ddt's encoder runs, from how alike it finds any two steps; None: always
     share: Callable[[Callable[[], Tensor]], Sequence[float]] | None
 
@@ -141,9 +104,9 @@ def problems_of(run: Run) -> list[Problem]:
 
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
-    refusals.refuse_unseen(run, seen=facts.vision_width > 0)
-    path = bound(run, "path")()
-    objective = bound(run, "objective")(path)
+    objective, path = objective_of(run), bound(run, "path")()
+    known = subject_of(run, objective)._replace(has_features=facts.vision_width > 0)
+    require(training_needs(run, objective), known)
     codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
@@ -155,19 +118,18 @@ def assemble(run: Run, facts: Facts) -> Parts:
             network = headed(network, backbone, frame, **objective.head)
             tokens = partial(objective.loss, patch=network.head.size)
             objective = objective._replace(loss=tokens)
-        if own := alignment_of(run):
+        if own := feature_term(run):
             network = aligned(network, backbone, facts.vision_width, own["projector"], own["width"])
             objective = objective._replace(loss=seeing(objective.loss))
-    refusals.refuse_narrow(objective, backbone, codec.channels)
-    refusals.refuse_one_time(objective, run.backbone)
-    refusals.refuse_sizes(run, facts, codec, backbone, objective)
+    require_width(objective, backbone, codec.channels)
+    require_sizes(facts, codec, backbone, objective)
     couple, times = bound(run, "coupling"), bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
 
     made = (facts, codec, text, network, objective, path, draw, partial(_draw_at, path))
-    return Parts(*made, criterion(run), any_size=run.backbone.name not in refusals.ONE_SIZE)
+    return Parts(*made, criterion(run), any_size=takes_any_size(backbone))
 
 
 def _codec(run: Run, facts: Facts) -> Codec:
@@ -177,7 +139,7 @@ def _codec(run: Run, facts: Facts) -> Codec:
 
 def _text(run: Run, facts: Facts) -> Text:
     make = partial(bound(run, "text"), facts)
-    if facts.made is None or run.text.name in UNFROZEN:
+    if facts.made is None or not is_frozen(run.text.name):
         return make()
     return stored_text(make, facts.made)
 
@@ -196,31 +158,61 @@ def labelled(text: Text) -> bool:
 
 
 def sampler(sample: Sample, path: Path) -> Sampler:
-    """The solver, grid and guidance that `sample` names, tried: what can't be is refused now."""
-    shares, how, by = sample.sharing.name != "none", sample.solver.name, sample.guidance.name
-    at, guide = "sample.solver", _row("sample.guidance", sample.guidance)
-    solver = bind(TABLES[at], sample.solver, PLACES[at])  # unnamed: networks complain within it
+    """The solver, grid and guidance that `sample` names, tried once so that errors come now."""
+    record, step = _solver(sample)
+    guidance = TABLES["sample.guidance"][sample.guidance.name]
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    guide = _row("sample.guidance", sample.guidance)
     guide(torch.zeros_like, torch.zeros_like, STILL)
-    which = {"weak": by == "autoguidance", "pushes": by == "contrastive"}
-    which |= {"skips": by == "path_drop", "jumps": how == "jump", "heads": how == "transition"}
-    tried = refusals.named(f"{at}={how}", _asked)
-    if how in ADAPTIVE:
-        if shares:
-            refusals.refuse_own_steps(how)
-        walk = partial(_walk_adaptive, solver=solver)
+    needs = sampling_needs(sample, record.asks)
+    require(needs, Subject(has_fixed_steps=not record.adaptive))
+    tried = named(f"sample.solver={sample.solver.name}", _evaluations)
+    if record.adaptive:
+        walk = partial(_walk_adaptive, solver=step)
         tried(walk)
-        return Sampler(walk, guide, **which, share=None)
+        return Sampler(walk, guide, guidance.other, needs, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
-    walk = partial(_walk, grid=grid, solver=solver, path=path)
-    share = partial(_row("sample.sharing", sample.sharing), grid) if shares else None
-    asked = tried(partial(walk, grid=grid[:2]))
-    if share:  # a head's evaluations are not the backbone's
-        share(partial(torch.eye, len(grid[1:]) * (1 if which["heads"] else asked)))
-    return Sampler(walk, guide, **which, share=share)
+    walk = partial(_walk, grid=grid, solver=step, path=path)
+    evaluations = tried(partial(walk, grid=grid[:2]))
+    if not needs_of({"sample.sharing": sample.sharing}):
+        return Sampler(walk, guide, guidance.other, needs, share=None)
+    # A plan is tried on as many evaluations as the backbone will have; a head's are not among them.
+    share = partial(_row("sample.sharing", sample.sharing), grid)
+    share(partial(torch.eye, len(grid[1:]) * (1 if record.asks == "transition" else evaluations)))
+    return Sampler(walk, guide, guidance.other, needs, share)
 
 
-def _asked(walk: Callable[..., States]) -> int:
-    """How often a walk asks its field."""
+def _solver(sample: Sample) -> tuple[Solver, Callable]:
+    """The record of the solver, and its step with its options.
+
+    Its errors do not name it: those of the network come out of it too.
+    """
+    row = TABLES["sample.solver"][sample.solver.name]
+    record = row if isinstance(row, Solver) else Solver(row)
+    return record, bind(TABLES["sample.solver"], sample.solver, PLACES["sample.solver"])
+
+
+def check_settings(run: Run) -> None:
+    """Raises ValueError for rows that cannot go together, whatever the data."""
+    objective, sampling = objective_of(run), sampler(run.sample, bound(run, "path")())
+    criterion(run)
+    bound(run, "times")(torch.zeros(1, 1), torch.Generator())
+    needs = [*training_needs(run, objective), *sampling.needs]
+    require(needs, subject_of(run, objective))
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What goes together but is seldom meant, in sentences."""
+    return unmet(needs_of(picks_of(run), "prefers"), subject_of(run, objective_of(run)))
+
+
+def objective_of(run: Run) -> Objective:
+    """The run's objective on its path, as its row builds it."""
+    return bound(run, "objective")(bound(run, "path")())
+
+
+def _evaluations(walk: Callable[..., States]) -> int:
+    """How often a walk evaluates its field."""
     still, calls = counted(lambda x, *_: torch.zeros_like(x))
     last(walk(still, STILL.mean[None], torch.zeros_like))
     return calls()
@@ -240,12 +232,6 @@ def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
     return bound(run, "optimizer")(network)
 
 
-def alignment_of(run: Run) -> dict[str, Any]:
-    """Settings of the term that reads a frozen encoder's features; {} where it isn't there."""
-    term = terms_of(run).get("alignment")
-    return settled(TERMS, term[1], PLACES["terms"]) if term else {}
-
-
 def rate(run: Run) -> Callable[[int], float]:
     """The learning rate's share at an update."""
     schedule = bound(run, "schedule")
@@ -258,15 +244,16 @@ def bound(run: Run, place: str) -> Callable:
 
 
 def _row(place: str, pick: Pick) -> Callable:
-    return refusals.named(f"{place}={pick.name}", bind(TABLES[place], pick, PLACES[place]))
+    return named(f"{place}={pick.name}", bind(TABLES[place], pick, PLACES[place]))
 
 
 def criterion(run: Run) -> Callable:
     """The run's loss terms as one."""
-    made = {}
-    for name, (weight, row) in terms_of(run).items():
-        made[name] = weight, refusals.named(f"terms.{name}", bind(TERMS, row, PLACES["terms"]))
-    return compose(made)
+    terms = {}
+    for name, (weight, pick) in terms_of(run).items():
+        loss = named(f"terms.{name}", bind(TERMS, pick, PLACES["terms"]))
+        terms[name] = weight, term_of(TERMS[name])._replace(loss=loss)
+    return compose(terms)
 
 
 def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:

@@ -1,158 +1,271 @@
-"""Parts that can't work together, refused by name before anything is trained."""
+"""Whether parts go together: one table of needs, tested at three times.
 
-from collections.abc import Callable
-from typing import Any
+A row of a table names its needs in its record. They are tested on the settings before data is read,
+on the parts after assembling, and again before sampling; a fact that is not known yet is skipped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from pathline.backbones.table import BACKBONES
 from pathline.config.pick import Pick, listing, options_of, settled
-from pathline.config.run import PLACES, Run, terms_of
+from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
+from pathline.objectives.terms import TERMS, term_of
+from pathline.tables import TABLES
+from pathline.text.table import reads_of
 from pathline.types import Codec, Facts, Objective
 
-ONE_SIZE = ("dit", "ddt")  # backbones whose positions are a table of one size
+
+class Subject(NamedTuple):
+    """What is known of a run. None: not known yet, so needs that depend on it are not tested."""
+
+    answers: str | None = None  # what the objective's field gives: velocity, average, transition
+    takes_r: bool | None = None  # the backbone takes a later time
+    has_encoder: bool | None = None  # the backbone has an encoder whose output steps can share
+    has_bypass: bool | None = None  # the network works without the blocks that tokens may miss
+    has_features: bool | None = None  # the data has features of a frozen vision encoder
+    reads_features: bool | None = None  # a loss term reads them
+    has_mean_velocity: bool | None = None  # of a contrastive term
+    has_fixed_steps: bool | None = None  # the solver does not choose its steps
+    has_float32_weights: bool | None = None  # a forward pass runs on them
+    is_unconditional: bool | None = None  # nothing is conditioned on
+    has_weak_network: bool | None = None  # a second network for guidance
+
+
+class Need(NamedTuple):
+    """A test, and the sentence for where it fails; {row} is who needs it, as setting=name."""
+
+    holds: Callable[[Subject], bool | None]  # None: not known
+    sentence: str
+
+
+def _is(answers: str | None, *accepted: str) -> bool | None:
+    return None if answers is None else answers in accepted
+
+
+WITH_R = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
+NEEDS = {
+    "velocity": Need(
+        lambda of: _is(of.answers, "velocity", "average"),
+        "{row} is wrong because objective=transition is sampled by whole transitions only. Set "
+        "sample.solver=transition (with head_steps=1 and head_solver=euler it is equivalent to "
+        "plain Euler sampling).",
+    ),
+    "average": Need(
+        lambda of: _is(of.answers, "average"),
+        "{row} is wrong because it needs an objective that learns average velocities, such as "
+        "objective=mean_flow. Set sample.solver=euler, unipc2 or another solver.",
+    ),
+    "transition": Need(
+        lambda of: _is(of.answers, "transition"),
+        "{row} is wrong because it samples from the head of objective=transition, which this run "
+        "does not have. Train with objective=transition, or set sample.solver=euler, unipc2 or "
+        "another solver.",
+    ),
+    "later_time": Need(
+        lambda of: of.takes_r,
+        "{row} is wrong because it learns average velocities from t to a later r, and the backbone "
+        f"takes no r. Set backbone.takes_r=true. Backbones that have it: {WITH_R}.",
+    ),
+    "encoder": Need(
+        lambda of: of.has_encoder,
+        "{row} is wrong because only backbone=ddt has an encoder whose output steps can share. Set "
+        "sample.sharing=none.",
+    ),
+    "fixed_steps": Need(
+        lambda of: of.has_fixed_steps,
+        "{row} is wrong because the solver chooses its steps, so there are no fixed ones to share "
+        "between. Set sample.solver=euler or unipc2, or sample.sharing=none.",
+    ),
+    "bypass": Need(
+        lambda of: of.has_bypass,
+        "{row} is wrong because it needs a network trained with backbone.route=sprint. Train with "
+        "backbone.route=sprint, or set sample.guidance=interval.",
+    ),
+    "mean_velocity": Need(
+        lambda of: of.has_mean_velocity,
+        "{row} is wrong because it corrects for the loss term contrastive by a mean velocity that "
+        "is stored in the checkpoint, and this run has none. Train with terms.contrastive=0.05 and "
+        "terms.mse=1 (apart=false), or set sample.guidance=interval. A run that has the term gets "
+        "the mean by `pathline train --resume RUN`.",
+    ),
+    "features": Need(
+        lambda of: of.has_features,
+        "{row} is wrong because it needs features of a frozen vision encoder, and this run has "
+        "none. Set vision=encoder vision.path=FOLDER, such as facebook/dinov2-base (with "
+        "data.cache: one made with it), or leave the term out.",
+    ),
+    "feature_term": Need(
+        lambda of: of.reads_features,
+        "{row} has no effect because no loss term reads its features. Set terms.alignment=0.5 or "
+        "vision=none.",
+    ),
+    "float32_weights": Need(
+        lambda of: of.has_float32_weights,
+        "{row} with derivative=difference is wrong because a difference of times needs float32 "
+        "weights, and train.strategy=fsdp2 gathers them in half precision. Set "
+        "train.precision=fp32, train.strategy=ddp or objective.derivative=exact.",
+    ),
+    "no_conditions": Need(
+        lambda of: of.is_unconditional,
+        "{row} pairs noise and images across conditions, which biases conditional samples "
+        "(docs/methods/couplings.md). Set coupling=within_class or independent.",
+    ),
+    "weak_network": Need(
+        lambda of: of.has_weak_network,
+        "{row} is wrong because it needs a weaker network. Sample with `pathline generate RUN "
+        "--weak RUN --set guidance=autoguidance`; train with another guidance.",
+    ),
+}
+
+
+def unmet(needs: Iterable[tuple[str, str]], of: Subject) -> list[str]:
+    """A sentence for each of the (row, need) that are known not to be met."""
+    pairs = [(row, NEEDS[need]) for row, need in needs]
+    return [need.sentence.format(row=row) for row, need in pairs if need.holds(of) is False]
+
+
+def require(needs: Iterable[tuple[str, str]], of: Subject) -> None:
+    """Raises ValueError with all the needs that are known not to be met."""
+    if sentences := unmet(needs, of):
+        raise ValueError("\n".join(sentences))
+
+
+def needs_of(picks: Mapping[str, Pick], kind: str = "needs") -> list[tuple[str, str]]:
+    """(row, need) for every need in the records of these rows, by place. kind: needs or prefers."""
+    return [
+        (place if place.startswith("terms.") else f"{place}={pick.name}", need)
+        for place, pick in picks.items()
+        for need in getattr(_row_of(place, pick), kind, ())
+    ]
+
+
+def _row_of(place: str, pick: Pick) -> Any:
+    """The picked row; None where it is left to the data (auto)."""
+    return TABLES["terms" if place.startswith("terms.") else place].get(pick.name)
+
+
+def training_needs(run: Run, objective: Objective) -> list[tuple[str, str]]:
+    """Of everything that a training depends on."""
+    used = {f"terms.{name}" for name in terms_of(run)}
+    unused = {f"terms.{name}" for name in run.terms} - used
+    rows = {place: pick for place, pick in picks_of(run).items() if place not in unused}
+    rows = {place: pick for place, pick in rows.items() if not place.startswith("sample.")}
+    return [(f"objective={run.objective.name}", need) for need in objective.needs] + needs_of(rows)
+
+
+def sampling_needs(sample: Sample, asks: str) -> list[tuple[str, str]]:
+    """Of a solver, by what it asks of the objective, and of guidance and sharing."""
+    solver = (f"sample.solver={sample.solver.name}", asks)
+    rows = {"sample.guidance": sample.guidance, "sample.sharing": sample.sharing}
+    return [solver, *needs_of(rows)]
+
+
+def subject_of(run: Run, objective: Objective) -> Subject:
+    """What the settings alone show."""
+    rows = [_row_of(place, pick) for place, pick in picks_of(run).items()]
+    offered = {name for row in rows for name in getattr(row, "gives", ())}
+    backbone = settled(BACKBONES, run.backbone, PLACES["backbone"])
+    half = run.train.strategy == "fsdp2" and run.train.precision != "fp32"
+    reads = reads_of(run.text.name)
+    return Subject(
+        answers=objective.answers,
+        takes_r=bool(backbone.get("takes_r")),
+        has_encoder="encoder" in offered,
+        has_bypass=backbone.get("route") == "sprint",
+        has_features="features" in offered,
+        reads_features=bool(feature_term(run)),
+        has_mean_velocity=push_share(run) > 0,
+        has_float32_weights=not half,
+        is_unconditional=None if reads is None else reads == "nothing",
+    )
+
+
+def feature_term(run: Run) -> dict[str, Any]:
+    """Settings of the loss term that reads features of a vision encoder; {} without such a term."""
+    for name, (_, pick) in terms_of(run).items():
+        if "features" in term_of(TERMS[name]).reads:
+            return settled(TERMS, pick, PLACES["terms"])
+    return {}
+
+
+def push_share(run: Run) -> float:
+    """Weight of a contrastive term by that of its bound; 0 where guidance has nothing to undo.
+
+    Negatives of another class have a mean for each class, which counts as nothing.
+    """
+    terms = terms_of(run)
+    for name, (weight, pick) in terms.items():
+        bound = term_of(TERMS[name]).bounded_by
+        if bound in terms and not settled(TERMS, pick, PLACES["terms"]).get("apart"):
+            return weight / terms[bound][0]
+    return 0.0
 
 
 def named(setting: str, row: Callable) -> Callable:
-    """The row; what it refuses then begins with the setting, or the part, that is meant."""
+    """The row, whose errors begin with the setting that is meant."""
 
-    def call(*given: Any, **further: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         try:
-            return row(*given, **further)
+            return row(*arguments, **options)
         except ValueError as error:
             raise ValueError(f"{setting}: {error}") from error
 
     return call
 
 
-def refuse_narrow(objective: Objective, backbone: nn.Module, channels: int) -> None:
-    """A velocity holds a whole patch of noise, which a narrower network can't carry through."""
+def require_rows(objective: Objective, rows: int) -> None:
+    """Raises ValueError for a micro-batch too small for a part of the objective to be trained."""
+    if rows < objective.least_rows:
+        raise ValueError(
+            f"objective.instant is too small for a micro-batch of {rows}: it rounds to 0 samples, "
+            f"so r = t is never trained. Use a micro-batch of {objective.least_rows} or more (a "
+            "larger train.batch, less train.accumulate, fewer processes) or a larger "
+            "objective.instant."
+        )
+
+
+def require_width(objective: Objective, backbone: nn.Module, channels: int) -> None:
+    """Raises ValueError for a velocity-predicting network narrower than its patches.
+
+    A velocity holds the noise of the whole patch, which a narrower network cannot represent.
+    """
     shape = getattr(backbone, "shape", None)
     if shape is None or objective.prediction == "x1":
         return
-    patch = shape.patch**2 * channels
+    values = shape.patch**2 * channels
     narrowest = min(shape.width, shape.bottleneck or shape.width)
-    if patch > narrowest:
+    if values > narrowest:
         raise ValueError(
-            f"A patch has {patch} numbers ({shape.patch}x{shape.patch}x{channels}) but the network "
-            f"is {narrowest} wide at its narrowest: it can't pass on the noise that a velocity "
-            "holds, and would ignore its prompts. Use objective.prediction=x1, a smaller "
-            f"backbone.patch, or a width of at least {patch}."
+            f"backbone.patch={shape.patch} is wrong because each patch has {values} values "
+            f"({shape.patch}x{shape.patch}x{channels}), more than the smallest hidden width "
+            f"({narrowest}): a velocity-predicting network this narrow cannot represent the noise "
+            "and will ignore the conditioning. Set objective.prediction=x1, a smaller "
+            f"backbone.patch, or a width of at least {values}."
         )
 
 
-def refuse_one_time(objective: Objective, backbone: Pick) -> None:
-    if objective.spans and not settled(BACKBONES, backbone, PLACES["backbone"]).get("takes_r"):
-        can = listing(name for name, row in BACKBONES.items() if "takes_r" in options_of(row))
-        raise ValueError(
-            "This objective learns average velocities, from a time to a later one, but the "
-            f"backbone takes one time: set backbone.takes_r=true. Backbones that can: {can}."
-        )
-
-
-def refuse_solver(objective: Objective, *, heads: bool, jumps: bool) -> None:
-    """A solver asks for what the objective learns; heads, jumps: what it asks for."""
-    if heads != (objective.head is not None):
-        raise ValueError(
-            "The solver step 'transition' needs the head of an objective that draws transitions: "
-            "train with objective=transition, or take euler, unipc2 or another step."
-            if heads
-            else "This objective learns to draw whole transitions, which the solver step "
-            "'transition' asks for and the run's does not: take sample.solver=transition (with "
-            "head_steps=1 and head_solver=euler it goes the mean way, as euler would)."
-        )
-    if jumps and not objective.spans:
-        raise ValueError(
-            "The solver step 'jump' needs an objective that learns average velocities; this one "
-            "learns velocities at one time: take euler, unipc2 or another step."
-        )
-
-
-def refuse_own_steps(solver: str) -> None:
-    raise ValueError(
-        f"{solver} chooses its own steps; to share a ddt's encoder among steps, take a solver of "
-        "fixed ones, such as euler or unipc2."
-    )
-
-
-def refuse_sharing() -> None:
-    raise ValueError(
-        "Only backbone=ddt has an encoder whose answer steps can share: take sample.sharing=none."
-    )
-
-
-def refuse_unpushed() -> None:
-    raise ValueError(
-        "Guidance 'contrastive' takes back what the loss term contrastive did, and this run has no "
-        "mean velocity to do it by: train with terms.contrastive=0.05 beside mse, without apart, "
-        "or take sample.guidance=interval. Where a run with that term is older than its mean, "
-        "pathline train --resume RUN makes one."
-    )
-
-
-def refuse_growing_push(run: Run) -> None:
-    """A push that stays while the error shrinks pulls further off, by 1 / alpha."""
-    if run.objective.name == "alpha_flow" and "contrastive" in terms_of(run):
-        raise ValueError(
-            "terms.contrastive pushes by its weight, but α-Flow's error shrinks with alpha: the "
-            "push would grow to weight / alpha, and no guidance could take it back. Leave the "
-            "term out, or take objective=mean_flow or improved_mean_flow."
-        )
-
-
-def refuse_half_weights(run: Run) -> None:
-    """A difference of times is taken in float32, where fsdp2 gathers weights of half precision."""
-    half = run.train.strategy == "fsdp2" and run.train.precision != "fp32"
-    if half and run.objective.options.get("derivative") == "difference":
-        raise ValueError(
-            "objective.derivative=difference wants float32 weights, and fsdp2 hands them over in "
-            f"bf16 under train.precision={run.train.precision}: take train.precision=fp32, "
-            "train.strategy=ddp, or derivative=exact."
-        )
-
-
-def refuse_undropped() -> None:
-    raise ValueError(
-        "Guidance 'path_drop' leads away from the network without its route, and this run's has "
-        "none that it can do without: train with backbone.route=sprint, or take guidance=interval."
-    )
-
-
-def refuse_unseen(run: Run, *, seen: bool) -> None:
-    """Alignment needs features, and features are there for it alone. seen: they are there."""
-    if term := terms_of(run).get("alignment"):
-        if int(term[1].options.get("until", 0)) < 0:
-            raise ValueError("terms.alignment.until is a number of updates; 0 for all of them.")
-        if seen:
-            return
-        raise ValueError(
-            "terms.alignment compares with what a frozen encoder says of the pictures, and this "
-            f"run has vision={run.vision.name}: take vision=encoder vision.path=FOLDER, such as "
-            "facebook/dinov2-base (with data.cache: one made so), or leave the term out."
-        )
-    if run.vision.name != "none":
-        raise ValueError(
-            f"vision={run.vision.name} is read by terms.alignment alone, which this run has not: "
-            "give it a weight, e.g. terms.alignment=0.5, or take vision=none."
-        )
-
-
-def refuse_sizes(
-    run: Run, facts: Facts, codec: Codec, backbone: nn.Module, objective: Objective
-) -> None:
-    group = (objective.head or {}).get("group") or 1  # tokens that a head draws as one
+def require_sizes(facts: Facts, codec: Codec, backbone: nn.Module, objective: Objective) -> None:
+    """Raises ValueError for image sizes of the data that the backbone cannot take."""
+    group = (objective.head or {}).get("group") or 1  # tokens that a head samples together
     unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1) * group
     if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
         raise ValueError(
-            f"The data has pictures of {odd[0][0]}x{odd[0][1]}, but "
-            f"{'a group of patches' if group > 1 else 'a patch'} of this backbone stands for "
-            f"{unit} pixels: take a smaller backbone.patch"
-            f"{' or objective.head_group' if group > 1 else ''}, or make the cache anew with "
-            f"data.buckets.multiple={unit}."
+            f"The data has images of {odd[0][0]}x{odd[0][1]}, which is no multiple of the {unit} "
+            f"pixels of {'a group of patches' if group > 1 else 'a patch'}. Set a smaller "
+            f"backbone.patch{' or objective.head_group' if group > 1 else ''}, or make the cache "
+            f"again with data.buckets.multiple={unit}."
         )
-    if facts.sizes and run.backbone.name in ONE_SIZE:
+    if facts.sizes and not takes_any_size(backbone):
         raise ValueError(
-            f"The data has pictures of {len(facts.sizes)} sizes, but backbone={run.backbone.name} "
-            "takes one: use stream_dit or cross_dit, or make a cache of squares with "
-            "data.buckets.max_ratio=1."
+            f"The data has images of {len(facts.sizes)} sizes, but this backbone has position "
+            "embeddings of one. Set backbone=stream_dit or cross_dit, or make a cache of squares "
+            "with data.buckets.max_ratio=1."
         )
+
+
+def takes_any_size(backbone: nn.Module) -> bool:
+    """Whether its positions are computed for any size, not trained or stored for one."""
+    return getattr(backbone, "any_size", False)

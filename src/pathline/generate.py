@@ -13,13 +13,7 @@ from pathline.assemble import Parts, Sampler
 from pathline.backbones.ddt import DDT, likeness, sharing
 from pathline.backbones.token_routing import around, joins
 from pathline.codecs.normalise import denormalise, normalise
-from pathline.compatibility import (
-    named,
-    refuse_sharing,
-    refuse_solver,
-    refuse_undropped,
-    refuse_unpushed,
-)
+from pathline.compatibility import Subject, named, require
 from pathline.flow.guidance import Push
 from pathline.flow.solvers import last
 from pathline.nn.attention import needed
@@ -126,7 +120,8 @@ def states(
     if weak is not None:
         other = read(weak, cond)
     else:
-        other = read(parts, _repeated(null, len(items)), skips=sampler.skips)
+        without = sampler.other == "null_without_route"
+        other = read(parts, _repeated(null, len(items)), skips=without)
     guided = sampler.guide(field, other, parts.push and _pushed(parts.push, x0))
     yield from sampler.walk(guided, *_begun(parts, ask, x0, noise))
 
@@ -188,16 +183,19 @@ def _shares(network: nn.Module) -> bool:
 def refuse_misfit(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
     """Raises ValueError for a solver or guidance that this run can't be drawn with."""
     _refuse_weak(sampler, parts, weak)
-    refuse_solver(parts.objective, heads=sampler.heads, jumps=sampler.jumps)
+    require(sampler.needs, _subject(parts)._replace(has_weak_network=weak is not None))
     if weak:
-        refuse = named("the weaker run", refuse_solver)
-        refuse(weak.objective, heads=sampler.heads, jumps=sampler.jumps)
-    if sampler.share is not None and not _shares(parts.network):
-        refuse_sharing()
-    if sampler.skips and not joins(parts.network):
-        refuse_undropped()
-    if sampler.pushes and parts.push is None:
-        refuse_unpushed()
+        named("the weaker run", require)(sampler.needs[:1], _subject(weak))
+
+
+def _subject(parts: Parts) -> Subject:
+    """What the parts show of what a sampler may need."""
+    return Subject(
+        answers=parts.objective.answers,
+        has_encoder=_shares(parts.network),
+        has_bypass=joins(parts.network),
+        has_mean_velocity=parts.push is not None,
+    )
 
 
 @torch.no_grad()
@@ -209,15 +207,10 @@ def encode(
 
 
 def _refuse_weak(sampler: Sampler, parts: Parts, weak: Parts | None) -> None:
-    if sampler.weak and weak is None:
+    if weak and sampler.other != "weak":
         raise ValueError(
-            "Autoguidance leads away from a weaker network: draw with "
-            "`pathline generate RUN --weak RUN --set guidance=autoguidance`; train without it."
-        )
-    if weak and not sampler.weak:
-        raise ValueError(
-            "A weaker network is what guidance=autoguidance leads away from, and another guidance "
-            "was asked for: add `--set guidance=autoguidance`, or leave --weak out."
+            "--weak is wrong because only guidance=autoguidance uses a weaker network. Add `--set "
+            "guidance=autoguidance`, or leave --weak out."
         )
     for what, of in ALIKE.items():
         if weak and of(parts) != of(weak):

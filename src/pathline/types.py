@@ -1,7 +1,7 @@
 """The nouns that travel between rooms. Time runs from 0 (noise) to 1 (data) everywhere."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, device, nn
@@ -141,15 +141,30 @@ class Vision(NamedTuple):
     to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 
+class Row(NamedTuple):
+    """A row of a table that needs, offers or suggests something; any other row is a function.
+
+    Needs are names in compatibility.NEEDS.
+    """
+
+    build: Callable[..., Any]
+    needs: tuple[str, ...] = ()  # without them the run is refused
+    prefers: tuple[str, ...] = ()  # without them there is a warning
+    gives: tuple[str, ...] = ()  # what other rows may need
+    suggests: Mapping[str, Any] = {}  # settings that go with it, by dotted key
+
+
 class Objective(NamedTuple):
     """What is learnt, and how what was learnt is read as a velocity."""
 
-    # (network, batch, rng, draw, criterion) -> (scalar, {name: value})
+    # (network, batch, rng, draw, criterion, *, training=True) -> (scalar, {name: value})
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     field: Callable[..., "Field"]  # (network, cond)
     prediction: str  # what the network's own output is: "v" or "x1"
-    spans: bool = False  # its field takes a later time and answers with the average velocity
-    head: Mapping[str, Any] | None = None  # settings of the head that draws its transitions
+    answers: Literal["velocity", "average", "transition"] = "velocity"  # what its field gives
+    needs: tuple[str, ...] = ()  # names in compatibility.NEEDS
+    least_rows: int = 1  # images a micro-batch must have for every part of the loss to be trained
+    head: Mapping[str, Any] | None = None  # settings of the head that samples its transitions
 
 
 Field = Callable[..., Tensor]  # (x [B C H W], t: float or [B]) -> velocity [B C H W]

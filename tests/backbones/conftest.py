@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pathline.backbones.table import BACKBONES
+from pathline.config.pick import function_of
 from pathline.types import Cond, Frame
 
 TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}
@@ -22,7 +23,7 @@ def build():
     def build(name, classes=0, text=6, pooled=0, **settings):
         torch.manual_seed(0)
         frame = Frame(2, 4, 6, classes, text, pooled)
-        return BACKBONES[name](frame, **{**TINY, **settings})
+        return function_of(BACKBONES[name])(frame, **{**TINY, **settings})
 
     return build
 

@@ -11,6 +11,7 @@ import torch
 
 from pathline.backbones.ddt import SHAPES, ddt, every, likeness, program, sharing
 from pathline.backbones.table import BACKBONES
+from pathline.config.pick import function_of
 from pathline.flow.guidance import cfg, interval
 from pathline.flow.paths import STRAIGHT
 from pathline.flow.solvers import STEPS, integrate, last
@@ -84,7 +85,7 @@ def test_published_depths():
     with torch.device("meta"):
         network = ddt(Frame(4, 32, 32, classes=1000), size="B/2")
     assert (len(network.encoder.blocks), len(network.decoder.blocks)) == (8, 4)
-    assert BACKBONES["ddt"] is ddt
+    assert function_of(BACKBONES["ddt"]) is ddt
 
 
 def test_hidden_states_may_be_handed_back():

@@ -10,6 +10,7 @@ from torch import nn
 
 from pathline.backbones.table import BACKBONES
 from pathline.backbones.transition_head import READABLE, headed
+from pathline.config.pick import function_of
 from pathline.nn.blocks import patchify
 from pathline.types import Cond, Frame, Output
 
@@ -20,7 +21,7 @@ TINY = {"depth": 1, "width": 16, "heads": 2, "patch": 2}
 
 def build(name="dit", frame=FRAME, head=None, **settings):
     torch.manual_seed(0)
-    backbone = BACKBONES[name](frame, **{**TINY, **settings})
+    backbone = function_of(BACKBONES[name])(frame, **{**TINY, **settings})
     return headed(backbone, backbone, frame, **{"depth": 2, **(head or {})})
 
 
@@ -65,7 +66,7 @@ def test_it_starts_at_zero_and_teaches_every_weight(name, head):
 def test_readable_names_every_backbone_that_gives_what_its_last_layer_reads():
     found = []
     for name, row in BACKBONES.items():
-        backbone = row(Frame(2, 8, 4), **{**TINY, "heads": 1})
+        backbone = function_of(row)(Frame(2, 8, 4), **{**TINY, "heads": 1})
         try:
             headed(backbone, backbone, Frame(2, 8, 4))
         except ValueError as error:

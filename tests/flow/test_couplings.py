@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pathline.config.pick import function_of
 from pathline.flow.couplings import COUPLINGS, independent, optimal, within_class
 from pathline.types import Cond
 
@@ -26,7 +27,7 @@ def order(x0, coupled):
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_every_row_is_used_once(name, pair):
     x0, x1 = pair
-    coupled = COUPLINGS[name](x0, x1, Cond(labels=LABELS))
+    coupled = function_of(COUPLINGS[name])(x0, x1, Cond(labels=LABELS))
     assert sorted(order(x0, coupled).tolist()) == list(range(12))
     assert torch.equal(coupled, x0[order(x0, coupled)])
 
@@ -35,15 +36,15 @@ def test_every_row_is_used_once(name, pair):
 @pytest.mark.parametrize("name", ["optimal", "within_class"])
 def test_half_precision_around_it_changes_nothing(name, half, pair):
     x0, x1 = pair
-    given = COUPLINGS[name](x0, x1, Cond(labels=LABELS))
+    given = function_of(COUPLINGS[name])(x0, x1, Cond(labels=LABELS))
     with torch.autocast("cpu", half):
-        assert torch.equal(COUPLINGS[name](x0, x1, Cond(labels=LABELS)), given)
+        assert torch.equal(function_of(COUPLINGS[name])(x0, x1, Cond(labels=LABELS)), given)
 
 
 def test_shorter_with_more_freedom(pair):
     x0, x1 = pair
     free, within, best = (
-        COUPLINGS[n](x0, x1, Cond(labels=LABELS))
+        function_of(COUPLINGS[n])(x0, x1, Cond(labels=LABELS))
         for n in ("independent", "within_class", "optimal")
     )
     assert cost(best, x1) < cost(within, x1) < cost(free, x1)
@@ -77,7 +78,7 @@ def test_within_one_class_is_optimal(pair):
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_a_batch_of_one_has_no_choice(name, pair):
     x0, x1 = pair[:, :1]
-    assert torch.equal(COUPLINGS[name](x0, x1, Cond(labels=LABELS[:1])), x0)
+    assert torch.equal(function_of(COUPLINGS[name])(x0, x1, Cond(labels=LABELS[:1])), x0)
 
 
 @pytest.mark.parametrize("cond", [None, Cond()])

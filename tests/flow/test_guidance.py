@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pathline.config.pick import function_of
 from pathline.flow.guidance import GUIDANCE, Push, autoguidance, cfg, contrastive, interval, none
 from pathline.flow.solvers import counted, heun, integrate, jump, last
 from pathline.flow.times import uniform_grid
@@ -82,7 +83,7 @@ def test_a_later_time_is_handed_on():
 @pytest.mark.parametrize("name", ["cfg", "interval", "autoguidance", "contrastive"])
 def test_a_missing_second_field_is_named(name):
     with pytest.raises(ValueError, match="second field"):
-        GUIDANCE[name](field, None, scale=2.0)
+        function_of(GUIDANCE[name])(field, None, scale=2.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.4), (-0.1, 1.0), (0.0, 1.1)])

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from pathline.config.pick import function_of
 from pathline.flow import solvers
 from pathline.flow.paths import PATHS, STRAIGHT, x1_from_velocity
 from pathline.flow.solvers import DIFFUSIONS, STEPS, counted, euler, integrate, last
@@ -53,7 +54,9 @@ def walked_finely(mixture):
 def test_order(name, whole, mixture, walked_finely, slope):
     x, exact = walked_finely
     errors = [
-        (last(integrate(mixture, x, GRIDS[whole](n), STEPS[name])) - exact[whole]).norm().item()
+        (last(integrate(mixture, x, GRIDS[whole](n), function_of(STEPS[name]))) - exact[whole])
+        .norm()
+        .item()
         for n in (48, 96)
     ]
     assert slope(errors)[0] == pytest.approx(ORDERS[name][whole], abs=0.15)
@@ -66,7 +69,9 @@ def test_order_on_every_path(name, path, gaussian, rng, slope):
     field, flow = gaussian(*torch.tensor([[1.0, -2.0], [0.5, 1.5]]).double(), path)
     exact = flow(x, 0.05, 0.95)
     errors = [
-        (last(integrate(field, x, inner(n), STEPS[name], path=path)) - exact).norm().item()
+        (last(integrate(field, x, inner(n), function_of(STEPS[name]), path=path)) - exact)
+        .norm()
+        .item()
         for n in (64, 128)
     ]
     order = 3 if name == "midpoint" and path is STRAIGHT else ORDERS[name][0]  # known to be lucky
@@ -76,7 +81,7 @@ def test_order_on_every_path(name, path, gaussian, rng, slope):
 @ORDERLY
 def test_evaluations(name, mixture, rng):
     field, calls = counted(mixture)
-    last(integrate(field, drawn(rng, 4, 2), uniform_grid(8), STEPS[name]))
+    last(integrate(field, drawn(rng, 4, 2), uniform_grid(8), function_of(STEPS[name])))
     assert calls() == ORDERS[name][2]
 
 
@@ -88,7 +93,7 @@ def test_the_data_end_is_asked_by_heun_and_rk4_alone(name, mixture, noise, rng):
         times.append(t)
         return mixture(x, t)
 
-    last(integrate(field, drawn(rng, 4, 2), uniform_grid(4), STEPS[name], noise))
+    last(integrate(field, drawn(rng, 4, 2), uniform_grid(4), function_of(STEPS[name]), noise))
     assert (max(times) == 1) == (name in ("heun", "rk4"))
     assert all(type(t) is float for t in times)
 
@@ -98,7 +103,9 @@ def test_the_data_end_is_asked_by_heun_and_rk4_alone(name, mixture, noise, rng):
 def test_both_ends_are_finite_and_the_dtype_stays(name, path, noise):
     for dtype, steps in itertools.product((torch.float32, torch.bfloat16), (1, 2, 5)):
         x = torch.ones(2, 1, 2, 2, dtype=dtype)
-        walk = integrate(lambda x, *_: 1 - x, x, uniform_grid(steps), STEPS[name], noise, path)
+        walk = integrate(
+            lambda x, *_: 1 - x, x, uniform_grid(steps), function_of(STEPS[name]), noise, path
+        )
         for _, state in walk:
             assert state.isfinite().all()
             assert state.dtype == dtype
@@ -139,7 +146,9 @@ def test_midpoint_and_rk4_are_exact_where_they_should_be(rng):
     x = drawn(rng, 4, 2)
     for name, power in (("midpoint", 1), ("heun", 1), ("rk4", 3)):
         field = lambda x, t, p=power: (p + 1) * t**p * torch.ones_like(x)  # noqa: E731
-        assert torch.allclose(last(integrate(field, x, (0.0, 0.3, 1.0), STEPS[name])), x + 1)
+        assert torch.allclose(
+            last(integrate(field, x, (0.0, 0.3, 1.0), function_of(STEPS[name]))), x + 1
+        )
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -162,7 +171,7 @@ def test_lambda_steps_begin_as_ddim(path, mixture, rng):
 def test_multistep_ends_are_of_first_order(mixture, rng):
     x = drawn(rng, 8, 2)
     for name in ("dpmpp2m", "unipc2"):
-        _, (_, b), (_, c) = integrate(mixture, x, (0.0, 0.5, 1.0), STEPS[name])
+        _, (_, b), (_, c) = integrate(mixture, x, (0.0, 0.5, 1.0), function_of(STEPS[name]))
         assert torch.allclose(b, x + 0.5 * mixture(x, 0.0))
         if name == "dpmpp2m":
             assert torch.allclose(c, b + 0.5 * mixture(b, 0.5))
@@ -175,7 +184,7 @@ def test_jump_takes_the_average_velocity(gaussian, rng):
         return (flow(x, t, r) - x) / (r - t)
 
     for steps in (1, 3):
-        found = last(integrate(average, x, uniform_grid(steps), STEPS["jump"]))
+        found = last(integrate(average, x, uniform_grid(steps), function_of(STEPS["jump"])))
         assert torch.allclose(found, flow(x, 0.0, 1.0))
 
 
@@ -208,7 +217,7 @@ def test_sde_keeps_the_marginals(diffusion, gaussian, noise, rng):
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("name", NOISY)
 def test_marginals_are_kept_on_every_path(name, path, gaussian, noise, rng):
-    found = moments(STEPS[name], gaussian(1.0, 0.5, path).field, noise, rng, 400, path)
+    found = moments(function_of(STEPS[name]), gaussian(1.0, 0.5, path).field, noise, rng, 400, path)
     assert keeps(found, path, 1.0, 0.5, 0.03), found
 
 
@@ -233,7 +242,7 @@ def test_the_last_step_draws_nothing(name, mixture, rng):
         draws.append(x)
         return torch.zeros_like(x)
 
-    last(integrate(mixture, drawn(rng, 4, 2), uniform_grid(5), STEPS[name], noise))
+    last(integrate(mixture, drawn(rng, 4, 2), uniform_grid(5), function_of(STEPS[name]), noise))
     assert len(draws) == 4
 
 
@@ -247,7 +256,7 @@ def test_the_last_step_draws_nothing(name, mixture, rng):
     ],
 )
 def test_bad_settings_are_named(name, settings, words, mixture, rng):
-    step = functools.partial(STEPS[name], **settings)
+    step = functools.partial(function_of(STEPS[name]), **settings)
     with pytest.raises(ValueError, match=words):
         last(integrate(mixture, drawn(rng, 2, 2), uniform_grid(4), step))
 
@@ -284,7 +293,9 @@ def test_multistep_as_diffusers(name, steps, mixture, rng):
     theirs.set_timesteps(steps)
     grid, x = [1 - s for s in theirs.sigmas.tolist()], drawn(rng, 16, 2)
     assert torch.allclose(
-        last(integrate(mixture, x, grid, STEPS[name])), walked(theirs, mixture, x), atol=2e-6
+        last(integrate(mixture, x, grid, function_of(STEPS[name]))),
+        walked(theirs, mixture, x),
+        atol=2e-6,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pathline.backbones.dit import dit
+from pathline.config.pick import function_of
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import cfg
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
@@ -241,7 +242,7 @@ def test_at_one_time_it_is_flow_matching_to_the_bit(name, path, prediction):
     batch, draw = batch_of(some(16, 1, 4, 4), cond, null), partial(drawing, path=PATHS[path])
     ways = {"prediction": prediction, "dropout": 0.3}
     plain, network = flow(PATHS[path], **ways), tiny()
-    mean = OBJECTIVES[name](PATHS[path], instant=1.0, **ways)
+    mean = function_of(OBJECTIVES[name])(PATHS[path], instant=1.0, **ways)
 
     def times_apart(x, t, cond, r):
         assert torch.equal(t, r)
@@ -295,7 +296,7 @@ def test_learnt_guidance_is_cfg_at_its_scale(name, options):
     """Velocity 2 if asked, 0.5 if not: at scale 3 the network has to say 0.5 + 3·(2 − 0.5)."""
     count, scale = 64, 3.0
     cond, null = Cond(labels=torch.zeros(count, dtype=torch.long)), Cond(labels=torch.tensor([1]))
-    objective = OBJECTIVES[name](STRAIGHT, guidance=scale, dropout=0.0, **options)
+    objective = function_of(OBJECTIVES[name])(STRAIGHT, guidance=scale, dropout=0.0, **options)
 
     def draw(x1, cond, generator):
         point = drawing(x1, cond, generator)

@@ -60,7 +60,7 @@ def test_a_loss_of_nothing_is_refused():
 
 
 def test_a_weight_below_0_is_refused():
-    with pytest.raises(ValueError, match=r"terms\.l1 has the weight -1"):
+    with pytest.raises(ValueError, match=r"terms\.l1=-1"):
         compose({"mse": (1.0, mse), "l1": (-1.0, TERMS["l1"])})
 
 
@@ -150,7 +150,7 @@ def test_the_best_contrastive_velocity_and_its_way_back():
     "weights", [{"mse": 1.0, "contrastive": 1.0}, {"l1": 5.0, "contrastive": 0.1}]
 )
 def test_weights_without_a_least_value_are_refused(weights):
-    with pytest.raises(ValueError, match="no least value"):
+    with pytest.raises(ValueError, match="unbounded below"):
         compose({name: (weight, TERMS[name]) for name, weight in weights.items()})
 
 
@@ -224,5 +224,5 @@ def test_dispersive_needs_hidden_states_and_some_warmth(pair):
 
 def test_terms_that_read_hidden_states_alone_train_nothing():
     for names in (["dispersive"], ["alignment"], ["alignment", "dispersive"]):
-        with pytest.raises(ValueError, match="trains no velocity"):
+        with pytest.raises(ValueError, match="no velocity is trained"):
             compose({name: (0.5, TERMS[name]) for name in names})

@@ -8,6 +8,7 @@ import torch
 from pathline.backbones.dit import dit
 from pathline.backbones.token_routing import drawer
 from pathline.backbones.transition_head import headed
+from pathline.config.pick import function_of
 from pathline.flow.couplings import independent
 from pathline.flow.paths import STRAIGHT, draw_point
 from pathline.flow.times import uniform_draw
@@ -42,7 +43,7 @@ def batch_of(rows=ROWS):
 def build(objective, route="tread", **more):
     """A network for this objective, every weight of it moved."""
     torch.manual_seed(0)
-    takes_r = objective.spans
+    takes_r = objective.answers == "average"
     ends = {"route_before": 1, "route_after": 1}
     ways = {"depth": 3, "width": 16, "heads": 2, "patch": 2, "positions": "both", **ends}
     backbone = dit(FRAME, takes_r=takes_r, route=route, **ways, **more)
@@ -68,7 +69,7 @@ def heard(network, calls):
 @pytest.mark.parametrize("route", ["tread", "sprint"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_learns_along_one_route(name, route):
-    objective = OBJECTIVES[name](STRAIGHT)
+    objective = function_of(OBJECTIVES[name])(STRAIGHT)
     network, calls = build(objective, route, path_drop=0.0), []
     plain = objective.loss
     if objective.head is not None:
@@ -93,7 +94,7 @@ def test_a_derivative_is_of_what_learns(name):
     """Exact and difference agree along a route; with a new one for each call they would not."""
     found = []
     for ways in ({}, {"derivative": "difference"}):
-        objective = OBJECTIVES[name](STRAIGHT, instant=0.0, dropout=0.0, **ways)
+        objective = function_of(OBJECTIVES[name])(STRAIGHT, instant=0.0, dropout=0.0, **ways)
         network = build(objective, time_scale=1.0)
         loss = routed(objective.loss, drawer(network))
         found.append(loss(network, batch_of(), rng(), drawing, MSE)[0].item())
@@ -110,7 +111,7 @@ def test_a_derivative_is_of_what_learns(name):
 
 def test_rows_of_a_derivative_miss_the_same_tokens():
     """A share of rows has r = t and is not differentiated: the others are the last ones."""
-    objective = OBJECTIVES["mean_flow"](STRAIGHT, instant=0.5)
+    objective = function_of(OBJECTIVES["mean_flow"])(STRAIGHT, instant=0.5)
     network, calls = build(objective), []
     loss = routed(objective.loss, drawer(network))
     loss(heard(network, calls), batch_of(), rng(), drawing, MSE)
@@ -120,7 +121,7 @@ def test_rows_of_a_derivative_miss_the_same_tokens():
 
 
 def test_without_a_route_the_loss_is_itself():
-    objective = OBJECTIVES["flow"](STRAIGHT)
+    objective = function_of(OBJECTIVES["flow"])(STRAIGHT)
     network = build(objective, "none")
     assert drawer(network) is None
     assert routed(objective.loss, None) is objective.loss
@@ -128,7 +129,7 @@ def test_without_a_route_the_loss_is_itself():
 
 def test_no_share_left_out_differs_by_what_was_drawn_alone():
     """The generator moves on by the route; the loss is then the dense one, bit for bit."""
-    objective = OBJECTIVES["flow"](STRAIGHT)
+    objective = function_of(OBJECTIVES["flow"])(STRAIGHT)
     network = build(objective, route_share=0.0)
     draw, generator = drawer(network), rng()
     value, _ = routed(objective.loss, draw)(network, batch_of(), rng(), drawing, MSE)
@@ -151,7 +152,7 @@ def test_more_rows_than_the_batch_has_are_refused():
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_route_goes_through_wrappers(strategy):
-    objective = OBJECTIVES["mean_flow"](STRAIGHT)
+    objective = function_of(OBJECTIVES["mean_flow"])(STRAIGHT)
     network = build(objective)
     loss = routed(objective.loss, drawer(network))
     wanted, _ = loss(network, batch_of(), rng(), drawing, MSE)

@@ -13,13 +13,15 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from pathline.assemble import TABLES, assemble
+from pathline.assemble import assemble
 from pathline.cli import main
+from pathline.config.pick import function_of
 from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
 from pathline.runs import folder as runs
 from pathline.runs.feed import batch_of, feeder, first_rows, found
 from pathline.runs.from_cache import adopted
+from pathline.tables import TABLES
 from pathline.training.loop import Progress
 
 CPU = torch.device("cpu")
@@ -135,7 +137,7 @@ def test_processes_that_gather_gradients_go_on_after_the_stop_as_one_would(eyes,
 def test_the_encoder_sees_the_pixels_that_are_trained_on_and_rests_after_the_stop(eyes):
     term = [TERM, "terms.alignment.until=3", "data.flip=true"]
     run, parts, data = opened("digits", *NET, *term, *seen_by(eyes))
-    vision = TABLES["vision"]["encoder"](path=str(eyes), size=16)
+    vision = function_of(TABLES["vision"]["encoder"])(path=str(eyes), size=16)
     rows = first_rows(data, 4)
     flips = torch.tensor([True, False, True, False])
     pixels = data.pixels(rows)
@@ -171,7 +173,7 @@ def test_a_cache_holds_the_features_of_its_own_pixels(eyes, tmp_path, capfd):
     assert "0 of them encoded now, 9 of them seen" in capfd.readouterr().out
     assert before == {f.name: f.stat().st_mtime_ns for f in Path("cache/latents").iterdir()}
     cache = read(Path("cache"))
-    vision = TABLES["vision"]["encoder"](path=str(eyes), size=32)
+    vision = function_of(TABLES["vision"]["encoder"])(path=str(eyes), size=32)
     assert (cache.vision, cache.vision_width) == (vision.id, 12)
     assert cache.features is not None
     for row in torch.arange(9)[:, None]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pathline.assemble import TABLES, assemble
+from pathline.assemble import assemble
 from pathline.cli import main
 from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
@@ -18,6 +18,7 @@ from pathline.evaluation.score import training_pictures
 from pathline.runs import folder as runs
 from pathline.runs.feed import batch_of, feeder, found, held_out
 from pathline.runs.from_cache import adopted
+from pathline.tables import TABLES
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
 

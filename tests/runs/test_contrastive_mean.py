@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pathline.cli import main
+from pathline.compatibility import push_share
 from pathline.config.pick import pick
-from pathline.config.run import Run, push_of
+from pathline.config.run import Run
 from pathline.data.sources.rows import digits
 from pathline.flow.paths import PATHS, STRAIGHT, TRIG, VP, draw_point, velocity
 from pathline.objectives.terms import compose, contrastive, mse
@@ -124,7 +125,7 @@ def test_the_least_loss_of_a_gaussian_leads_back_to_flow_matching(name):
     ],
 )
 def test_the_share_is_that_of_the_weights(terms, wanted):
-    assert push_of(Run(terms=terms)) == pytest.approx(wanted)
+    assert push_share(Run(terms=terms)) == pytest.approx(wanted)
 
 
 def test_a_checkpoint_alone_draws_with_contrastive_guidance(capsys):

@@ -11,8 +11,8 @@ from pathline.assemble import assemble
 from pathline.backbones.transition_head import Headed
 from pathline.cli import main
 from pathline.config.resolve import read
-from pathline.runs import init_weights as beginning
 from pathline.runs import folder as runs
+from pathline.runs import init_weights as beginning
 from pathline.training import checkpoint
 
 NET = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from pathline.config.pick import function_of
 from pathline.text.table import TEXTS
 from pathline.types import Facts
 
@@ -182,6 +183,6 @@ def text(checkpoints):
     def made(kind, **options):
         row, usual = ROWS[kind]
         path = str(checkpoints(kind).folder)
-        return TEXTS[row](Facts(3, 8, 8), path=path, **{**usual, **options})
+        return function_of(TEXTS[row])(Facts(3, 8, 8), path=path, **{**usual, **options})
 
     return made

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from pathline.config.pick import function_of
 from pathline.vision.encoder import PROCESSOR
 from pathline.vision.table import VISION
 
-encoder = VISION["encoder"]
+encoder = function_of(VISION["encoder"])
 MEAN, STD = (torch.tensor(c).view(3, 1, 1) for c in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)))
 BEFORE = {  # tokens before those of the patches
     **{"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "vit": 1, "ijepa": 0},

@@ -90,6 +90,8 @@ class Final(nn.Module):
 class CrossDiT(nn.Module):
     """(x [B C H W], t [B], cond, r) -> Output, for any H and W that the patch divides."""
 
+    any_size = True  # positions are computed, not stored
+
     def __init__(self, frame: Frame, shape: CrossShape) -> None:
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:

@@ -20,7 +20,7 @@ from pathline.backbones.sizes import by_size, check
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import LowRank, Offset, Own, modulation
-from pathline.types import Cond, Field, Frame, Output
+from pathline.types import Cond, Field, Frame, Output, Row
 
 
 @dataclass(frozen=True)
@@ -235,4 +235,5 @@ def likeness(states: Sequence[Float[Tensor, "b l d"]]) -> Float[Tensor, "n n"]:
     return unit @ unit.T / tokens
 
 
-SHARING = {"none": none, "every": every, "program": program}
+NEEDS = ("encoder", "fixed_steps")
+SHARING = {"none": none, "every": Row(every, NEEDS), "program": Row(program, NEEDS)}

@@ -74,6 +74,8 @@ class StreamDiT(nn.Module):
     neither padding nor a longer caption in the batch moves anything.
     """
 
+    any_size = True  # positions are computed, not stored
+
     def __init__(self, frame: Frame, shape: StreamShape) -> None:
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:

@@ -8,7 +8,6 @@ from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
 from pathline.config.ranges import NotNegative, Positive, PowerLength, Share, ShareBelowOne
 from pathline.config.sections import About, Images, Training, check_record, picks_at
-from pathline.config.values import convert
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -159,19 +158,6 @@ def terms_of(run: Run) -> dict[str, tuple[float, Pick]]:
         for name, value in run.terms.items()
         if _weight(value)
     }
-
-
-def push_of(run: Run) -> float:
-    """Weight of the contrastive term by that of mse; 0 where guidance has nothing to take back.
-
-    Negatives of another class have a mean of their own for each class: they count as nothing.
-    """
-    terms = terms_of(run)
-    if "contrastive" not in terms or "mse" not in terms:
-        return 0.0
-    weight, row = terms["contrastive"]
-    apart = convert(row.options.get("apart", False), bool)
-    return 0.0 if apart else weight / terms["mse"][0]
 
 
 def picks_of(run: Run) -> dict[str, Pick]:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from pathline.assemble import TABLES, Parts
+from pathline.assemble import Parts
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.data.decoded import Pictures, load
@@ -19,6 +19,7 @@ from pathline.evaluation.score import Reference, training_pictures
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Data, changed
 from pathline.runs.feed import found
+from pathline.tables import TABLES
 
 
 def is_run(where: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts, Sampler
+from pathline.assemble import Parts, Sampler
 from pathline.config.pick import Pick, bind, listing, nearest
 from pathline.config.run import Run
 from pathline.evaluation.feature_cache import LONG, cache, embedded
@@ -18,6 +18,8 @@ from pathline.metrics.features import Feature
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio
 from pathline.metrics.scores import baseline, cautions, measure
 from pathline.runs.dataset import Data
+from pathline.tables import TABLES
+from pathline.text.table import reads_of
 from pathline.training.distributed import gathered, place
 
 Item = str | int | None
@@ -96,11 +98,11 @@ def drawer(
 def asked_of(run: Run, data: Data, n: int, seed: int) -> list[Item]:
     """The labels or captions of n random training pictures; None for anything."""
     rows = data.train[some(len(data.train), n, seed)].tolist()
-    if run.text.name == "labels":
+    if reads_of(run.text.name) == "labels":
         assert data.labels is not None
         return data.labels[rows].tolist()
     captions = data.captions
-    if run.text.name == "none" or captions is None:
+    if reads_of(run.text.name) == "nothing" or captions is None:
         return [None] * n
     return [captions[row] for row in rows]
 
@@ -280,10 +282,10 @@ def known_metrics(judged: Judge, run: Run, scenes: bool) -> list[str]:
     given = {
         "accuracy": judged.chosen.name == "classifier"
         and judged.labels is not None
-        and run.text.name == "labels",
+        and reads_of(run.text.name) == "labels",
         "inception_score": judged.feature.logits is not None,
         "cmmd": is_clip,
-        "clip_score": is_clip and run.text.name not in ("labels", "none"),
+        "clip_score": is_clip and reads_of(run.text.name) in ("words", "captions"),
         "adherence": scenes,
     }
     return [name for name in (*LOWER, *HIGHER) if given.get(name, True)]

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from pathline.assemble import TABLES, problems_of
+from pathline.assemble import problems_of
 from pathline.config.pick import Pick, bind
 from pathline.config.resolve import read
 from pathline.config.run import Sample
 from pathline.config.values import read_scalar
 from pathline.config.yaml_io import read_value
 from pathline.runs import folder as runs
+from pathline.tables import TABLES
 
 
 class Way(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from pathline.flow.solvers import counted
+from pathline.flow.solvers import Solver, counted
 from pathline.types import Field
 
 State = Float[Tensor, "b *shape"]
@@ -113,4 +113,4 @@ NODES = (
 )
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
-ADAPTIVE = {"dopri5": dopri5}
+ADAPTIVE = {"dopri5": Solver(dopri5, adaptive=True)}

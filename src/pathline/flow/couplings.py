@@ -5,7 +5,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pathline.types import Cond
+from pathline.types import Cond, Row
 
 Data = Float[Tensor, "b *shape"]
 
@@ -46,4 +46,8 @@ def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     return torch.as_tensor(rows, device=x0.device)
 
 
-COUPLINGS = {"independent": independent, "optimal": optimal, "within_class": within_class}
+COUPLINGS = {
+    "independent": independent,
+    "optimal": Row(optimal, prefers=("no_conditions",)),
+    "within_class": within_class,
+}

@@ -4,13 +4,22 @@
 the network) or of a weaker network (autoguidance).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pathline.flow.paths import like
 from pathline.types import Field
+
+
+class Guidance(NamedTuple):
+    """A row of GUIDANCE that is more than a wrapper of a field and that of the null condition."""
+
+    wrap: Callable[..., Field]
+    other: Literal["null", "weak", "null_without_route"] = "null"  # whose field is the other one
+    needs: tuple[str, ...] = ()  # names in compatibility.NEEDS
 
 
 class Push(NamedTuple):
@@ -116,11 +125,11 @@ def _lean(v: Tensor, v_other: Tensor, scale: float | Tensor) -> Tensor:
     return v_other + scale * (v - v_other)
 
 
-GUIDANCE = {
+GUIDANCE: dict[str, Callable[..., Field] | Guidance] = {
     "none": none,
     "cfg": cfg,
     "interval": interval,
-    "autoguidance": autoguidance,
-    "contrastive": contrastive,
-    "path_drop": path_drop,
+    "autoguidance": Guidance(autoguidance, other="weak", needs=("weak_network",)),
+    "contrastive": Guidance(contrastive, needs=("mean_velocity",)),
+    "path_drop": Guidance(path_drop, other="null_without_route", needs=("bypass",)),
 }

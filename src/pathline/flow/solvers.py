@@ -10,7 +10,7 @@ neither noise nor path. Formulas of the multistep ones: DPM-Solver++ (arXiv 2211
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +28,14 @@ State = Float[Tensor, "b *shape"]
 Stepped = tuple[State, Any]
 Noise = Callable[[Tensor], Tensor] | None
 Step = Callable[..., tuple[Tensor, Any]]
+
+
+class Solver(NamedTuple):
+    """A row of STEPS that is more than a step of fixed length along velocities."""
+
+    step: Callable[..., Any]
+    asks: Literal["velocity", "average", "transition"] = "velocity"  # of the objective's field
+    adaptive: bool = False  # a whole walk, (field, x, start) -> states, that chooses its steps
 
 
 def integrate(
@@ -254,7 +262,7 @@ DIFFUSIONS: dict[str, Callable[[Path, float], float]] = {
     "sin2": lambda _path, t: math.sin(math.pi * t) ** 2,
 }
 
-STEPS: dict[str, Step] = {
+STEPS: dict[str, Step | Solver] = {
     "euler": euler,
     "midpoint": midpoint,
     "heun": heun,
@@ -264,5 +272,5 @@ STEPS: dict[str, Step] = {
     "unipc2": unipc2,
     "ancestral": ancestral,
     "sde": sde,
-    "jump": jump,
+    "jump": Solver(jump, asks="average"),
 }

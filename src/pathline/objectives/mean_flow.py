@@ -161,6 +161,7 @@ def _objective(
     instant: float,
     *,
     own: bool,
+    needs: tuple[str, ...] = (),
 ) -> Objective:
     refuse_shares(instant=instant, dropout=dropout)
     refuse_floor(prediction, floor)
@@ -175,10 +176,18 @@ def _objective(
     ways = {"path": path, "prediction": prediction, "floor": floor}
     rows = {"dropout": dropout, "instant": instant}
     learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **rows, **ways)
-    return Objective(learn, partial(field, **ways), prediction, spans=True)
+    return Objective(
+        learn,
+        partial(field, **ways),
+        prediction,
+        answers="average",
+        needs=("later_time", *needs),
+        least_rows=math.ceil(1 / instant) if instant else 1,
+    )
 
 
 Derivative = Literal["exact", "difference"]
+NEEDS: dict[Derivative, tuple[str, ...]] = {"exact": (), "difference": ("float32_weights",)}
 
 
 def _along(derivative: str, step: float) -> Callable[[float], Lift]:
@@ -217,7 +226,10 @@ def mean_flow(
     derivative: exact, or a difference over `step` for networks without forward AD.
     """
     lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
-    return _objective(lift_at, aim, path, prediction, floor, dropout, instant, own=False)
+    needs = NEEDS[derivative]
+    return _objective(
+        lift_at, aim, path, prediction, floor, dropout, instant, own=False, needs=needs
+    )
 
 
 def improved_mean_flow(
@@ -240,7 +252,10 @@ def improved_mean_flow(
     """
     mix = max(0.0, 1 - 1 / guidance) if guidance else 0.0
     lift_at, aim = _along(derivative, step), Aim(guidance, mix, low, high)
-    return _objective(lift_at, aim, path, prediction, floor, dropout, instant, own=True)
+    needs = NEEDS[derivative]
+    return _objective(
+        lift_at, aim, path, prediction, floor, dropout, instant, own=True, needs=needs
+    )
 
 
 def alpha_flow(

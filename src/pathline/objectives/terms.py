@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,21 @@ from torch import Tensor
 from pathline.objectives.alignment import alignment
 from pathline.types import Output, Point
 
-BESIDE = {"alignment", "dispersive"}  # terms that read hidden states alone
-Term = Callable[[Point, Output], Tensor | None]  # None: it has nothing to read here
+Loss = Callable[..., Tensor | None]  # (point, out); None: it has nothing to read here
+
+
+class Term(NamedTuple):
+    """A row of TERMS that is more than a distance between velocities."""
+
+    loss: Loss
+    reads: frozenset[str] = frozenset({"value"})  # of the network's output, or the batch's features
+    bounded_by: str = ""  # a term of greater weight, without which the loss has no minimum
+    needs: tuple[str, ...] = ()  # names in compatibility.NEEDS
+
+
+def term_of(row: Loss | Term) -> Term:
+    """The record of a row of TERMS."""
+    return row if isinstance(row, Term) else Term(row)
 
 
 def mse(point: Point, out: Output) -> Float[Tensor, " b"]:
@@ -128,59 +141,61 @@ def _next_apart(labels: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Float[Ten
     return order.gather(1, nearest)[:, 0], differs.any(1).float()
 
 
-def compose(terms: Mapping[str, tuple[float, Term]]) -> Callable:
+def compose(terms: Mapping[str, tuple[float, Loss | Term]]) -> Callable:
     """Weighted terms as one criterion: (point, out) -> (scalar, {name: unweighted mean}).
 
-    Raises ValueError for weights that leave no loss, or one without a least value.
+    Raises ValueError for weights that leave no loss, or one without a minimum.
     """
     weights = {name: weight for name, (weight, _) in terms.items()}
+    records = {name: term_of(row) for name, (_, row) in terms.items()}
     if not any(weights.values()):
         raise ValueError(
             "The loss has no term of non-zero weight; give at least one, e.g. terms.mse=1."
         )
-    _refuse_unbounded(weights)
-    _refuse_alone(weights)
+    _refuse_unbounded(weights, records)
+    _refuse_no_velocity(weights, records)
 
     def criterion(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
-        found = {name: term(point, out) for name, (_, term) in terms.items()}
-        values = {name: value.mean() for name, value in found.items() if value is not None}
+        losses = {name: term.loss(point, out) for name, term in records.items()}
+        values = {name: value.mean() for name, value in losses.items() if value is not None}
         total = torch.stack([value * weights[name] for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
 
     return criterion
 
 
-def _refuse_unbounded(weights: Mapping[str, float]) -> None:
+def _refuse_unbounded(weights: Mapping[str, float], records: Mapping[str, Term]) -> None:
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise ValueError(
-                f"terms.{name} has the weight {weight}: a weight is 0 or above and finite."
+                f"terms.{name}={weight} is wrong because a weight is finite and not negative. "
+                f"Set terms.{name}=0 to leave the term out."
             )
-    against, plain = weights.get("contrastive", 0.0), weights.get("mse", 0.0)
-    if against and against >= plain:
+        bound = records[name].bounded_by
+        if bound and weight and weight >= weights.get(bound, 0.0):
+            raise ValueError(
+                f"terms.{name}={weight:g} is wrong because the loss is unbounded below unless "
+                f"terms.{bound} is larger, and that is {weights.get(bound, 0.0):g}. Set e.g. "
+                f"terms.{bound}=1 terms.{name}.weight=0.05 (without a weight it is 1)."
+            )
+
+
+def _refuse_no_velocity(weights: Mapping[str, float], records: Mapping[str, Term]) -> None:
+    used = [name for name, weight in weights.items() if weight]
+    if not any("value" in records[name].reads for name in used):
         raise ValueError(
-            f"terms.contrastive={against:g} beside terms.mse={plain:g} has no least value: going "
-            "far away would pay. Take e.g. terms.mse=1 terms.contrastive.weight=0.05 (without a "
-            "weight it is 1)."
+            f"terms.{' and terms.'.join(sorted(used))} is not enough because no velocity is "
+            "trained by it. Add another term, e.g. terms.mse=1."
         )
 
 
-def _refuse_alone(weights: Mapping[str, float]) -> None:
-    used = {name for name, weight in weights.items() if weight}
-    if not used - BESIDE:
-        raise ValueError(
-            f"terms.{' and terms.'.join(sorted(used))} alone trains no velocity: give another "
-            "term, e.g. terms.mse=1."
-        )
-
-
-TERMS = {
+TERMS: dict[str, Loss | Term] = {
     "mse": mse,
     "l1": l1,
     "huber": huber,
     "adaptive": adaptive,
     "cosine": cosine,
-    "contrastive": contrastive,
-    "dispersive": dispersive,
-    "alignment": alignment,
+    "contrastive": Term(contrastive, bounded_by="mse"),
+    "dispersive": Term(dispersive, reads=frozenset({"hidden"})),
+    "alignment": Term(alignment, reads=frozenset({"projected", "features"}), needs=("features",)),
 }

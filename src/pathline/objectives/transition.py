@@ -14,12 +14,23 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import STRAIGHT, Path, interpolate
-from pathline.flow.solvers import STEPS, Noise, State, Stepped, integrate, last
+from pathline.flow.solvers import (
+    Noise,
+    State,
+    Step,
+    Stepped,
+    euler,
+    heun,
+    integrate,
+    last,
+    midpoint,
+)
 from pathline.flow.times import DRAWS, uniform_grid
 from pathline.objectives.flow import drop, refuse_shares
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 InnerTimes = Literal["uniform", "logit_normal"]
+HEAD_STEPS: dict[str, Step] = {"midpoint": midpoint, "heun": heun, "euler": euler}
 
 
 def loss(
@@ -128,7 +139,7 @@ def step(
     def head(y: Tensor, s: float) -> Tensor:
         return field(y, t, x, s)
 
-    y = last(integrate(head, noise(x), uniform_grid(head_steps), STEPS[head_solver]))
+    y = last(integrate(head, noise(x), uniform_grid(head_steps), HEAD_STEPS[head_solver]))
     beyond = t_next + overshoot * (1 - t_next)
     x_next = x + (beyond - t) * y
     if beyond == t_next:
@@ -171,4 +182,4 @@ def transition(
     inner = {"inner_times": inner_times, "inner_shift": inner_shift}
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)
     ways = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
-    return Objective(learn, field, "v", head=ways)
+    return Objective(learn, field, "v", answers="transition", head=ways)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from pathline.assemble import TABLES, problems_of
+from pathline.assemble import problems_of
 from pathline.config.layers import flatten, to_tree
 from pathline.config.pick import function_of, listing, nearest, options_of
 from pathline.config.presets.table import PRESETS
@@ -16,6 +16,7 @@ from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES
 from pathline.config.values import wanted
 from pathline.config.yaml_io import scalar, write
+from pathline.tables import TABLES
 
 
 def show(what: str | None = None, /, *overrides: str, config: list[Path] | None = None) -> int:

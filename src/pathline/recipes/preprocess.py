@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES, UNFROZEN, problems_of
+from pathline.assemble import problems_of
 from pathline.config.layers import to_tree
 from pathline.config.pick import Pick, bind
 from pathline.config.resolve import fill, read
@@ -31,6 +31,8 @@ from pathline.dtypes import Dtype, DtypeName, short_name
 from pathline.evaluation import cache_check as checked
 from pathline.runs.folder import SETTINGS
 from pathline.runs.from_pictures import manner_of, source_of
+from pathline.tables import TABLES
+from pathline.text.table import is_frozen
 from pathline.training.device import pick_device
 from pathline.training.distributed import agreed, joined, number, told
 from pathline.types import Codec, Cond, Example, Facts, Text, Vision
@@ -38,7 +40,6 @@ from pathline.types import Codec, Cond, Example, Facts, Text, Vision
 CACHES = Path("caches")
 INTERRUPTED = 130
 PATIENCE = timedelta(days=2)  # that one process waits for another to look at millions of files
-NO_TEXT = ("auto", *UNFROZEN)  # they leave nothing to store
 
 
 class Tools(NamedTuple):
@@ -126,7 +127,7 @@ def tools_of(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") -> Too
     facts = Facts(data.channels, data.size, data.size, source.names)
     codec: Codec = bind(TABLES["codec"], run.codec, PLACES["codec"])(facts)
     text: Text | None = None
-    if run.text.name not in NO_TEXT:
+    if is_frozen(run.text.name):  # the others leave nothing to store
         text = bind(TABLES["text"], run.text, PLACES["text"])(facts)
     vision: Vision = bind(TABLES["vision"], run.vision, PLACES["vision"])()
     spec = Spec(

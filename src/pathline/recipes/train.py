@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, assemble, optimizer, problems_of, put_on, rate
+from pathline.assemble import (
+    Parts,
+    assemble,
+    check_settings,
+    optimizer,
+    problems_of,
+    put_on,
+    rate,
+    warnings_of,
+)
 from pathline.backbones.token_routing import drawer
 from pathline.config.layers import to_tree
 from pathline.config.resolve import read
@@ -23,7 +32,6 @@ from pathline.runs.dataset import Data
 from pathline.runs.feed import batch_of, feeder, first_rows, found
 from pathline.runs.from_cache import adopted
 from pathline.runs.launch import launch
-from pathline.runs.refused import refuse_settings
 from pathline.runs.resume import restored, resumed, same_facts, same_optimizer
 from pathline.runs.saver import Saver, saver
 from pathline.runs.signals import signals
@@ -100,7 +108,7 @@ def train(
     what = None if opened else what
     settings = read(what, config, overrides, flags, base=base, check=problems_of)
     run = beginning.settled(adopted(settings), opened, say)
-    refuse_settings(run)
+    check_settings(run)
     boards.refuse(run.train.trackers)
     if procs != 1:
         return launch(procs, run, say)
@@ -271,11 +279,8 @@ def _introduce(ready: Ready, precision: Precision, start: Progress) -> None:
         f"text {run.text.name}, precision {precision.name} ({precision.why}), "
         f"run folder {ready.where}"
     )
-    if run.coupling.name == "optimal" and run.text.name != "none":
-        say(
-            "warning: coupling=optimal pairs across conditions, which biases what each is drawn by "
-            "(docs/methods/couplings.md); take within_class or independent"
-        )
+    for warning in warnings_of(run):
+        say(f"warning: {warning}")
     if start.update:
         say(
             f"resumed at update {start.update} of {run.train.updates}, {start.images} pictures seen"

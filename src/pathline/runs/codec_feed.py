@@ -13,8 +13,8 @@ from pathline.config.run import Data, Run
 from pathline.data import order as loader
 from pathline.data.sources.source import Source
 from pathline.runs.from_pictures import source_of as settled
-from pathline.training.loop import Progress
 from pathline.training.device import lane_rng
+from pathline.training.loop import Progress
 from pathline.training.players import Lane
 from pathline.types import Batch, Cond
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pathline.assemble import TABLES
 from pathline.codecs.autoencoder import Autoencoder, Critic
 from pathline.codecs.losses import (
     COMPARISONS,
@@ -26,9 +25,10 @@ from pathline.codecs.vqvae import Codebook
 from pathline.config.codec_run import PLACES, CodecRun
 from pathline.config.codec_run import Loss as Weights
 from pathline.config.pick import bind
+from pathline.tables import TABLES
+from pathline.training.device import Precision, lane_rng
 from pathline.training.ema import Ema, exponential
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.device import Precision, lane_rng
 from pathline.training.players import Loss, Player
 from pathline.types import Batch
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts
+from pathline.assemble import Parts
+from pathline.compatibility import push_share
 from pathline.config.pick import bind
 from pathline.config.run import PLACES, Run
-from pathline.config.run import push_of as share
 from pathline.flow.guidance import Push
 from pathline.flow.paths import Path as Along
 from pathline.flow.paths import velocity
 from pathline.runs.dataset import Data
 from pathline.runs.feed import by_bucket
+from pathline.tables import TABLES
 from pathline.training import checkpoint
 from pathline.training.distributed import first_says
 
@@ -30,18 +31,20 @@ def known(
     run: Run, parts: Parts, data: Data, device: torch.device, saved: Path | None
 ) -> Push | None:
     """The push of a run that trains: what its checkpoint says, or else measured. Collective."""
-    if not share(run):
+    if not push_share(run):
         return None
     held = read(run, saved) if saved else None
-    return held or Push(share(run), first_says(lambda: measured(run, parts.path, data, device)))
+    return held or Push(
+        push_share(run), first_says(lambda: measured(run, parts.path, data, device))
+    )
 
 
 def read(run: Run, saved: Path) -> Push | None:
     """The push as a checkpoint of the run has it."""
-    if not share(run):
+    if not push_share(run):
         return None
     found = checkpoint.load(saved, only=(GROUP,)).tensors.get(GROUP)
-    return Push(share(run), found[NAME]) if found else None
+    return Push(push_share(run), found[NAME]) if found else None
 
 
 def kept(push: Push | None) -> dict[str, dict[str, Tensor]]:

@@ -1,6 +1,5 @@
 """From settings to batches: the data on hand, and which of it an update sees."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,18 +8,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES, alignment_of
-from pathline.config.pick import settled
-from pathline.config.run import PLACES, Run
+from pathline.assemble import objective_of
+from pathline.compatibility import feature_term, require_rows
+from pathline.config.run import Run
 from pathline.data import order as loader
 from pathline.generate import moved
 from pathline.runs.dataset import Data, Found
 from pathline.runs.from_cache import from_cache
 from pathline.runs.from_pictures import from_pictures
-from pathline.training.loop import Progress
 from pathline.training.device import lane_rng
-from pathline.training.players import Lane
 from pathline.training.distributed import ALONE, World
+from pathline.training.loop import Progress
+from pathline.training.players import Lane
 from pathline.types import Batch
 
 
@@ -51,17 +50,6 @@ def batch_of(
     return Batch(data.x1(rows, flips, device), cond, null, rows, features)
 
 
-def _refuse_few(run: Run, rows: int) -> None:
-    """Raises ValueError where no row of a forward pass would learn what a share of all is to."""
-    instant = settled(TABLES["objective"], run.objective, PLACES["objective"]).get("instant", 0)
-    if instant > 0 and rows * instant < 1:
-        raise ValueError(
-            f"objective.instant={instant} of the {rows} pictures of a forward pass is none, and "
-            f"the velocity itself would not be learnt: want {math.ceil(1 / instant)} pictures or "
-            "more there, by a larger train.batch, less train.accumulate or fewer processes."
-        )
-
-
 def feeder(
     run: Run, data: Data, device: torch.device, world: World = ALONE
 ) -> Callable[[Progress], list[Lane]]:
@@ -76,9 +64,9 @@ def feeder(
             f"train.batch={run.train.batch} can't be shared by {world.size} processes times "
             f"train.accumulate={run.train.accumulate}. Nearest: {near} or {near + lanes}."
         )
-    _refuse_few(run, run.train.batch // lanes)
+    require_rows(objective_of(run), run.train.batch // lanes)
     places = _places(run, data)
-    until = alignment_of(run).get("until", 0)
+    until = feature_term(run).get("until", 0)
 
     def feed(progress: Progress) -> list[Lane]:
         out = []

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from pathline.assemble import Parts, assemble, put_on
-from pathline.config.yaml_io import write as yaml_of
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
+from pathline.config.yaml_io import write as yaml_of
 from pathline.runs import contrastive_mean as pushed
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathline.assemble import TABLES, UNFROZEN, Parts, alignment_of
+from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
+from pathline.compatibility import feature_term
 from pathline.config.pick import Pick
 from pathline.config.resolve import Settings, fill
 from pathline.config.resolve import read as read_settings
@@ -18,7 +19,9 @@ from pathline.config.run import Run
 from pathline.data.cache.reader import Cached, read
 from pathline.data.captions import choose
 from pathline.runs.dataset import Data, Found, fingerprint, split
+from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
+from pathline.text.table import is_frozen, reads_of
 from pathline.types import Cond, Facts, Made, rows_of
 
 SETTINGS = "run.yaml"  # of a cache: the settings it was made with
@@ -54,7 +57,7 @@ def adopted(settings: Settings) -> Run:
     )
     codec = _pick("codec", run.codec, made.codec, said)
     text = _pick("text", run.text, made.text, said)
-    vision = _pick("vision", run.vision, made.vision, said) if alignment_of(run) else run.vision
+    vision = _pick("vision", run.vision, made.vision, said) if feature_term(run) else run.vision
     return replace(run, data=data, codec=codec, text=text, vision=vision)
 
 
@@ -80,7 +83,7 @@ def from_cache(run: Run) -> Found:
         height,
         width,
         tuple(cache.names),
-        vocabulary(captions) if run.text.name == "words" else (),
+        vocabulary(captions) if reads_of(run.text.name) == "words" else (),
         sizes=tuple(cache.sizes) if len(cache.sizes) > 1 else (),
         made=_made(cache),
         pictures=fingerprint(cache.keys),
@@ -91,7 +94,7 @@ def from_cache(run: Run) -> Found:
 
 def _features(run: Run, made: Run, cache: Cached) -> dict[str, Any]:
     """What facts say of the features, if the run wants them. Raises ValueError for others' ones."""
-    if run.vision.name == "none" or not alignment_of(run):
+    if not feature_term(run):
         return {}
     wanted, stored = (fill(one, TABLES).vision for one in (run, made))
     if wanted != stored or not cache.vision:
@@ -150,22 +153,22 @@ def _data(run: Run, cache: Cached, parts: Parts) -> Data:
         held,
         x1,
         _cond(run, cache, parts),
-        cache.null if run.text.name not in UNFROZEN else parts.text.null,
+        cache.null if is_frozen(run.text.name) else parts.text.null,
         partial(_decoded, cache, parts),
         cache.bucket if len(cache.sizes) > 1 else None,
-        features if run.vision.name != "none" else None,
+        features if parts.facts.vision_width else None,
     )
 
 
 def _cond(run: Run, cache: Cached, parts: Parts):
-    if run.text.name not in UNFROZEN:
+    if is_frozen(run.text.name):
         still = torch.zeros(1)
         return lambda rows, choices: cache.cond(
             rows, still.expand(len(rows)) if choices is None else choices
         )
-    if run.text.name == "words":
+    if reads_of(run.text.name) == "words":
         return _words(run, cache, parts)
-    labels = run.text.name == "labels"
+    labels = reads_of(run.text.name) == "labels"
     if labels and cache.labels is None:
         raise ValueError(f"text=labels needs classes, but {cache.folder} has none; use text=none.")
     every = parts.text.encode(cache.labels.tolist()) if labels else Cond()  # type: ignore[union-attr]

@@ -11,16 +11,18 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pathline.assemble import TABLES, Parts
+from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.data.decoded import Pictures, load
-from pathline.data.sources.source import Source
 from pathline.data.sources.rows import detect
+from pathline.data.sources.source import Source
 from pathline.data.tags import arrange, variant
 from pathline.runs.dataset import Data, Found, fingerprint, split
+from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
+from pathline.text.table import reads_of
 from pathline.types import Cond, Facts, Vision, rows_of
 
 
@@ -59,7 +61,7 @@ def _refuse_cached(run: Run) -> None:
     data = run.data
     asked = {
         "data.buckets.max_ratio": data.buckets.max_ratio != 1,
-        "data.tags.variants": data.tags.variants and run.text.name not in ("auto", "words"),
+        "data.tags.variants": data.tags.variants and reads_of(run.text.name) not in (None, "words"),
         "data.caption_weights": bool(data.caption_weights),
     }
     for key, given in asked.items():
@@ -116,7 +118,7 @@ def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
     if run.text.name == "auto":
         name = "words" if captioned else "labels" if pictures.names else "none"
         run = replace(run, text=Pick(name, run.text.options if name == "words" else {}))
-    words = vocabulary(pictures.captions or ()) if run.text.name == "words" else ()
+    words = vocabulary(pictures.captions or ()) if reads_of(run.text.name) == "words" else ()
     facts = Facts(channels, height, width, tuple(pictures.names), words)
     return run, facts._replace(pictures=fingerprint(pictures.keys))
 
@@ -171,7 +173,7 @@ def _cond(
     """Conditions of rows: words in training with each tag list in the arrangement it draws."""
     whole = _conditions(run, parts, pictures)
     variants, manner = manner_of(run)
-    arranges = variants and run.text.name == "words"
+    arranges = variants and reads_of(run.text.name) == "words"
 
     def cond(rows: Tensor, choices: Tensor | None) -> Cond:
         if choices is None or not arranges:
@@ -190,10 +192,10 @@ def _cond(
 
 def _conditions(run: Run, parts: Parts, pictures: Pictures) -> Cond:
     """A row for each picture."""
-    if run.text.name == "labels":
+    if reads_of(run.text.name) == "labels":
         assert pictures.labels is not None
         return parts.text.encode(pictures.labels.tolist())
-    if run.text.name == "none":
+    if reads_of(run.text.name) == "nothing":
         return Cond()
     captions = pictures.captions or [None] * len(pictures.pixels)
     missing = [key for key, said in zip(pictures.keys, captions, strict=True) if not said]

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pathline.assemble import TABLES, Parts
+from pathline.assemble import Parts
 from pathline.backbones.token_routing import joins
 from pathline.config.layers import flatten, to_tree
 from pathline.config.resolve import fill
 from pathline.config.run import Run
 from pathline.runs import folder as runs
+from pathline.tables import TABLES
+from pathline.text.table import reads_of
 from pathline.types import Facts
 
 Say = Callable[[str], None]
@@ -137,12 +139,13 @@ def _refuse(
 ) -> None:
     end = "Leave out init, or take a run that fits."
     was = source.facts
-    if run.text.name == source.run.text.name == "labels" and len(was.names) != len(facts.names):
+    reads = {reads_of(one.text.name) for one in (run, source.run)}
+    if reads == {"labels"} and len(was.names) != len(facts.names):
         raise ValueError(
             f"init={run.init} knows {len(was.names)} classes, this data has {len(facts.names)}: "
             f"a network's classes can't be changed. {end}"
         )
-    if run.text.name == source.run.text.name == "words" and was.words != facts.words:
+    if reads == {"words"} and was.words != facts.words:
         odd = sorted(set(was.words) ^ set(facts.words))
         raise ValueError(
             f"init={run.init} knows {len(was.words)} words, this data has {len(facts.words)}, and "

@@ -8,9 +8,9 @@ from typing import Any
 from pathline.runs import folder as runs
 from pathline.runs.dataset import changed
 from pathline.training import checkpoint
+from pathline.training.distributed import World
 from pathline.training.loop import Progress
 from pathline.training.players import Player, restore
-from pathline.training.distributed import World
 from pathline.types import Facts
 
 Say = Callable[[str], None]

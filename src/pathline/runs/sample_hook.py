@@ -8,16 +8,17 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pathline.assemble import UNFROZEN, Parts, sampler
+from pathline.assemble import Parts, sampler
 from pathline.config.run import Run
 from pathline.generate import Ask, Autocast, Item, decode, generate, refuse_misfit, title
 from pathline.images import sheet
 from pathline.runs.dataset import Data
+from pathline.text.table import is_frozen, reads_of
+from pathline.training.distributed import World
 from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
-from pathline.training.distributed import World
 from pathline.training.trackers.jsonl import Tracker
 
 
@@ -28,15 +29,15 @@ def items_of(run: Run, parts: Parts, data: Data, count: int) -> list[Item]:
 
 def _asked(run: Run, parts: Parts, data: Data, count: int) -> tuple[list[Item], Ask]:
     """The items, and their conditions as the data holds them where a frozen encoder made them."""
-    if run.text.name == "labels":
+    if reads_of(run.text.name) == "labels":
         return [index % len(parts.facts.names) for index in range(count)], Ask()
     captions = data.captions
-    if run.text.name == "none" or not captions:
+    if reads_of(run.text.name) == "nothing" or not captions:
         return [None] * count, Ask()
     rows = data.held if len(data.held) else data.train
     rows = rows[torch.arange(count) % len(rows)]
     items: list[Item] = [captions[row] for row in rows.tolist()]
-    if run.text.name in UNFROZEN:
+    if not is_frozen(run.text.name):
         return items, Ask()
     return items, Ask(data.cond(rows, None), data.null)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pathline.runs import folder as runs
 from pathline.runs.resume import state_of_run
-from pathline.training import checkpoint, sharded_checkpoint as shards
+from pathline.training import checkpoint
+from pathline.training import sharded_checkpoint as shards
+from pathline.training.distributed import World, gathered, told
 from pathline.training.loop import Progress
 from pathline.training.players import Player, state_of, tensors_of
-from pathline.training.distributed import World, gathered, told
 
 
 class Saver(NamedTuple):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pathline.assemble import TABLES
 from pathline.codecs.pixel import decode, encode
 from pathline.recipes.codec.check import codec_check, decibels
+from pathline.tables import TABLES
 from pathline.types import Codec
 
 

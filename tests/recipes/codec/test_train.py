@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pathline.assemble import TABLES
 from pathline.codecs.losses import psnr
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.codecs.own import trained
@@ -19,6 +18,7 @@ from pathline.config.presets.codecs import CODEC_PRESETS
 from pathline.config.run import Data, Run
 from pathline.recipes.codec import train as recipe
 from pathline.runs.dataset import split
+from pathline.tables import TABLES
 from pathline.training import checkpoint
 from pathline.types import Facts
 

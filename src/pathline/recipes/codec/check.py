@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pathline.assemble import TABLES, problems_of
+from pathline.assemble import problems_of
 from pathline.config.pick import bind
 from pathline.config.resolve import read
 from pathline.data.sources.source import Source
@@ -21,6 +21,7 @@ from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
 from pathline.images import sheet
 from pathline.runs.from_pictures import source_of
+from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import Codec, Facts
 

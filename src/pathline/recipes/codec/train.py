@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import TABLES
 from pathline.codecs.autoencoder import Autoencoder
 from pathline.codecs.own import NETWORKS, SETTINGS, store
 from pathline.codecs.pixel import encode
@@ -32,6 +31,7 @@ from pathline.runs.from_pictures import pictures_of
 from pathline.runs.resume import restored, resumed, same_facts, same_optimizer
 from pathline.runs.saver import Saver, attempt, saver
 from pathline.runs.signals import signals
+from pathline.tables import TABLES
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.distributed import ALONE
 from pathline.training.hooks import Show, every, logger
