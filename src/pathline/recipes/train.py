@@ -93,7 +93,7 @@ def train(
     device:
         auto, cpu, cuda, cuda:1, mps.
     procs:
-        Processes on this machine, one a GPU; more machines: docs/scale.md.
+        Processes on this machine, one a GPU; more machines: docs/many-gpus.md.
     debug:
         Show tracebacks.
     """
