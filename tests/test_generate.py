@@ -102,12 +102,12 @@ def test_an_encoder_is_shared_by_the_network_that_has_one():
 @pytest.mark.parametrize(
     ("weak", "guidance", "says"),
     [
-        ({}, "cfg", "add `--set guidance=autoguidance`"),
+        ({}, "cfg", "Add `--set guidance=autoguidance`"),
         ({"classes": "abd"}, "autoguidance", "another list of classes"),
         (
             {"objective": pick("transition"), "backbone": pick("dit", width=32, depth=2, heads=2)},
             "autoguidance",
-            "the weaker run: This objective learns to draw whole transitions",
+            "the weaker run: sample.solver=euler is wrong because objective=transition is sampled",
         ),
     ],
 )

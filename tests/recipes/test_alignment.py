@@ -200,6 +200,6 @@ def test_a_cache_holds_the_features_of_its_own_pixels(eyes, tmp_path, capfd):
     assert read(Path("cache")).features is None
     capfd.readouterr()
     assert train(*given) == 2
-    assert "terms.alignment compares" in capfd.readouterr().err
+    assert "terms.alignment is wrong because it needs features" in capfd.readouterr().err
     assert train(*given, *seen_by(eyes)) == 2
     assert "it holds no features" in capfd.readouterr().err

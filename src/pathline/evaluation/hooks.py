@@ -88,7 +88,7 @@ def _validation(ready: Ready, tracker: Tracker, show: Show) -> Iterator[Hook]:
         return
     loss_at = {
         t: partial(
-            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, dropout=None
+            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, training=False
         )
         for t in VALIDATION_TIMES
     }

@@ -11,15 +11,14 @@ from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 
 def drop(
-    cond: Cond, null: Cond, share: float | None, rng: torch.Generator, pooled: float | None = None
+    cond: Cond, null: Cond, share: float, rng: torch.Generator, pooled: float | None = None
 ) -> Cond:
     """cond with each row replaced by the null condition with probability `share`.
 
-    share: None drops nothing, whatever `pooled` is. pooled: the share of pooled vectors, which then
-    fall apart from the rest; None: with the rest.
-    Raises ValueError for a null that lacks what cond has: it would never be dropped.
+    pooled: the share of pooled vectors, which are then dropped independently of the rest; None:
+    with the rest. Raises ValueError for a null that lacks what cond has: it would never be dropped.
     """
-    if share is None or not (share or pooled) or all(value is None for value in cond):
+    if not (share or pooled) or all(value is None for value in cond):
         return cond
     cond, null = _masked(cond, null)
     for name, value, blank in zip(Cond._fields, cond, null, strict=True):
@@ -102,13 +101,16 @@ def loss(
     dropout,
     floor,
     dropout_pooled=None,
+    training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sample the path, predict, regress. draw: (x1, cond, rng) -> Point. criterion: composed terms.
 
     With x1-prediction the network's picture and the true one are both read as velocities with the
     same floored denominator (JiT, arXiv 2511.13720): times weigh as they do in velocity loss.
     """
-    cond = drop(batch.cond, batch.null, dropout, rng, dropout_pooled)
+    cond = batch.cond
+    if training:
+        cond = drop(cond, batch.null, dropout, rng, dropout_pooled)
     point: Point = draw(batch.x1, cond, rng)
     out: Output = network(point.xt, point.t, cond)
     v = read(out.value.float(), point.xt, point.t, path, prediction, floor)

@@ -40,11 +40,12 @@ def loss(
     path: Path,
     prediction: str,
     floor: float,
-    dropout: float | None,
+    dropout: float,
     instant: float,
     aim: Aim,
     lift_at: Callable[[float], Lift],
     own: bool,
+    training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Regress u − lift on the velocity, where the lift is what the way from t to r adds to it.
 
@@ -54,7 +55,7 @@ def loss(
     Terms see u − lift as the velocity, so that each means what it means elsewhere.
     """
     seen = partial(read, path=path, prediction=prediction, floor=floor)
-    cond = drop(batch.cond, batch.null, dropout, rng)
+    cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
     first = int(len(batch.x1) * instant + 1e-6)
     point, r = _spanned(draw(batch.x1, cond, rng), first, cond, draw, rng, path)
     v = point.v if prediction == "v" else seen(point.x1, point.xt, point.t)

@@ -40,12 +40,13 @@ def loss(
     draw,
     criterion,
     *,
-    dropout: float | None,
+    dropout: float,
     draws: int,
     steps: int,
     inner_times: InnerTimes,
     inner_shift: float = 1.0,
     patch: int = 1,
+    training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the backbone once, the head `draws` times; regress the velocity from noise to Y.
 
@@ -53,7 +54,7 @@ def loss(
     Terms see the inner path: x0, x1, xt, v and value are of y, `draws` times as many rows as there
     are pictures; t is the outer time, hidden has a row for each picture.
     """
-    cond = drop(batch.cond, batch.null, dropout, rng)
+    cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
     point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
     y1 = point.v.repeat(draws, 1, 1, 1)
     y0 = torch.randn(y1.shape, generator=rng, device=y1.device, dtype=y1.dtype)
