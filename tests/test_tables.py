@@ -210,18 +210,23 @@ class Network(nn.Module):
 
 
 @rows("objective")
-def test_objective(name):
-    objective, network = bound("objective", name)(STRAIGHT), Network()
+@pytest.mark.parametrize("training", [True, False])
+def test_objective(name, training):
+    """Training drops every condition here, validation none."""
+    objective, network = bound("objective", name, dropout=1.0)(STRAIGHT), Network()
     cond, null = Cond(labels=torch.tensor([0, 1, 0])), Cond(labels=torch.tensor([2]))
+    labels = []
 
     def draw(x1, cond, rng):
+        labels.extend(cond.labels.tolist())
         ways = {"draw": bound("times", "uniform"), "couple": bound("coupling", "independent")}
         return draw_point(x1, rng, path=STRAIGHT, cond=cond, **ways)
 
     batch = Batch(some(3, 2, 4, 4), cond, null, torch.arange(3))
     criterion = compose({"mse": (1.0, mse)})
-    loss, terms = objective.loss(network, batch, rng(), draw, criterion)
+    loss, terms = objective.loss(network, batch, rng(), draw, criterion, training=training)
     loss.backward()
+    assert set(labels) == ({2} if training else {0, 1})
     assert network.gain.grad is not None
     assert all(value.isfinite() for value in (loss, *terms.values()))
     assert objective.field(network, cond)(batch.x1, 0.5).shape == batch.x1.shape

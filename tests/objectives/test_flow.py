@@ -107,7 +107,6 @@ def test_dropped_rows_become_the_null_and_only_those():
     assert (dropped.words[gone] == torch.tensor([7, 0, 0, 0])).all()
     assert (dropped.words[~gone] == 1).all()
     assert drop(cond, null, 0.0, rng()) is cond
-    assert drop(cond, null, None, rng(), pooled=0.5) is cond  # as validation asks
 
 
 def test_the_null_may_be_longer_than_the_batch():

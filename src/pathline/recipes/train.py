@@ -208,11 +208,11 @@ def _finish(save: Saver, outcome: Outcome, where: Path, say: Callable[[str], Non
 
 @torch.no_grad()
 def _rehearse(parts: Parts, batch: Batch) -> None:
-    """The first and last loss of two pictures, thrown away: what can't work is never written."""
-    rng = torch.Generator(batch.x1.device).manual_seed(0)
+    """The first and last loss of two images and a validation loss, so that errors come now."""
+    rng, loss = torch.Generator(batch.x1.device).manual_seed(0), parts.objective.loss
     for done in (0.0, 1.0):
-        now = batch._replace(done=done)
-        parts.objective.loss(parts.network, now, rng, parts.draw, parts.criterion)
+        loss(parts.network, batch._replace(done=done), rng, parts.draw, parts.criterion)
+    loss(parts.network, batch, rng, parts.draw_at(0.5), parts.criterion, training=False)
 
 
 def player_of(
