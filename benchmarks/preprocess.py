@@ -22,11 +22,12 @@ from rich.console import Console
 
 from pathline.assemble import problems_of
 from pathline.config.resolve import read
-from pathline.data.cache.latents import picture_of
-from pathline.data.cache.plan import lay
+from pathline.data.cache.plan import lay_out
 from pathline.data.cache.reader import read as read_cache
+from pathline.data.cache.rows import read_picture
 from pathline.data.order import bucketed
-from pathline.recipes.preprocess import Tools, _encode, _made, tools_of
+from pathline.recipes.preprocess import write_cache
+from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders
 from pathline.training.device import pick_device
 
 FEEDS = 200
@@ -61,30 +62,30 @@ def asked() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def decoded(scratch: Path, tools: Tools) -> list[torch.Tensor]:
+def decoded(scratch: Path, inputs: CacheInputs) -> list[torch.Tensor]:
     """Every picture as its bucket has it, bucket by bucket: uint8 [n c h w]."""
-    jobs = lay(scratch, tools.source, tools.buckets, tools.spec, lambda *_: None).jobs
+    layout = lay_out(scratch, inputs.source, inputs.buckets, inputs.settings, lambda *_: None)
     by_size: dict[tuple[int, int], list[torch.Tensor]] = {}
-    for job in jobs:
-        pixels = picture_of(tools.source, job, tools.run.data.channels)
-        by_size.setdefault(job.place.size, []).append(pixels)
-    return [torch.stack(own) for own in by_size.values()]
+    for placed in layout.pictures:
+        pixels = read_picture(inputs.source, placed, inputs.run.data.channels)
+        by_size.setdefault(placed.place.size, []).append(pixels)
+    return [torch.stack(pictures) for pictures in by_size.values()]
 
 
 def timed(
-    scratch: Path, tools: Tools, pictures: list[torch.Tensor], batch: int, rounds: int
+    scratch: Path, inputs: CacheInputs, pictures: list[torch.Tensor], batch: int, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of every round, in turns: the bare encoder, a first writing, a second one."""
-    device = pick_device(tools.run.device)
-    batches = [pixels for own in pictures for pixels in own.split(batch)]
+    encode = encoders(inputs, pick_device(inputs.run.device)).latents
+    batches = [pixels for of_size in pictures for pixels in of_size.split(batch)]
 
     @torch.inference_mode()
     def bare() -> None:
         for pixels in batches:
-            _encode(tools.codec, device, pixels).cpu()
+            encode(pixels).cpu()
 
     def whole(number: int) -> None:
-        _made(scratch / str(number), tools, batch, Console(quiet=True))
+        write_cache(scratch / str(number), inputs, batch, Console(quiet=True))
 
     bare()
     times: dict[str, list[float]] = {"bare": [], "first": [], "second": []}
@@ -127,18 +128,18 @@ def main() -> None:
     given = asked()
     root, scratch = some(given.folder, given.most), Path(tempfile.mkdtemp())
     settings = [f"data.size={given.size}", *given.settings]
-    tools = tools_of(read(str(root), (), settings, check=problems_of).run)
-    pictures = decoded(scratch, tools)
+    inputs = cache_inputs(read(str(root), (), settings, check=problems_of).run)
+    pictures = decoded(scratch, inputs)
     count = sum(map(len, pictures))
-    times = timed(scratch, tools, pictures, given.batch, given.rounds)
+    times = timed(scratch, inputs, pictures, given.batch, given.rounds)
     told = {
-        "codec": tools.codec.id,
+        "codec": inputs.codec.id,
         "pictures": count,
         "buckets": len(pictures),
         "threads": torch.get_num_threads(),
-        "device": str(pick_device(tools.run.device)),
+        "device": str(pick_device(inputs.run.device)),
         **rates(times, count),
-        "loader_images_per_second": round(loading(scratch / "0", tools.run.train.batch)),
+        "loader_images_per_second": round(loading(scratch / "0", inputs.run.train.batch)),
     }
     print(json.dumps(told))
     shutil.rmtree(root)

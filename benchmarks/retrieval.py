@@ -29,7 +29,7 @@ from pathline.metrics.features import Feature
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Data
 from pathline.runs.feed import found
-from pathline.runs.from_pictures import pictures_of, source_of
+from pathline.runs.from_pictures import load_pictures, open_source
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import rows_of
@@ -72,8 +72,8 @@ def captions(data: Data, rows: Tensor) -> list[str | None]:
 
 def reals(run: Run, keys: Sequence[str], console: Console) -> Tensor:
     """The real pictures of these keys, in their order [n c h w]."""
-    run, source = source_of(run)
-    pictures = pictures_of(run.data, source, None, console)
+    run, source = open_source(run)
+    pictures = load_pictures(run.data, source, None, console)
     place = {key: index for index, key in enumerate(pictures.keys)}
     return pictures.pixels[[place[key] for key in keys]]
 

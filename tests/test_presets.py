@@ -1,4 +1,4 @@
-"""Every preset assembles at a tiny size and, in every precision, updates, validates and samples."""
+"""Every preset assembles at a tiny size, and updates, validates and samples in every precision."""
 
 import json
 import math

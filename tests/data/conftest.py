@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from pathline.data.buckets import settle
-from pathline.data.cache.build import build
-from pathline.data.cache.plan import Manner, Spec
+from pathline.data.cache.build import Encoders, build
+from pathline.data.cache.plan import RowSettings, WriteOptions
 from pathline.data.sources.folder import folder
 from pathline.types import Cond
 
 BUCKETS = settle(16, 4)
-SPEC = Spec("fake-codec", "fake-text", 4, 5)
+SPEC = RowSettings("fake-codec", "fake-text", 4, 5)
 MIX = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 SIZES = [(16, 16), (30, 20), (20, 30), (40, 40), (16, 16), (33, 17), (64, 64)]  # width, height
 
@@ -114,11 +114,11 @@ def root(tmp_path):
 def made():
     """made(root, out, …) -> what writing the cache came to, and the encoders it asked."""
 
-    def made(root, out, spec=SPEC, buckets=BUCKETS, **manner):
+    def made(root, out, spec=SPEC, buckets=BUCKETS, **options):
         machines = _Machines()
-        manner = Manner(**{"batch": 3, "shard_rows": 2, **manner})
-        tools = (machines.encode, machines.encode_text)
-        found = build(out, folder(path=root), buckets, spec, *tools, manner=manner)
+        options = WriteOptions(**{"batch": 3, "shard_rows": 2, **options})
+        encoders = Encoders(machines.encode, machines.encode_text)
+        found = build(out, folder(path=root), buckets, spec, encoders, options=options)
         return found, machines
 
     return made

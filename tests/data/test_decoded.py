@@ -33,7 +33,7 @@ def test_rows_keep_their_order_through_the_threads():
     assert found.captions is not None
     assert found.captions[:3] == [None, "number 1", None]
     assert found.keys == [f"k{row}" for row in range(100)]
-    assert (found.names, found.bad) == (("a", "b", "c"), [])
+    assert (found.names, found.unreadable) == (("a", "b", "c"), [])
 
 
 def test_colour_becomes_grey_and_grey_colour():
@@ -53,7 +53,10 @@ def test_the_unreadable_are_skipped_and_listed(tmp_path):
     assert len(found.pixels) == len(found.keys) == 98
     assert found.pixels[3, 0, 0, 0] == 4
     assert found.keys[3] == "k4"
-    assert [reason for _, reason in found.bad] == ["picture 3 is broken", "picture 50 is broken"]
+    assert [fault.reason for fault in found.unreadable] == [
+        "picture 3 is broken",
+        "picture 50 is broken",
+    ]
     assert [json.loads(line)["reason"] for line in report.read_text().splitlines()] == [
         "picture 3 is broken",
         "picture 50 is broken",

@@ -170,7 +170,7 @@ def test_a_cache_holds_the_features_of_its_own_pixels(eyes, tmp_path, capfd):
     assert preprocess(upscale) == 0
     before = {file.name: file.stat().st_mtime_ns for file in Path("cache/latents").iterdir()}
     assert preprocess(upscale, *seen_by(eyes, size=32)) == 0
-    assert "0 of them encoded now, 9 of them seen" in capfd.readouterr().out
+    assert "0 of them encoded now, features of 9 pictures" in capfd.readouterr().out
     assert before == {f.name: f.stat().st_mtime_ns for f in Path("cache/latents").iterdir()}
     cache = read(Path("cache"))
     vision = function_of(TABLES["vision"]["encoder"])(path=str(eyes), size=32)
@@ -194,7 +194,7 @@ def test_a_cache_holds_the_features_of_its_own_pixels(eyes, tmp_path, capfd):
     assert train(*given, "vision=encoder", f"vision.path={eyes}", "vision.size=8") == 2
     assert "features were made with vision=encoder" in capfd.readouterr().err
     assert preprocess(upscale, *seen_by(eyes, size=24)) == 0
-    assert "all features are made anew" in capfd.readouterr().out.replace("\n", " ")
+    assert "all features are made again" in capfd.readouterr().out.replace("\n", " ")
     assert preprocess(upscale) == 0
     assert not list(Path("cache/features").iterdir())
     assert read(Path("cache")).features is None

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pathline.assemble import assemble
 from pathline.config.resolve import read as settings
-from pathline.recipes.preprocess import tools_of
+from pathline.runs.cache_inputs import cache_inputs
 from pathline.runs.feed import feeder
 from pathline.runs.from_pictures import from_pictures
 from pathline.training.loop import Progress
@@ -82,7 +82,7 @@ def test_an_arrangement_is_told_by_seed_epoch_and_row(root):
 
 def test_the_arrangements_are_those_of_a_cache(root):
     _, parts, data = opened(root, "data.tags.variants=3")
-    cached = tools_of(
+    cached = cache_inputs(
         settings(str(root), overrides=[*NET, *TAGS, "data.tags.variants=3", "text=none"]).run
     )
     numbers = torch.tensor([0.0, 0.4, 0.7])

@@ -44,7 +44,7 @@ def test_the_command_reads_a_folder_and_fails_where_nothing_can_be_read(tmp_path
     (root / "a.png").write_bytes(b"")
     assert data(str(root), out=tmp_path / "none.png") == 2
     assert not (tmp_path / "none.png").exists()
-    with pytest.raises(ValueError, match="would lie among the pictures"):
+    with pytest.raises(ValueError, match="is inside the image folder"):
         data(str(root), out=root / "sheet.png")
 
 

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from pathline.config.resolve import read as settings
 from pathline.data.cache import reader as cache
-from pathline.data.cache.plan import lay
+from pathline.data.cache.plan import lay_out
 from pathline.data.cache.reader import read
-from pathline.evaluation.cache_check import check
+from pathline.evaluation.cache_check import check_cache
 from pathline.recipes import preprocess as recipe
-from pathline.recipes.preprocess import patch_of, preprocess, tools_of
+from pathline.recipes.preprocess import preprocess
+from pathline.runs.cache_inputs import cache_inputs, patch_size
 
 TINY = (
     *("data.size=32", "backbone.patch=4", "data.buckets.max_ratio=2.0", "train.batch=4"),
@@ -54,7 +55,7 @@ def test_a_dry_run_shows_the_buckets_and_writes_nothing(root, tmp_path, capsys):
     assert preprocess(str(root), *TINY, dry_run=True) == 0
     told = capsys.readouterr().out
     assert "40x24" in told  # one of the buckets of 32² in steps of 4
-    assert "1 can't be read" in told
+    assert "1 unreadable" in told
     assert "refused, too small: tiny.png: 9x9 would be enlarged 3.56 times" in told
     assert "torn.png cannot be read" in told
     assert "5 pictures to encode into caches/set; nothing was written" in told
@@ -103,27 +104,27 @@ def test_a_look_decodes_what_is_there(root, capsys):
 
 def test_a_look_can_tell_a_loss(root, tmp_path):
     """The control: a decoder that is off by four of 255 levels everywhere."""
-    tools, out = tools_of(settings(str(root), (), TINY).run), tmp_path / "out"
+    inputs, out = cache_inputs(settings(str(root), (), TINY).run), tmp_path / "out"
     assert preprocess(str(root), *TINY, out=out) == 0
-    jobs = lay(out, tools.source, tools.buckets, tools.spec, lambda *_: None).jobs
-    off = tools.codec._replace(decode=lambda raw: tools.codec.decode(raw) ^ 4)
-    given = (3, 2, torch.device("cpu"), Console(quiet=True))
-    found = check(out, tools.source, jobs, off, *given)
+    layout = lay_out(out, inputs.source, inputs.buckets, inputs.settings, lambda *_: None)
+    off = inputs.codec._replace(decode=lambda raw: inputs.codec.decode(raw) ^ 4)
+    given = (layout.pictures, 2, Console(quiet=True))
+    found = check_cache(out, inputs._replace(codec=off), *given)
     assert found == pytest.approx([20 * math.log10(255 / 4)] * 2, abs=1e-3)
     with pytest.raises(ValueError, match="codec is 'other'"):
-        check(out, tools.source, jobs, off._replace(id="other"), *given)
+        check_cache(out, inputs._replace(codec=off._replace(id="other")), *given)
 
 
 def test_another_codec_is_told(root, capsys):
     assert preprocess(str(root), *TINY) == 0
     assert preprocess(str(root), *TINY, dtype="bf16") == 0
-    assert "dtype was 'fp16' and is 'bf16': all latents are made anew" in capsys.readouterr().out
+    assert "dtype was 'fp16' and is 'bf16': all latents are made again" in capsys.readouterr().out
 
 
 def test_bad_asks(root):
-    with pytest.raises(ValueError, match="would lie among the pictures"):
+    with pytest.raises(ValueError, match="is inside the image folder"):
         preprocess(str(root), *TINY, out=root / "cache")
-    with pytest.raises(ValueError, match="wanted at least 1 and 0"):
+    with pytest.raises(ValueError, match="must be at least 1, and --check 0 at least 0"):
         preprocess(str(root), *TINY, batch=0)
     with pytest.raises(ValueError, match="Nearest: 96 or 100"):
         preprocess(str(root), *TINY, "data.size=99")
@@ -151,17 +152,17 @@ def test_files_of_others_in_its_folders_stay(root):
 
 def test_captions_want_an_encoder_and_classes_do_not(root):
     with pytest.raises(ValueError, match=r"text=encoder text\.path"):
-        tools_of(settings(str(root)).run)
+        cache_inputs(settings(str(root)).run)
     for text in root.glob("*.txt"):
         text.unlink()
-    assert tools_of(settings(str(root)).run).run.text.name == "none"
+    assert cache_inputs(settings(str(root)).run).run.text.name == "none"
 
 
 def test_tag_lists_become_several_captions_and_prose_stays(root):
     (root / "0.txt").write_text("1girl, long_hair, red_eyes, smile, outdoors, hat")
     asked = ("data.tags.variants=3", "data.tags.dropout=0.3", "text=none")
     run = settings(str(root), overrides=asked).run
-    source = tools_of(run).source
+    source = cache_inputs(run).source
     tagged, prose = source.about(0), source.about(1)
     assert 1 < len(tagged.captions) <= 3
     assert tagged.caption == tagged.captions[0]
@@ -170,9 +171,9 @@ def test_tag_lists_become_several_captions_and_prose_stays(root):
     assert source.read(0).captions == tagged.captions
     assert tagged.of == (0,) * len(tagged.captions)
     plain = settings(str(root), overrides=["text=none"]).run
-    assert len(tools_of(plain).source.about(0).captions) == 1
+    assert len(cache_inputs(plain).source.about(0).captions) == 1
     (root / "-.png").write_bytes((root / "0.png").read_bytes())  # comes before the others
-    assert tools_of(run).source.about(1).captions == tagged.captions
+    assert cache_inputs(run).source.about(1).captions == tagged.captions
 
 
 def test_a_caption_weighs_the_same_in_however_many_arrangements(root):
@@ -190,13 +191,13 @@ def test_a_caption_weighs_the_same_in_however_many_arrangements(root):
 
 
 def test_the_patch_is_that_of_the_backbone():
-    assert patch_of(settings(None, (), ["backbone=dit", "backbone.size=S/8"]).run) == 8
-    assert patch_of(settings(None, (), ["backbone=dit", "backbone.patch=3"]).run) == 3
+    assert patch_size(settings(None, (), ["backbone=dit", "backbone.size=S/8"]).run) == 8
+    assert patch_size(settings(None, (), ["backbone=dit", "backbone.patch=3"]).run) == 3
 
 
 def test_flips_are_of_the_settings(root):
-    tools = tools_of(settings(str(root), (), [*TINY, "data.flip=true"]).run)
-    assert tools.spec.flip
+    tools = cache_inputs(settings(str(root), (), [*TINY, "data.flip=true"]).run)
+    assert tools.settings.flip
     assert preprocess(str(root), *TINY, "data.flip=true") == 0
     cached = read(Path("caches/set"))
     rows, both = torch.tensor([0, 0]), torch.tensor([False, True])
@@ -208,9 +209,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from pathline.recipes.preprocess import preprocess
-from pathline.data.cache.plan import lay
-from pathline.recipes import preprocess as recipe
-from pathline.evaluation.cache_check import check
 source, out, *settings = sys.argv[1:]
 sys.exit(preprocess(source, *settings, out=Path(out), device="cpu", batch=2))
 """
@@ -235,15 +233,20 @@ def test_two_processes_write_the_cache_of_one(root, tmp_path):
 
 
 def test_ctrl_c_leaves_what_is_whole_and_says_how_to_go_on(root, monkeypatch, capsys):
-    def interrupted(codec, device, pixels):
-        if Path("caches/set/latents").exists():
-            raise KeyboardInterrupt
-        return plain(codec, device, pixels)
+    def interrupted(inputs, device):
+        plain = encoders(inputs, device)
 
-    plain = recipe._encode
-    monkeypatch.setattr(recipe, "_encode", interrupted)
+        def encode(pixels):
+            if Path("caches/set/latents").exists():
+                raise KeyboardInterrupt
+            return plain.latents(pixels)
+
+        return plain._replace(latents=encode)
+
+    encoders = recipe.encoders
+    monkeypatch.setattr(recipe, "encoders", interrupted)
     assert preprocess(str(root), *TINY) == 130
-    assert "Interrupted. What was encoded is kept in caches/set" in capsys.readouterr().out
+    assert "Interrupted. What was encoded is in caches/set" in capsys.readouterr().out
     there = len(list(Path("caches/set/latents").iterdir()))
     assert there == 1
     monkeypatch.undo()

@@ -84,6 +84,11 @@ def sizes(size: int, *, multiple: int, max_ratio: float) -> tuple[Size, ...]:
     return tuple((height * multiple, width * multiple) for height, width in ordered)
 
 
+def size_name(size: Size) -> str:
+    """A bucket's name: width x height."""
+    return f"{size[1]}x{size[0]}"
+
+
 def place(height: int, width: int, sizes: Sequence[Size]) -> Place:
     """The bucket whose shape is nearest by |log ratio|, the larger of two, and the cut in it."""
     shape = math.log(width / height)

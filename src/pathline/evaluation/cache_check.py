@@ -1,4 +1,4 @@
-"""A look at a cache: some of its pictures decoded, beside what they were made from."""
+"""Check a cache: decode some of its pictures next to what they were made from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,59 +10,56 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pathline.codecs.losses import psnr
-from pathline.data.cache.latents import Job, picture_of
-from pathline.data.cache.reader import Cached, read, refuse_other
-from pathline.data.sources.source import Source
+from pathline.data.cache.reader import Cache, read, refuse_other
+from pathline.data.cache.rows import PlacedPicture, read_picture
 from pathline.images import sheet
+from pathline.runs.cache_inputs import CacheInputs
+from pathline.training.device import pick_device
 from pathline.types import Codec
 
 PICTURE = "check.png"
 
 
-def check(
+def check_cache(
     folder: Path,
-    source: Source,
-    jobs: Sequence[Job],
-    codec: Codec,
-    channels: int,
+    inputs: CacheInputs,
+    pictures: Sequence[PlacedPicture],
     count: int,
-    device: torch.device,
     console: Console,
 ) -> list[float]:
     """Decode `count` pictures spread over the cache; write check.png, print and return their PSNR.
 
-    jobs: the pictures of the source. Raises ValueError where another codec made the cache.
+    pictures: of the source. Raises ValueError where another codec made the cache.
     """
-    cached = read(folder)
-    refuse_other(cached, codec.id, "")
-    rows = {key: row for row, key in enumerate(cached.keys)}
-    there = [job for job in jobs if job.picture.key in rows]
-    count = min(count, len(there))
-    pairs, titles, found = [], [], []
-    for job in (there[n * len(there) // count] for n in range(count)):
-        key = job.picture.key
-        original = picture_of(source, job, channels)
-        drawn = _decoded(cached, codec, rows[key], device)
-        found.append(psnr(original[None], drawn[None]).item())
-        pairs += [original, drawn]
-        titles += [key, f"{found[-1]:.1f} dB"]
-        console.print(f"{key}  {found[-1]:.1f} dB", highlight=False, soft_wrap=True)
-    sheet(_even(pairs), titles, columns=4).save(folder / PICTURE)
-    told = f"PSNR {sum(found) / len(found):.1f} dB over {len(found)} pictures: {folder / PICTURE}"
-    console.print(told, highlight=False, soft_wrap=True)
-    return found
+    codec, device = inputs.codec, pick_device(inputs.run.device)
+    cache = read(folder)
+    refuse_other(cache, codec.id, "")
+    rows = {key: row for row, key in enumerate(cache.keys)}
+    cached = [placed for placed in pictures if placed.picture.key in rows]
+    count = min(count, len(cached))
+    pairs, titles, values = [], [], []
+    for placed in (cached[n * len(cached) // count] for n in range(count)):
+        key = placed.picture.key
+        original = read_picture(inputs.source, placed, inputs.run.data.channels)
+        decoded = _decode(cache, codec, rows[key], device)
+        values.append(psnr(original[None], decoded[None]).item())
+        pairs += [original, decoded]
+        titles += [key, f"{values[-1]:.1f} dB"]
+        console.print(f"{key}  {values[-1]:.1f} dB", highlight=False, soft_wrap=True)
+    sheet(_pad_to_one_size(pairs), titles, columns=4).save(folder / PICTURE)
+    average = f"PSNR {sum(values) / len(values):.1f} dB over {len(values)} pictures"
+    console.print(f"{average}: {folder / PICTURE}", highlight=False, soft_wrap=True)
+    return values
 
 
-def _decoded(
-    cached: Cached, codec: Codec, row: int, device: torch.device
-) -> UInt8[Tensor, "c h w"]:
+def _decode(cache: Cache, codec: Codec, row: int, device: torch.device) -> UInt8[Tensor, "c h w"]:
     if codec.to:
         codec.to(device)
     with torch.inference_mode():
-        return codec.decode(cached.latents(torch.tensor([row]), None).to(device))[0].cpu()
+        return codec.decode(cache.latents(torch.tensor([row]), None).to(device))[0].cpu()
 
 
-def _even(pictures: Sequence[Tensor]) -> UInt8[Tensor, "n c h w"]:
+def _pad_to_one_size(pictures: Sequence[Tensor]) -> UInt8[Tensor, "n c h w"]:
     """Pictures on white ground of one size."""
     height = max(picture.shape[1] for picture in pictures)
     width = max(picture.shape[2] for picture in pictures)

@@ -15,7 +15,7 @@ from pathline.config.resolve import read
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.images import sheet
-from pathline.runs.from_pictures import source_of
+from pathline.runs.from_pictures import open_source, refuse_inside
 
 MOST = 12  # rows of a table of counts
 NAMED = 10  # unreadable pictures that are named
@@ -41,19 +41,11 @@ def data(
     out:
         The picture file that the contact sheet is written to.
     """
-    run, source = source_of(read(what, config, overrides, check=problems_of).run)
-    _refuse_inside(out, run.data.source.options.get("path"))
+    run, source = open_source(read(what, config, overrides, check=problems_of).run)
+    refuse_inside(out, run)
     console = Console()
     console.print(f"{what}: read as {run.data.source.name}", highlight=False)
     return 0 if inspect(source, out=out, console=console).sizes else 2
-
-
-def _refuse_inside(out: Path, path: Any) -> None:
-    """A sheet among the pictures would be one of them the next time."""
-    if path is not None and out.resolve().is_relative_to(Path(path).resolve()):
-        raise ValueError(
-            f"the contact sheet {out} would lie among the pictures; choose --out elsewhere"
-        )
 
 
 def inspect(source: Source, *, out: Path, console: Console) -> Stats:

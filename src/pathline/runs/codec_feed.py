@@ -12,7 +12,7 @@ from pathline.config.codec_run import CodecRun
 from pathline.config.run import Data, Run
 from pathline.data import order as loader
 from pathline.data.sources.source import Source
-from pathline.runs.from_pictures import source_of as settled
+from pathline.runs.from_pictures import open_source as settled
 from pathline.training.device import lane_rng
 from pathline.training.loop import Progress
 from pathline.training.players import Lane

@@ -16,8 +16,8 @@ from pathline.config.pick import Pick
 from pathline.config.resolve import Settings, fill
 from pathline.config.resolve import read as read_settings
 from pathline.config.run import Run
-from pathline.data.cache.reader import Cached, read
-from pathline.data.captions import choose
+from pathline.data.cache.reader import Cache, read
+from pathline.data.captions import choose, refuse_missing_captions
 from pathline.runs.dataset import Data, Found, fingerprint, split
 from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
@@ -92,7 +92,7 @@ def from_cache(run: Run) -> Found:
     return Found(run, facts, partial(_data, run, cache))
 
 
-def _features(run: Run, made: Run, cache: Cached) -> dict[str, Any]:
+def _features(run: Run, made: Run, cache: Cache) -> dict[str, Any]:
     """What facts say of the features, if the run wants them. Raises ValueError for others' ones."""
     if not feature_term(run):
         return {}
@@ -111,7 +111,7 @@ def _said(pick: Pick) -> str:
     return " ".join([pick.name, *(f"{key}={value}" for key, value in pick.options.items())])
 
 
-def _made(cache: Cached) -> Made:
+def _made(cache: Cache) -> Made:
     tokens, pooled = cache.null.tokens, cache.null.pooled
     return Made(
         cache.codec,
@@ -133,7 +133,7 @@ def _pick(place: str, own: Pick, made: Pick, said: Collection[str]) -> Pick:
     return Pick(made.name, {**made.options, **kept})
 
 
-def _data(run: Run, cache: Cached, parts: Parts) -> Data:
+def _data(run: Run, cache: Cache, parts: Parts) -> Data:
     train, held = split(run, len(cache.keys))
 
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
@@ -160,7 +160,7 @@ def _data(run: Run, cache: Cached, parts: Parts) -> Data:
     )
 
 
-def _cond(run: Run, cache: Cached, parts: Parts):
+def _cond(run: Run, cache: Cache, parts: Parts):
     if is_frozen(run.text.name):
         still = torch.zeros(1)
         return lambda rows, choices: cache.cond(
@@ -175,14 +175,10 @@ def _cond(run: Run, cache: Cached, parts: Parts):
     return lambda rows, _: rows_of(every, rows)
 
 
-def _words(run: Run, cache: Cached, parts: Parts) -> Callable[[Tensor, Tensor | None], Cond]:
+def _words(run: Run, cache: Cache, parts: Parts) -> Callable[[Tensor, Tensor | None], Cond]:
     """One of each row's captions by its weight, as words for an encoder that is trained along."""
-    missing = [key for key, said in zip(cache.keys, cache.captions, strict=True) if not said]
-    if missing and run.data.missing_captions == "refuse":
-        raise ValueError(
-            f"{len(missing)} pictures of {cache.folder} have no caption, the first {missing[0]}. "
-            "Train them unconditionally with data.missing_captions=null."
-        )
+    if run.data.missing_captions == "refuse":
+        refuse_missing_captions(dict(zip(cache.keys, cache.captions, strict=True)))
     every = parts.text.encode([None, *(text for said in cache.captions for text in said)])
     counts = torch.tensor([len(said) for said in cache.captions])
     first = 1 + counts.cumsum(0) - counts
@@ -195,7 +191,7 @@ def _words(run: Run, cache: Cached, parts: Parts) -> Callable[[Tensor, Tensor | 
     return cond
 
 
-def _decoded(cache: Cached, parts: Parts, rows: Tensor) -> Tensor:
+def _decoded(cache: Cache, parts: Parts, rows: Tensor) -> Tensor:
     """What the codec makes of the latents; the rows are of one bucket."""
     if len(cache.bucket[rows].unique()) > 1:
         raise ValueError("Pictures of several sizes can't stand in one tensor; take one bucket's.")

@@ -15,6 +15,7 @@ from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
+from pathline.data.captions import refuse_missing_captions
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.data.sources.source import Source
@@ -32,8 +33,8 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
     Raises ValueError for settings that only a cache can follow.
     """
     _refuse_cached(run)
-    run, source = source_of(run)
-    pictures = pictures_of(run.data, source, report, console)
+    run, source = open_source(run)
+    pictures = load_pictures(run.data, source, report, console)
     given, pictures = pictures.captions or (), _whole(run, pictures)
     run, facts = _facts_of(run, pictures)
     vision: Vision = bind(TABLES["vision"], run.vision, "vision encoder")()
@@ -41,7 +42,7 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
     return Found(run, facts, partial(_data, run, pictures, given, vision))
 
 
-def source_of(run: Run) -> tuple[Run, Source]:
+def open_source(run: Run) -> tuple[Run, Source]:
     """The run with its data source settled, and the source."""
     pick = run.data.source
     if pick.name == "auto":
@@ -51,7 +52,17 @@ def source_of(run: Run) -> tuple[Run, Source]:
     return run, bind(TABLES["data.source"], pick, "data source")()
 
 
-def manner_of(run: Run) -> tuple[int, dict[str, Any]]:
+def refuse_inside(out: Path, run: Run) -> None:
+    """Raise ValueError where `out` is in the run's image folder: it would be read as data."""
+    folder = run.data.source.options.get("path")
+    if folder is not None and out.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(
+            f"--out {out} is inside the image folder and would be read as data. Choose a "
+            "directory outside of it."
+        )
+
+
+def tag_options(run: Run) -> tuple[int, dict[str, Any]]:
     """How many arrangements of a tag list are asked for, and the settings of each."""
     tags = asdict(run.data.tags)
     return tags.pop("variants"), tags
@@ -90,7 +101,7 @@ class Wanted(Protocol):
     def memory_gb(self) -> float: ...
 
 
-def pictures_of(data: Wanted, source: Source, report: Path | None, console: Console) -> Pictures:
+def load_pictures(data: Wanted, source: Source, report: Path | None, console: Console) -> Pictures:
     """Every readable picture at the size wanted; the unreadable are listed in `report`, if any."""
 
     def progress(rows: Sequence[Any]) -> Any:
@@ -106,8 +117,8 @@ def pictures_of(data: Wanted, source: Source, report: Path | None, console: Cons
         report=report,
         progress=progress,
     )
-    if found.bad:
-        console.print(f"{len(found.bad)} pictures can't be read and are left out: {report}")
+    if found.unreadable:
+        console.print(f"{len(found.unreadable)} pictures can't be read and are left out: {report}")
     return found
 
 
@@ -159,7 +170,7 @@ def _data(
 
 def _whole(run: Run, pictures: Pictures) -> Pictures:
     """With tag lists as they are shown and held out: put in order, nothing shuffled or left out."""
-    variants, manner = manner_of(run)
+    variants, manner = tag_options(run)
     if not variants or pictures.captions is None:
         return pictures
     manner |= {"shuffle": False, "dropout": 0.0}
@@ -172,7 +183,7 @@ def _cond(
 ) -> Callable[[Tensor, Tensor | None], Cond]:
     """Conditions of rows: words in training with each tag list in the arrangement it draws."""
     whole = _conditions(run, parts, pictures)
-    variants, manner = manner_of(run)
+    variants, manner = tag_options(run)
     arranges = variants and reads_of(run.text.name) == "words"
 
     def cond(rows: Tensor, choices: Tensor | None) -> Cond:
@@ -198,10 +209,6 @@ def _conditions(run: Run, parts: Parts, pictures: Pictures) -> Cond:
     if reads_of(run.text.name) == "nothing":
         return Cond()
     captions = pictures.captions or [None] * len(pictures.pixels)
-    missing = [key for key, said in zip(pictures.keys, captions, strict=True) if not said]
-    if missing and run.data.missing_captions == "refuse":
-        raise ValueError(
-            f"{len(missing)} of {len(captions)} pictures have no caption, the first {missing[0]}. "
-            "Caption them, or train them unconditionally with data.missing_captions=null."
-        )
+    if run.data.missing_captions == "refuse":
+        refuse_missing_captions(dict(zip(pictures.keys, captions, strict=True)))
     return parts.text.encode(captions)

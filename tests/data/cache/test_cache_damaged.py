@@ -8,13 +8,13 @@ import pytest
 
 from pathline.data.buckets import settle
 from pathline.data.cache import reader as cache
-from pathline.data.cache.build import build
-from pathline.data.cache.plan import Manner, Spec
+from pathline.data.cache.build import Encoders, build
+from pathline.data.cache.plan import RowSettings, WriteOptions
 from pathline.data.cache.reader import read
 from pathline.data.sources.folder import folder
 
 BUCKETS = settle(16, 4)
-SPEC = Spec("fake-codec", "fake-text", 4, 5)
+SPEC = RowSettings("fake-codec", "fake-text", 4, 5)
 
 
 def test_what_cannot_be_decoded_is_listed_and_not_tried_again(root, tmp_path, made):
@@ -43,7 +43,7 @@ def test_every_copy_of_a_broken_picture_is_listed(root, tmp_path, made):
         (root / f"{name}.txt").write_text("a picture")
     for _ in range(2):  # as it is found, and as it is remembered
         found, _ = made(root, tmp_path / "out", max_bad=0.5)
-        assert (found.rows, [one.key for one in found.bad]) == (6, ["6.png", "copy.png"])
+        assert (found.rows, [one.key for one in found.unreadable]) == (6, ["6.png", "copy.png"])
         lines = (tmp_path / "out" / cache.UNREADABLE).read_text().splitlines()
         assert [json.loads(line)["key"] for line in lines] == ["6.png", "copy.png"]
 
@@ -61,12 +61,14 @@ def test_a_file_that_could_not_be_read_is_tried_again(root, tmp_path, Machines, 
             raise fault
         return source.read(row)
 
-    how = {"manner": Manner(max_bad=0.5)}
+    how = {"options": WriteOptions(max_bad=0.5)}
     flaky = source._replace(read=read)
     for rows in (6, 6 if lasting else 7):
-        made = build(out, flaky, BUCKETS, SPEC, machines.encode, machines.encode_text, **how)
+        made = build(
+            out, flaky, BUCKETS, SPEC, Encoders(machines.encode, machines.encode_text), **how
+        )
         assert made.rows == rows
-        assert [one.key for one in made.bad] == (["3.png"] if rows == 6 else [])
+        assert [one.key for one in made.unreadable] == (["3.png"] if rows == 6 else [])
     assert machines.pictures == rows
 
 
@@ -77,9 +79,9 @@ def test_a_file_that_gave_latents_and_then_no_features_is_tried_again(
     """Its latents stay, in the shard that holds others too."""
     out, source, machines, asked = tmp_path / "out", folder(path=root), Machines(), []
     spec = replace(SPEC, vision="fake-vision", vision_width=5, vision_tokens=16)
-    tools = (machines.encode, machines.encode_text)
+    tools = Encoders(machines.encode, machines.encode_text)
     if later:  # latents are there, and nothing but features is to be made
-        build(out, source, BUCKETS, SPEC, *tools)
+        build(out, source, BUCKETS, SPEC, tools)
 
     def read(row):
         asked.append(row)
@@ -87,10 +89,21 @@ def test_a_file_that_gave_latents_and_then_no_features_is_tried_again(
             raise OSError(errno.EIO, "Input/output error")
         return source.read(row)
 
-    how = {"manner": Manner(max_bad=0.5), "see": lambda pixels: Machines().encode(pixels)}
+    how = {"options": WriteOptions(max_bad=0.5)}
     for rows in (6, 7):
-        made = build(out, source._replace(read=read), BUCKETS, spec, *tools, **how)
-        assert (made.rows, len(made.bad), len(cache.read(out).keys)) == (rows, 7 - rows, rows)
+        made = build(
+            out,
+            source._replace(read=read),
+            BUCKETS,
+            spec,
+            tools._replace(features=Machines().encode),
+            **how,
+        )
+        assert (made.rows, len(made.unreadable), len(cache.read(out).keys)) == (
+            rows,
+            7 - rows,
+            rows,
+        )
     assert machines.pictures == 7
 
 
@@ -102,9 +115,11 @@ def test_a_picture_that_is_written_meanwhile_is_tried_again(root, tmp_path, Mach
             (root / "3.png").touch()
         return source.read(row)
 
-    how = {"manner": Manner(max_bad=0.5)}
+    how = {"options": WriteOptions(max_bad=0.5)}
     for some, rows in ((source._replace(read=read), 6), (source, 7)):
-        made = build(out, some, BUCKETS, SPEC, machines.encode, machines.encode_text, **how)
+        made = build(
+            out, some, BUCKETS, SPEC, Encoders(machines.encode, machines.encode_text), **how
+        )
         assert made.rows == rows
 
 
@@ -114,11 +129,11 @@ def test_pictures_that_are_too_small_are_refused_by_name_or_kept_by_wish(
     paint(root / "tiny.png", (9, 9), 3)
     (root / "tiny.txt").write_text("tiny")
     found, _ = made(root, tmp_path / "out")
-    assert (found.rows, [one.key for one in found.laid.refused]) == (7, ["tiny.png"])
+    assert (found.rows, [one.key for one in found.layout.refused]) == (7, ["tiny.png"])
     line = json.loads((tmp_path / "out" / cache.REFUSED).read_text())
     assert "9x9 would be enlarged 1.78 times to cover 16x16" in line["reason"]
     found, _ = made(root, tmp_path / "out", buckets=settle(16, 4, small="keep"))
-    assert (found.rows, [one.key for one in found.laid.enlarged]) == (8, ["tiny.png"])
+    assert (found.rows, [one.key for one in found.layout.enlarged]) == (8, ["tiny.png"])
     assert not (tmp_path / "out" / cache.REFUSED).exists()
 
 
@@ -137,7 +152,9 @@ def test_two_writers_are_refused(root, tmp_path, Machines, made):
             made(root, tmp_path / "out")
         return machines.encode(pixels)
 
-    build(tmp_path / "out", folder(path=root), BUCKETS, SPEC, encode, machines.encode_text)
+    build(
+        tmp_path / "out", folder(path=root), BUCKETS, SPEC, Encoders(encode, machines.encode_text)
+    )
     assert len(read(tmp_path / "out").keys) == 7
 
 
@@ -161,12 +178,12 @@ def cut_index(out):
 
 
 def other_format(out):
-    head = json.loads((out / cache.CACHE).read_text())
-    (out / cache.CACHE).write_text(json.dumps(head | {"format": 0}))
+    head = json.loads((out / cache.HEAD).read_text())
+    (out / cache.HEAD).write_text(json.dumps(head | {"format": 0}))
 
 
 def torn_head(out):
-    (out / cache.CACHE).write_text("{")
+    (out / cache.HEAD).write_text("{")
 
 
 def no_null(out):
@@ -208,13 +225,15 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused(root, tmp_path, kind, Mach
         cond = machines.encode_text(captions)
         return cond._replace(tokens=cond.tokens * scale["text"])
 
-    tools = (lambda pixels: machines.encode(pixels) * scale["latent"], encode_text)
+    tools = Encoders(lambda pixels: machines.encode(pixels) * scale["latent"], encode_text)
     with pytest.raises(ValueError, match="not finite as fp16"):
-        build(tmp_path / "out", folder(path=root), BUCKETS, SPEC, *tools)
+        build(tmp_path / "out", folder(path=root), BUCKETS, SPEC, tools)
 
 
 def test_a_latent_that_never_changes_cannot_be_normalised(root, tmp_path, Machines):
     still = lambda pixels: Machines().encode(pixels) * 0  # noqa: E731
-    build(tmp_path / "out", folder(path=root), BUCKETS, SPEC, still, Machines().encode_text)
+    build(
+        tmp_path / "out", folder(path=root), BUCKETS, SPEC, Encoders(still, Machines().encode_text)
+    )
     with pytest.raises(ValueError, match=r"channel 0 of the latents .* never changes"):
         read(tmp_path / "out")

@@ -8,20 +8,20 @@ import torch
 from pathline.data.buckets import settle
 from pathline.data.cache import reader as cache
 from pathline.data.cache import scan
-from pathline.data.cache.build import Peers, build
-from pathline.data.cache.plan import Manner, Spec
+from pathline.data.cache.build import Encoders, Processes, build
+from pathline.data.cache.plan import RowSettings, WriteOptions
 from pathline.data.cache.reader import read
 from pathline.data.sources.folder import folder
 
 BUCKETS = settle(16, 4)
-SPEC = Spec("fake-codec", "fake-text", 4, 5)
+SPEC = RowSettings("fake-codec", "fake-text", 4, 5)
 
 
 def test_a_second_writing_encodes_nothing_and_changes_nothing(root, tmp_path, made, files):
     made(root, tmp_path / "out")
     before = files(tmp_path / "out")
     found, machines = made(root, tmp_path / "out")
-    assert (found.rows, found.encoded, found.captions) == (7, 0, 0)
+    assert (found.rows, *found.encoded.values()) == (7, 0, 0, 0)
     assert (machines.pictures, machines.said) == (0, [])
     assert files(tmp_path / "out") == before
 
@@ -29,12 +29,12 @@ def test_a_second_writing_encodes_nothing_and_changes_nothing(root, tmp_path, ma
 def test_unchanged_files_are_not_read_again(root, tmp_path, monkeypatch, made):
     made(root, tmp_path / "out")
     read_again = []
-    size = scan._size
-    monkeypatch.setattr(scan, "_size", lambda *a: read_again.append(a[1]) or size(*a))
+    size = scan.size_from_header
+    monkeypatch.setattr(scan, "size_from_header", lambda *a: read_again.append(a[1]) or size(*a))
     made(root, tmp_path / "out")
     assert read_again == []
     (root / "3.png").touch()  # another time, the same bytes
-    assert made(root, tmp_path / "out")[0].encoded == 0
+    assert made(root, tmp_path / "out")[0].encoded["latents"] == 0
     assert [file.name for file in read_again] == ["3.png"]
 
 
@@ -86,20 +86,20 @@ def test_what_is_removed_leaves_the_files(root, tmp_path, made):
     (root / "3.png").unlink()
     (root / "3.txt").unlink()
     made(root, tmp_path / "out")
-    head = json.loads((tmp_path / "out" / cache.CACHE).read_text())
-    assert sum(shard["rows"] for shard in head["latents"]) == 6
-    assert sum(shard["rows"] for shard in head["texts"]) == 3
+    head = json.loads((tmp_path / "out" / cache.HEAD).read_text())
+    assert sum(shard["rows"] for shard in head["shards"]["latents"]) == 6
+    assert sum(shard["rows"] for shard in head["shards"]["text"]) == 3
     there = {f.name for f in (tmp_path / "out").glob("*/*")}
-    assert there == {shard["file"] for shard in head["latents"] + head["texts"]}
+    assert there == {shard["file"] for kind in head["shards"].values() for shard in kind}
 
 
 @pytest.mark.parametrize(
     ("spec", "buckets", "pictures", "captions"),
     [
-        (Spec("other-codec", "fake-text", 4, 5), BUCKETS, 7, 0),
-        (Spec("fake-codec", "other-text", 4, 5), BUCKETS, 0, 5),  # and the null
-        (Spec("fake-codec", "fake-text", 4, 5, dtype="bf16"), BUCKETS, 7, 0),
-        (Spec("fake-codec", "fake-text", 4, 5, text_dtype="fp32"), BUCKETS, 0, 5),
+        (RowSettings("other-codec", "fake-text", 4, 5), BUCKETS, 7, 0),
+        (RowSettings("fake-codec", "other-text", 4, 5), BUCKETS, 0, 5),  # and the null
+        (RowSettings("fake-codec", "fake-text", 4, 5, dtype="bf16"), BUCKETS, 7, 0),
+        (RowSettings("fake-codec", "fake-text", 4, 5, text_dtype="fp32"), BUCKETS, 0, 5),
         (SPEC, settle(12, 4), 7, 0),
         (SPEC, settle(16, 4, max_ratio=1.0), 3, 0),  # the squares are there
     ],
@@ -128,7 +128,7 @@ def test_who_reads_a_cache_may_go_on_while_it_is_written_anew(root, tmp_path, ma
     old = {file.name for file in out.glob("*/*")}
     for number in range(7):
         (root / f"{number}.txt").write_text(f"other words for {number}")
-    made(root, out, Spec("other-codec", "fake-text", 4, 5))
+    made(root, out, RowSettings("other-codec", "fake-text", 4, 5))
     assert not old & {file.name for file in out.glob("*/*")}  # every shard is another one
     for row, latent, tokens in zip(rows, before, said, strict=True):
         assert torch.equal(reading.latents(row, None), latent)
@@ -150,10 +150,10 @@ def test_a_stopped_writing_loses_at_most_one_shard(root, tmp_path, after, Machin
             raise Killed
         return machines.encode(pixels)
 
-    manner = Manner(batch=1, shard_rows=2)
+    manner = WriteOptions(batch=1, shard_rows=2)
     source = folder(path=root)
     with pytest.raises(Killed):
-        build(out, source, BUCKETS, SPEC, encode, machines.encode_text, manner=manner)
+        build(out, source, BUCKETS, SPEC, Encoders(encode, machines.encode_text), options=manner)
     with pytest.raises(ValueError, match="is not finished"):
         read(out)
     _, later = made(root, out, batch=1)
@@ -164,7 +164,11 @@ def test_a_stopped_writing_loses_at_most_one_shard(root, tmp_path, after, Machin
 
 def test_a_stopped_writing_goes_on_past_what_cannot_be_decoded(root, tmp_path, Machines):
     """The first shard was written without its second picture before the stop."""
-    out, source, manner = tmp_path / "out", folder(path=root), Manner(1, shard_rows=4, max_bad=0.5)
+    out, source, manner = (
+        tmp_path / "out",
+        folder(path=root),
+        WriteOptions(1, shard_rows=4, max_bad=0.5),
+    )
     machines = Machines()
 
     def encode(pixels):
@@ -179,11 +183,13 @@ def test_a_stopped_writing_goes_on_past_what_cannot_be_decoded(root, tmp_path, M
 
     torn = source._replace(read=decoded)
     with pytest.raises(Killed):
-        build(out, torn, BUCKETS, SPEC, encode, machines.encode_text, manner=manner)
+        build(out, torn, BUCKETS, SPEC, Encoders(encode, machines.encode_text), options=manner)
     later = Machines()
     for _ in range(2):
-        found = build(out, torn, BUCKETS, SPEC, later.encode, later.encode_text, manner=manner)
-        assert (found.rows, [one.key for one in found.bad]) == (6, ["3.png"])
+        found = build(
+            out, torn, BUCKETS, SPEC, Encoders(later.encode, later.encode_text), options=manner
+        )
+        assert (found.rows, [one.key for one in found.unreadable]) == (6, ["3.png"])
         assert 0 < later.pictures <= 2  # of a shard that was not whole at the stop
         assert len(read(out).keys) == 6
 
@@ -200,7 +206,7 @@ def test_an_old_index_holds_until_the_new_one_is_written(root, tmp_path, Machine
         raise Killed
 
     with pytest.raises(Killed):
-        build(out, folder(path=root), BUCKETS, SPEC, encode, Machines().encode_text)
+        build(out, folder(path=root), BUCKETS, SPEC, Encoders(encode, Machines().encode_text))
     after = read(out)
     assert after.keys == before.keys
     assert torch.equal(after.latents(torch.tensor([2]), None), latent)
@@ -215,18 +221,18 @@ def test_processes_write_what_one_process_writes(root, tmp_path, Machines, made,
         planned.append(value)
         raise Killed
 
-    out, source, manner = tmp_path / "two", folder(path=root), Manner(batch=3, shard_rows=2)
-    given = {"manner": manner}
+    out, source, manner = tmp_path / "two", folder(path=root), WriteOptions(batch=3, shard_rows=2)
+    given = {"options": manner}
     machines = [Machines(), Machines()]
-    tools = [(m.encode, m.encode_text) for m in machines]
+    tools = [Encoders(m.encode, m.encode_text) for m in machines]
     with pytest.raises(Killed):
-        build(out, source, BUCKETS, SPEC, *tools[0], peers=Peers(0, 2, told_first), **given)
+        build(out, source, BUCKETS, SPEC, tools[0], processes=Processes(0, 2, told_first), **given)
     answers = iter([planned[0], (([], 7), None)])
-    second = Peers(1, 2, lambda _: next(answers))
-    build(out, source, BUCKETS, SPEC, *tools[1], peers=second, **given)
+    second = Processes(1, 2, lambda _: next(answers))
+    build(out, source, BUCKETS, SPEC, tools[1], processes=second, **given)
     answers_of_first = iter([planned[0]])
-    first = Peers(0, 2, lambda value: next(answers_of_first, value))
-    build(out, source, BUCKETS, SPEC, *tools[0], peers=first, **given)
+    first = Processes(0, 2, lambda value: next(answers_of_first, value))
+    build(out, source, BUCKETS, SPEC, tools[0], processes=first, **given)
     assert 0 < machines[1].pictures < 7
     assert machines[0].pictures + machines[1].pictures == 7
     assert files(out) == files(tmp_path / "one")

@@ -8,7 +8,7 @@ import torch
 
 from pathline.data.buckets import cut, place, settle
 from pathline.data.cache import reader as cache
-from pathline.data.cache.plan import Spec
+from pathline.data.cache.plan import RowSettings
 from pathline.data.cache.reader import read, refuse_other
 from pathline.data.order import bucketed
 from pathline.data.sources.folder import folder
@@ -20,7 +20,11 @@ SPEC_FACTS = ("fake-codec", "fake-text", 5, 4)
 
 def test_what_is_read_is_what_was_encoded(root, tmp_path, Machines, states_of, made):
     found, machines = made(root, tmp_path / "out")
-    assert (found.rows, found.encoded, found.captions, machines.pictures) == (7, 7, 4, 7)
+    assert (found.rows, found.encoded, machines.pictures) == (
+        7,
+        {"latents": 7, "text": 4, "features": 0},
+        7,
+    )
     cached = read(tmp_path / "out")
     source = folder(path=root)
     assert cached.keys == [f"{n}.png" for n in range(7)]
@@ -58,7 +62,7 @@ def test_statistics_are_those_of_what_is_stored(root, tmp_path, made):
     shutil.copy(root / "0.png", root / "twin.png")  # the same bytes: one latent, counted twice
     shutil.copy(root / "0.txt", root / "twin.txt")
     found, _ = made(root, tmp_path / "out")
-    assert (found.rows, found.encoded) == (8, 7)
+    assert (found.rows, found.encoded["latents"]) == (8, 7)
     cached = read(tmp_path / "out")
     flat = [cached.latents(torch.tensor([n]), None).double().flatten(2)[0] for n in range(8)]
     values = torch.cat(flat, 1)
@@ -70,7 +74,7 @@ def test_statistics_are_those_of_what_is_stored(root, tmp_path, made):
 
 
 def test_the_mirror_image_is_the_latent_of_mirrored_pixels(root, tmp_path, Machines, made):
-    spec = Spec(*SPEC_FACTS[:2], 4, 5, flip=True)
+    spec = RowSettings(*SPEC_FACTS[:2], 4, 5, flip=True)
     made(root, tmp_path / "out", spec)
     cached = read(tmp_path / "out")
     assert cached.flipped
@@ -126,7 +130,7 @@ def test_no_cache_and_another_one_are_told(root, tmp_path, made):
 
 
 def test_without_an_encoder_of_words_captions_alone_are_kept(root, tmp_path, made):
-    _, machines = made(root, tmp_path / "out", Spec("fake-codec", "", 4, 5))
+    _, machines = made(root, tmp_path / "out", RowSettings("fake-codec", "", 4, 5))
     assert machines.said == []
     cached = read(tmp_path / "out")
     assert cached.captions[1] == ("picture number 1 of the set",)

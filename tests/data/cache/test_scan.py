@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pathline.data.cache.scan import _size
+from pathline.data.cache.scan import size_from_header
 from pathline.data.transforms import decode
 
 
@@ -22,9 +22,9 @@ def saved(format, orientation):
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_the_size_is_that_of_the_picture(format, orientation):
     content = saved(format, orientation)
-    assert _size(content, b"") == tuple(decode(content).shape[1:])
+    assert size_from_header(content, b"") == tuple(decode(content).shape[1:])
 
 
 def test_a_png_is_not_decoded_for_it(monkeypatch):
     monkeypatch.setattr(PngImageFile, "load", None)
-    assert _size(saved("PNG", None), b"") == (40, 64)
+    assert size_from_header(saved("PNG", None), b"") == (40, 64)

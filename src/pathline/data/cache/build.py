@@ -1,11 +1,10 @@
-"""Bring a cache up to its source: look, plan, encode what is new, name what is there.
+"""Bring a cache up to its source: scan, plan, encode what is new, write the index.
 
-Nothing that is needed is deleted before the new index is written, and whatever cost time lies in
+Nothing that is needed is deleted before the new index is written, and whatever cost time is in
 shards that are found again; so a writing may be killed at any moment and started again.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,178 +12,204 @@ from typing import Any, NamedTuple
 import torch
 
 from pathline.data.buckets import Buckets
-from pathline.data.cache import latents, shards, states
-from pathline.data.cache.index import commit, report
-from pathline.data.cache.latents import Encode, Job, Making
+from pathline.data.cache.index import write_index
 from pathline.data.cache.lock import locked
-from pathline.data.cache.plan import Laid, Manner, Plan, Spec, Tick, caption_id, planned
-from pathline.data.cache.reader import FEATURES_FOLDER, LATENTS_FOLDER, NULL, TEXT_FOLDER
-from pathline.data.cache.scan import Bad
+from pathline.data.cache.plan import (
+    Layout,
+    Plan,
+    RowSettings,
+    ShardPlan,
+    Tick,
+    WriteOptions,
+    caption_id,
+    make_plan,
+)
+from pathline.data.cache.reader import FEATURES, LATENTS, NULL, TEXT
+from pathline.data.cache.rows import (
+    Encode,
+    EncodeText,
+    Kind,
+    PlacedPicture,
+    picture_kind,
+    text_kind,
+    text_rows,
+    write,
+)
+from pathline.data.cache.shards import inventory, save
+from pathline.data.faults import Fault, read_faults, write_faults
 from pathline.data.sources.source import Source
-from pathline.types import Cond
 
-BROKEN = ".broken-{}.jsonl"  # what a process could not decode, until the index is written
-EncodeText = Callable[[Sequence[str | None]], Cond]
+UNREADABLE_OF_PROCESS = ".unreadable-{}.jsonl"  # until the index is written
 
 
-class Peers(NamedTuple):
+class Encoders(NamedTuple):
+    """What encodes pictures and captions."""
+
+    latents: Encode  # uint8 [n c h w] -> raw latents
+    text: EncodeText  # captions -> Cond; None stands for the null condition
+    features: Encode | None = None  # uint8 [n c h w] -> features; None: none are stored
+
+
+class Processes(NamedTuple):
     """This process among those that write one cache together; both functions are collective."""
 
     rank: int = 0
     size: int = 1
-    told: Callable[[Any], Any] = lambda value: value  # what rank 0 says
-    agreed: Callable[[bool], bool] = lambda flag: flag  # whether any process says so
+    broadcast: Callable[[Any], Any] = lambda value: value  # the value of rank 0
+    any_true: Callable[[bool], bool] = lambda flag: flag  # whether it is true on any rank
 
 
-PLAIN, ALONE = Manner(), Peers()
+DEFAULTS, ALONE = WriteOptions(), Processes()
 
 
-class Made(NamedTuple):
+class WriteResult(NamedTuple):
     """What a writing came to."""
 
     rows: int
-    encoded: int  # pictures whose latents were not there
-    captions: int  # captions whose states were not there
-    laid: Laid
-    bad: list[Bad]
-    damaged: list[str]  # shards that could not be read and were made anew
-    features: int = 0  # pictures whose features were not there
+    encoded: dict[str, int]  # kind -> rows that were not in the cache before
+    layout: Layout
+    unreadable: list[Fault]
+    damaged: list[str]  # shards that could not be read and were made again
 
 
 def build(
     folder: Path,
     source: Source,
     buckets: Buckets,
-    spec: Spec,
-    encode: Encode,
-    encode_text: EncodeText,
+    settings: RowSettings,
+    encoders: Encoders,
     *,
-    see: Encode | None = None,
-    manner: Manner = PLAIN,
-    peers: Peers = ALONE,
+    options: WriteOptions = DEFAULTS,
+    processes: Processes = ALONE,
     tick: Tick = lambda *_: None,
-) -> Made:
+) -> WriteResult:
     """Bring the cache in `folder` up to the source, encoding what is new or has changed.
 
-    encode: uint8 [n c h w] -> raw latents on any device. encode_text: captions -> Cond; None asks
-    for the null. see: uint8 [n c h w] -> features, where the spec names a vision encoder. Shards
-    are shared by rank; the files are those that one process writes. Raises ValueError, before
-    anything is encoded, for missing captions and for another writer; later for more unreadable
-    pictures than allowed.
+    Shards are shared among the processes; the files are those that one process writes. Raises
+    ValueError, before anything is encoded, for missing captions and for another writer; later for
+    more unreadable pictures than allowed.
     """
-    with locked(folder) if peers.rank == 0 else nullcontext():
-        plan: Plan = _first(peers, lambda: planned(folder, source, buckets, spec, manner, tick))
-        doors = encode, encode_text, see
-        fault = _worked(folder, source, spec, plan, doors, manner, peers, tick)
-        if peers.agreed(fault is not None):
-            raise fault or ValueError("another process could not go on; see what it said")
-        bad, rows = _first(peers, lambda: _ended(folder, source, spec, plan, manner, peers))
-    rooms = plan.latents, plan.text, plan.features
-    damaged = [file for room in rooms for file in room.damaged]
-    latents, text, features = (len(room.new) for room in rooms)
-    return Made(rows, latents, text, plan.laid, bad, damaged, features)
+    with locked(folder) if processes.rank == 0 else nullcontext():
+        plan: Plan = _on_first(
+            processes, lambda: make_plan(folder, source, buckets, settings, options, tick)
+        )
+        error = _write_share(folder, plan, source, settings, encoders, options, processes, tick)
+        if processes.any_true(error is not None):
+            raise error or ValueError("Another process stopped with an error; see its output.")
+        unreadable, rows = _on_first(
+            processes, lambda: _finish(folder, source, settings, plan, options, processes.size)
+        )
+    damaged = [file for part in plan.shards.values() for file in part.damaged]
+    encoded = {kind: len(part.new) for kind, part in plan.shards.items()}
+    return WriteResult(rows, encoded, plan.layout, unreadable, damaged)
 
 
-def _worked(
+def _write_share(
     folder: Path,
-    source: Source,
-    spec: Spec,
     plan: Plan,
-    doors: tuple[Encode, EncodeText, Encode | None],
-    manner: Manner,
-    peers: Peers,
+    source: Source,
+    settings: RowSettings,
+    encoders: Encoders,
+    options: WriteOptions,
+    processes: Processes,
     tick: Tick,
 ) -> ValueError | OSError | None:
-    """This rank's share of the shards, captions first; the fault that stopped it, if any."""
-    encode, encode_text, see = doors
-    making = Making(encode, spec.colours, spec.flip, spec.dtype, manner.batch)
-    jobs = {job.id: job for job in plan.laid.jobs}
-    mine = [_share(room.chunks, peers) for room in (plan.text, plan.latents, plan.features)]
+    """Write this process's shards, captions first; the error that stopped it, if any."""
+    faults: list[Fault] = []
     try:
-        with torch.inference_mode():
-            if spec.text and peers.rank == 0:
-                _null(folder, spec, encode_text)
-            states.write(
-                folder / TEXT_FOLDER,
-                mine[0],
-                plan.said,
-                plan.text.there,
-                encode_text,
-                dtype=spec.text_dtype,
-                batch=manner.batch,
-                tick=_counted(tick, "captions", plan.text, mine[0]),
+        if settings.text and processes.rank == 0:
+            _write_null(folder, settings, encoders.text)
+        for kind, encoding in _kinds(plan, source, settings, encoders).items():
+            part = plan.shards[kind]
+            chunks = dict(list(part.chunks.items())[processes.rank :: processes.size])
+            done = _counter(tick, kind, part, chunks)
+            faults += write(
+                folder / kind, chunks, part.present, encoding, batch=options.batch, tick=done
             )
-        counted = _counted(tick, "pictures", plan.latents, mine[1])
-        there = plan.latents.there
-        broken = latents.write(
-            folder / LATENTS_FOLDER, mine[1], jobs, there, source, making, counted
-        )
-        if see:
-            seeing = making._replace(encode=see, what="features")
-            counted = _counted(tick, "features", plan.features, mine[2])
-            place, there = folder / FEATURES_FOLDER, plan.features.there
-            broken += latents.write(place, mine[2], plan.seen, there, source, seeing, counted)
-        report(folder / BROKEN.format(peers.rank), broken)
-    except (ValueError, OSError) as fault:
-        return fault
+        write_faults(folder / UNREADABLE_OF_PROCESS.format(processes.rank), faults)
+    except (ValueError, OSError) as error:
+        return error
     return None
 
 
-def _ended(
-    folder: Path, source: Source, spec: Spec, plan: Plan, manner: Manner, peers: Peers
-) -> tuple[list[Bad], int]:
-    """The index, from what all ranks wrote; what can't be read, and the number of rows."""
-    files = [folder / BROKEN.format(rank) for rank in range(peers.size)]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    broken = _copies(plan.laid.jobs, [Bad(**json.loads(line)) for line in lines])
-    rows = commit(folder, plan, spec, broken=broken, names=source.names, max_bad=manner.max_bad)
+def _kinds(
+    plan: Plan, source: Source, settings: RowSettings, encoders: Encoders
+) -> dict[str, Kind]:
+    """How the rows of each kind are made."""
+
+    def of_pictures(pictures: Mapping[str, PlacedPicture], encode: Encode, kind: str) -> Kind:
+        return picture_kind(
+            pictures,
+            source,
+            encode,
+            channels=settings.colours,
+            flip=settings.flip,
+            dtype=settings.dtype,
+            noun=kind,
+        )
+
+    kinds = {TEXT: text_kind(plan.captions, encoders.text, settings.text_dtype)}
+    pictures = {placed.id: placed for placed in plan.layout.pictures}
+    kinds[LATENTS] = of_pictures(pictures, encoders.latents, LATENTS)
+    if encoders.features:
+        kinds[FEATURES] = of_pictures(plan.features, encoders.features, FEATURES)
+    return kinds
+
+
+def _write_null(folder: Path, settings: RowSettings, encode_text: EncodeText) -> None:
+    """Write the row of the null condition, unless it is there."""
+    ids = (caption_id(settings, None),)
+    whole, _ = inventory(folder)
+    if not any(shard.file == NULL and shard.ids == ids for shard in whole):
+        with torch.inference_mode():
+            rows = text_rows(encode_text([None]), ["the null prompt"], settings.text_dtype)
+        save(folder / NULL, ids, rows)
+
+
+def _finish(
+    folder: Path,
+    source: Source,
+    settings: RowSettings,
+    plan: Plan,
+    options: WriteOptions,
+    processes: int,
+) -> tuple[list[Fault], int]:
+    """Write the index of what all processes wrote; the unreadable, and the number of rows."""
+    files = [folder / UNREADABLE_OF_PROCESS.format(rank) for rank in range(processes)]
+    undecodable = {fault.digest: fault for file in files for fault in read_faults(file)}
+    # Only one of several copies of the same bytes was read; the others share its fault.
+    copies = [p.picture for p in plan.layout.pictures if p.picture.digest in undecodable]
+    torn = [undecodable[picture.digest]._replace(key=picture.key) for picture in copies]
+    rows = write_index(folder, plan, settings, torn, source.names, max_bad=options.max_bad)
     for file in files:
         file.unlink(missing_ok=True)
-    return [*plan.laid.bad, *broken], rows
+    return [*plan.layout.unreadable, *torn], rows
 
 
-def _copies(jobs: Sequence[Job], broken: Sequence[Bad]) -> list[Bad]:
-    """Every picture of the bytes that gave no latents: just one of its copies was read."""
-    torn = {one.digest: one for one in broken}
-    found = [job.picture for job in jobs if job.picture.digest in torn]
-    return [torn[picture.digest]._replace(key=picture.key) for picture in found]
+def _counter(
+    tick: Tick, kind: str, part: ShardPlan, chunks: Mapping[str, Sequence[str]]
+) -> Callable[[int], None]:
+    """A function that reports so many more of this process's rows as done."""
+    new, done = part.new, 0
+    total = sum(row in new for chunk in chunks.values() for row in chunk)
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        tick(kind, done, total)
+
+    return add
 
 
-def _null(folder: Path, spec: Spec, encode_text: EncodeText) -> None:
-    """The null row, unless it is there."""
-    wanted = (caption_id(spec, None),)
-    whole, _ = shards.inventory(folder)
-    if not any(shard.file == NULL and shard.ids == wanted for shard in whole):
-        row = states.trimmed(encode_text([None]), ["the null prompt"], spec.text_dtype)
-        shards.save(folder / NULL, wanted, states.packed(row))
-
-
-def _share(chunks: dict[str, list[str]], peers: Peers) -> dict[str, list[str]]:
-    """This rank's shards."""
-    return dict(list(chunks.items())[peers.rank :: peers.size])
-
-
-def _counted(tick: Tick, what: str, room: Any, mine: dict[str, list[str]]) -> Callable[[int], None]:
-    """A tick for so many more rows done, of this rank's."""
-    new, done = set(room.new), [0]
-    total = sum(one in new for chunk in mine.values() for one in chunk)
-
-    def more(count: int) -> None:
-        done[0] += count
-        tick(what, done[0], total)
-
-    return more
-
-
-def _first(peers: Peers, work: Callable[[], Any]) -> Any:
-    """What `work` gives on rank 0; a fault there is raised on every rank."""
-    found, fault = None, None
-    if peers.rank == 0:
+def _on_first(processes: Processes, work: Callable[[], Any]) -> Any:
+    """What `work` returns on rank 0; its error is raised on every rank."""
+    result, error = None, None
+    if processes.rank == 0:
         try:
-            found = work()
-        except (ValueError, OSError) as error:
-            fault = error
-    found, fault = peers.told((found, fault))
-    if fault is not None:
-        raise fault
-    return found
+            result = work()
+        except (ValueError, OSError) as raised:
+            error = raised
+    result, error = processes.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result

@@ -1,7 +1,7 @@
-"""The end of a writing: the index of what lies in the shards, its statistics, nothing left over."""
+"""The end of a writing: the index of the shards' rows, their statistics, removal of old shards."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,168 +9,149 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from pathline.data.cache import shards
-from pathline.data.cache.latents import LATENTS, MIRRORED, SUMS, Job
-from pathline.data.cache.plan import Plan, Room, Spec, caption_id, feature_id
+from pathline.data.cache.plan import Plan, RowSettings, ShardPlan, caption_id, picture_id
 from pathline.data.cache.reader import (
-    CACHE,
-    FEATURES_FOLDER,
+    FEATURES,
     FORMAT,
+    HEAD,
     INDEX,
-    LATENTS_FOLDER,
+    LATENTS,
     REFUSED,
     STATS,
-    TEXT_FOLDER,
+    TEXT,
     UNREADABLE,
-    digest,
-    rooms_of,
 )
-from pathline.data.cache.scan import Bad
-from pathline.data.cache.shards import Shard
+from pathline.data.cache.rows import MIRRORED, SUMS, VALUES, PlacedPicture
+from pathline.data.cache.shards import Shard, inventory, is_shard, places, renamed, tensors
 from pathline.data.captions import shared
+from pathline.data.faults import Fault, refuse_unreadable, write_faults
+from pathline.files import digest, write_whole
 
-SHOWN = 5  # unreadable pictures named in an error
+Places = Mapping[str, tuple[int, int]]  # row id -> (number of its shard, row in it)
 
 
-def commit(
+def write_index(
     folder: Path,
     plan: Plan,
-    spec: Spec,
-    *,
-    broken: Sequence[Bad],
+    settings: RowSettings,
+    torn: Sequence[Fault],
     names: Sequence[str],
+    *,
     max_bad: float,
 ) -> int:
-    """Name what lies in `folder`, delete the rest; returns the number of pictures.
+    """List the pictures whose rows are in `folder`, delete other shards; the number of pictures.
 
-    broken: what could not be decoded. Raises ValueError if that is more than the share `max_bad`.
+    torn: what could not be decoded. names: of the classes. Raises ValueError if more than the share
+    `max_bad` is unreadable.
     """
-    laid, bad = plan.laid, [*plan.laid.bad, *broken]
-    report(folder / UNREADABLE, bad)
-    report(folder / REFUSED, laid.refused)
-    torn = {one.digest for one in broken}
-    jobs = [job for job in laid.jobs if job.picture.digest not in torn]
-    refuse_bad(folder, bad, len(bad) + len(jobs) + len(laid.refused), max_bad, left=len(jobs))
-    latents = _final(folder / LATENTS_FOLDER, plan.latents, [job.id for job in jobs])
-    texts = _final(folder / TEXT_FOLDER, plan.text, list(plan.said))
-    needed = [feature_id(spec, job) for job in jobs] if spec.vision else []
-    features = _final(folder / FEATURES_FOLDER, plan.features, needed)
-    places, spoken, seen = _places(latents), _places(texts), _places(features)
-    lines = [_line(job, places, spoken, seen, spec) for job in jobs]
-    stats = _stats(folder / LATENTS_FOLDER, latents, [line["latent"] for line in lines])
-    sizes = sorted({job.place.size for job in jobs}, key=lambda size: (size[1] / size[0], size))
-    head = {"format": FORMAT, **asdict(spec), "flipped": spec.flip, "names": list(names)}
-    head |= {"sizes": sizes, "latents": named(latents), "texts": named(texts)}
-    head["features"] = named(features)
-    publish(folder, head, lines, stats)
+    layout, unreadable = plan.layout, [*plan.layout.unreadable, *torn]
+    write_faults(folder / UNREADABLE, unreadable)
+    write_faults(folder / REFUSED, layout.refused)
+    digests = {fault.digest for fault in torn}
+    pictures = [placed for placed in layout.pictures if placed.picture.digest not in digests]
+    count = len(unreadable) + len(pictures) + len(layout.refused)
+    refuse_unreadable(unreadable, count, max_bad, folder / UNREADABLE, usable=len(pictures))
+    ids = {LATENTS: (p.id for p in pictures), TEXT: plan.captions, FEATURES: plan.features}
+    shards = {kind: _final(folder / kind, plan.shards[kind], list(ids[kind])) for kind in ids}
+    where = {kind: places(of_kind) for kind, of_kind in shards.items()}
+    lines = [_line(placed, where, settings) for placed in pictures]
+    stats = _stats(folder / LATENTS, shards[LATENTS], [line[LATENTS] for line in lines])
+    sizes = {placed.place.size for placed in pictures}
+    head = {**asdict(settings), "names": list(names), "sizes": sorted(sizes, key=_by_ratio)}
+    publish(folder, head, shards, lines, stats)
     return len(lines)
 
 
 def publish(
-    folder: Path, head: dict[str, Any], lines: Sequence[dict[str, Any]], stats: dict[str, Any]
+    folder: Path,
+    head: Mapping[str, Any],
+    shards: Mapping[str, Sequence[Shard]],
+    lines: Sequence[Mapping[str, Any]],
+    stats: Mapping[str, Any],
 ) -> None:
-    """Write index, statistics and head, then delete shards that the head doesn't name."""
+    """Write index, statistics and, last, the head; then delete shards that it doesn't name."""
     index = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: a name may be no UTF-8
     texts = {INDEX: index, STATS: json.dumps(stats, indent=1) + "\n"}
     for file, text in texts.items():
-        shards.replace(folder / file, text)
-    head |= {"rows": len(lines), "index": digest(index), "stats": digest(texts[STATS])}
-    shards.replace(folder / CACHE, json.dumps(head, indent=1) + "\n")
-    for room, found in rooms_of(head):
-        named = {shard["file"] for shard in found}
-        for file in folder.glob(f"{room}/*"):
-            if file.name not in named and shards.is_own(file):
+        write_whole(folder / file, text)
+    listed = {
+        kind: [{"file": shard.file, "rows": len(shard.ids), "bytes": shard.bytes} for shard in of]
+        for kind, of in shards.items()
+    }
+    digests = {file: digest(text) for file, text in texts.items()}
+    full = {"format": FORMAT, **head, "rows": len(lines), "shards": listed, "digests": digests}
+    write_whole(folder / HEAD, json.dumps(full, indent=1) + "\n")
+    for kind, of_kind in shards.items():
+        current = {shard.file for shard in of_kind}
+        for file in folder.glob(f"{kind}/*"):
+            if file.name not in current and is_shard(file):
                 file.unlink()
 
 
-def report(file: Path, found: Sequence[Bad]) -> None:
-    """List pictures with their reasons, a line each; no file for none."""
-    if found:
-        lines = (json.dumps(one._asdict()) + "\n" for one in found)
-        shards.replace(file, "".join(lines))
-    else:
-        file.unlink(missing_ok=True)
+def _by_ratio(size: tuple[int, int]) -> tuple[float, tuple[int, int]]:
+    return size[1] / size[0], size
 
 
-def refuse_bad(folder: Path, bad: Sequence[Bad], count: int, max_bad: float, *, left: int) -> None:
-    """Raise ValueError where too many pictures can't be read, or none is left."""
-    if len(bad) > max_bad * count or not left:
-        first = "; ".join(one.reason for one in bad[:SHOWN])
-        raise ValueError(
-            f"{len(bad)} of {count} pictures can't be read, more than data.max_bad={max_bad:g} "
-            f"allows: {first}{' …' if len(bad) > SHOWN else ''}. All are listed in "
-            f"{folder / UNREADABLE}. Mend or remove them."
-        )
+def _final(folder: Path, part: ShardPlan, needed: Sequence[str]) -> list[Shard]:
+    """The shards that were retained and written, in the order of their first rows."""
+    present = {shard.file: shard for shard in inventory(folder)[0]}
+    existing = {row for shard in present.values() for row in shard.ids}  # all but torn ones
+    order = {row: number for number, row in enumerate(dict.fromkeys(needed))}
+    files = [shard.file for shard in part.retained]
+    for file, chunk in part.chunks.items():
+        files.append(renamed(file, [row for row in chunk if row in existing]))
+    final = [present[file] for file in files if file in present]
+    return sorted(final, key=lambda shard: min(order.get(row, len(order)) for row in shard.ids))
 
 
-def _final(folder: Path, room: Room, needed: Sequence[str]) -> list[Shard]:
-    """The shards that were kept and those that were written, in the order of their first rows."""
-    there = {shard.file: shard for shard in shards.inventory(folder)[0]}
-    present = {one for shard in there.values() for one in shard.ids}  # all but what broke
-    order = {one: number for number, one in enumerate(dict.fromkeys(needed))}
-    files = [shard.file for shard in room.kept]
-    for file, chunk in room.chunks.items():
-        files.append(shards.renamed(file, [one for one in chunk if one in present]))
-    found = [there[file] for file in files if file in there]
-    return sorted(found, key=lambda shard: min(order.get(one, len(order)) for one in shard.ids))
-
-
-def _places(found: Sequence[Shard]) -> dict[str, tuple[int, int]]:
-    """Identity -> (number of its shard, row)."""
-    return {
-        one: (number, row)
-        for number, shard in enumerate(found)
-        for row, one in enumerate(shard.ids)
-    }
-
-
-def _line(job: Job, latents: dict, texts: dict, seen: dict, spec: Spec) -> dict[str, Any]:
+def _line(
+    placed: PlacedPicture, where: Mapping[str, Places], settings: RowSettings
+) -> dict[str, Any]:
     """A picture's line of the index."""
-    picture, place = job.picture, job.place
-    feature = feature_id(spec, job) if spec.vision else None
-    if job.id not in latents or (feature and feature not in seen):
-        raise ValueError(f"what was written of {picture.key} is gone; start again")
-    said = picture.captions
+    picture, place = placed.picture, placed.place
+    ids = {LATENTS: placed.id}
+    if settings.vision:
+        ids[FEATURES] = picture_id(FEATURES, settings, picture, place.size)
+    for kind, row in ids.items():
+        if row not in where[kind]:
+            raise ValueError(f"The {kind} of {picture.key} were deleted meanwhile. Start again.")
+    captions = picture.captions if settings.text else ()
     return {
         "key": picture.key,
         "bucket": place.size,
-        "latent": latents[job.id],
-        **({"feature": seen[feature]} if feature else {}),
+        **{kind: where[kind][row] for kind, row in ids.items()},
+        TEXT: [where[TEXT][caption_id(settings, caption)] for caption in captions],
         "digest": picture.digest,
-        "stamp": picture.stamp,
+        "version": picture.version,
         "size": (picture.height, picture.width),
         "scaled": place.scaled,
         "cut": (place.top, place.left),
-        "cropped": round(place.cropped, 6),
         "label": picture.label,
-        "captions": said,
-        "weights": shared([1.0], picture.of or range(len(said))),
+        "captions": picture.captions,
+        "weights": shared([1.0], picture.of or range(len(picture.captions))),
         "of": picture.of,
-        "states": [texts[caption_id(spec, text)] for text in said] if spec.text else [],
     }
 
 
 def _stats(
-    folder: Path, found: Sequence[Shard], places: Sequence[tuple[int, int]]
+    folder: Path, shards: Sequence[Shard], rows: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """Mean and std of what is stored, each picture of the index counted once."""
     total: Any = 0.0  # [2 c]: sums, sums of squares
     count = 0
-    shard, row = np.array(places).T
-    for number, one in enumerate(found):
-        table = shards.tensors(folder / one.file)
-        here = row[shard == number]
-        total = total + table[SUMS].numpy()[here].sum(0)
-        count += len(here) * table[LATENTS][0, 0].numel() * (1 + (MIRRORED in table))
+    numbers, positions = np.array(rows).T
+    for number, shard in enumerate(shards):
+        table = tensors(folder / shard.file)
+        of_shard = positions[numbers == number]
+        total = total + table[SUMS].numpy()[of_shard].sum(0)
+        count += len(of_shard) * table[VALUES][0, 0].numel() * (1 + (MIRRORED in table))
     return statistics(total, count)
 
 
 def statistics(total: Float64[np.ndarray, "2 c"], count: int) -> dict[str, Any]:
-    """Sums and sums of squares over `count` positions as mean and std, per channel and pooled."""
-
-    every, places = total.sum(1, keepdims=True), count * total.shape[1]
+    """Mean and std, per channel and pooled, of sums and sums of squares over `count` positions."""
     mean, std = _moments(total, count)
-    pooled, spread = _moments(every, places)
+    pooled, spread = _moments(total.sum(1, keepdims=True), count * total.shape[1])
     return {
         "positions": count,
         "mean": mean.tolist(),
@@ -182,7 +163,3 @@ def statistics(total: Float64[np.ndarray, "2 c"], count: int) -> dict[str, Any]:
 def _moments(sums: Float64[np.ndarray, "2 c"], count: int) -> tuple[np.ndarray, np.ndarray]:
     mean = sums[0] / count
     return mean, np.sqrt(np.maximum(sums[1] / count - mean**2, 0))
-
-
-def named(found: Sequence[Shard]) -> list[dict[str, Any]]:
-    return [{"file": s.file, "rows": len(s.ids), "bytes": s.bytes} for s in found]

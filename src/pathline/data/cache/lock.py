@@ -19,8 +19,8 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise ValueError(
-                f"{folder} is being written by another process ({file.read().strip() or '?'}); "
-                "wait for it, or take another --out."
+                f"{folder} is being written by another process ({file.read().strip() or '?'}). "
+                "Wait for it, or choose another --out."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")

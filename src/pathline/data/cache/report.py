@@ -1,4 +1,4 @@
-"""What a person sees of a preprocessing: a table of the buckets, lists, a bar."""
+"""What preprocessing prints: a table of the buckets, and lists of pictures that are left out."""
 
 import time
 from collections import Counter
@@ -18,68 +18,69 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from pathline.data.buckets import Buckets
-from pathline.data.cache.latents import Job, size_of
-from pathline.data.cache.plan import Laid, Tick
-from pathline.data.cache.scan import Bad
+from pathline.data.buckets import Buckets, size_name
+from pathline.data.cache.plan import Layout, Tick
+from pathline.data.cache.rows import PlacedPicture
+from pathline.data.faults import Fault
 
-NAMED = 10  # pictures of a list that are named
+LISTED = 10  # pictures of a list that are named
 EVERY = 10.0  # seconds between plain lines
 
 
-def table(laid: Laid, buckets: Buckets, batch: int) -> list[Table | str]:
-    """The buckets with what lies in them, and what is worth a word."""
+def bucket_table(layout: Layout, buckets: Buckets, batch: int) -> list[Table | str]:
+    """The buckets with the pictures in them, and notes on what may need attention."""
     heads = ("size", "images", "batches", "cropped", "at most", "upscaled", "refused")
-    found = Table("bucket", *heads)
-    by_size = {size: [j for j in laid.jobs if j.place.size == size] for size in buckets.sizes}
-    refused = Counter(one.size for one in laid.refused)
-    for index, (size, jobs) in enumerate(by_size.items()):
-        if jobs or refused[size]:
-            found.add_row(str(index), size_of(size), *_row(jobs, batch, refused[size]))
-    found.add_section()
-    found.add_row("all", "", *_row(laid.jobs, batch, len(laid.refused)))
+    table = Table("bucket", *heads)
+    by_size = {size: [p for p in layout.pictures if p.place.size == size] for size in buckets.sizes}
+    refused = Counter(fault.size for fault in layout.refused)
+    for number, (size, pictures) in enumerate(by_size.items()):
+        if pictures or refused[size]:
+            table.add_row(str(number), size_name(size), *_cells(pictures, batch, refused[size]))
+    table.add_section()
+    table.add_row("all", "", *_cells(layout.pictures, batch, len(layout.refused)))
     used = sum(map(bool, by_size.values()))
-    notes = [f"{used} of {len(by_size)} buckets hold pictures; {len(laid.bad)} can't be read"]
-    few = {size_of(size): len(jobs) for size, jobs in by_size.items() if 0 < len(jobs) < batch}
-    return [found, *notes, *([_few(few, batch)] if few else [])]
+    notes = [f"{used} of {len(by_size)} buckets hold pictures; {len(layout.unreadable)} unreadable"]
+    counts = {size_name(size): len(pictures) for size, pictures in by_size.items()}
+    small = {name: count for name, count in counts.items() if 0 < count < batch}
+    return [table, *notes, *([_note_on_small(small, batch)] if small else [])]
 
 
-def _row(jobs: Sequence[Job], batch: int, refused: int) -> list[str]:
-    """images, batches, share cropped in the mean and at most, upscaled, refused."""
-    shares = [job.place.cropped for job in jobs] or [0.0]
-    enlarged = sum(job.place.scale > 1 for job in jobs)
-    middle = f"{sum(shares) / len(shares):.1%}"
-    batches = f"{len(jobs) / batch:.1f}"
-    return [str(len(jobs)), batches, middle, f"{max(shares):.1%}", str(enlarged), str(refused)]
+def _cells(pictures: Sequence[PlacedPicture], batch: int, refused: int) -> list[str]:
+    """images, batches, share cropped on average and at most, upscaled, refused."""
+    shares = [placed.place.cropped for placed in pictures] or [0.0]
+    enlarged = sum(placed.place.scale > 1 for placed in pictures)
+    average = f"{sum(shares) / len(shares):.1%}"
+    batches = f"{len(pictures) / batch:.1f}"
+    return [str(len(pictures)), batches, average, f"{max(shares):.1%}", str(enlarged), str(refused)]
 
 
-def _few(few: dict[str, int], batch: int) -> str:
-    """A word on buckets of which an update shows each picture more than once."""
-    least = min(few, key=lambda name: few[name])
+def _note_on_small(small: dict[str, int], batch: int) -> str:
+    """Buckets of which an update shows each picture more than once."""
+    least = min(small, key=lambda name: small[name])
     return (
-        f"{len(few)} buckets hold fewer pictures than train.batch={batch}: an update repeats them, "
-        f"up to {batch / few[least]:.1f} times ({least}: {few[least]}), and comes that much more "
-        "rarely. A larger data.buckets.multiple makes fewer buckets, less is cut with more of them."
+        f"{len(small)} buckets hold fewer pictures than train.batch={batch}: an update repeats "
+        f"them, up to {batch / small[least]:.1f} times ({least}: {small[least]}), and such updates "
+        "are rarer. A larger data.buckets.multiple makes fewer buckets, which crop more."
     )
 
 
-def listed(laid: Laid) -> list[str]:
-    """Every kind of picture that is not as it was, the first of them by name."""
+def list_faults(layout: Layout) -> list[str]:
+    """Every kind of picture that is left out or enlarged, the first of each by name."""
     kinds = {
-        "unreadable": laid.bad,
-        "refused, too small": laid.refused,
-        "enlarged by wish": laid.enlarged,
+        "unreadable": layout.unreadable,
+        "refused, too small": layout.refused,
+        "enlarged (data.buckets.small=keep)": layout.enlarged,
     }
     lines = []
-    for kind, found in kinds.items():
-        lines += [f"{kind}: {_named(one)}" for one in found[:NAMED]]
-        if len(found) > NAMED:
-            lines.append(f"{kind}: … and {len(found) - NAMED} more")
+    for kind, faults in kinds.items():
+        lines += [f"{kind}: {_named(fault)}" for fault in faults[:LISTED]]
+        if len(faults) > LISTED:
+            lines.append(f"{kind}: … and {len(faults) - LISTED} more")
     return lines
 
 
-def _named(one: Bad) -> str:
-    return one.reason if one.key in one.reason else f"{one.key}: {one.reason}"
+def _named(fault: Fault) -> str:
+    return fault.reason if fault.key in fault.reason else f"{fault.key}: {fault.reason}"
 
 
 class Speed(ProgressColumn):

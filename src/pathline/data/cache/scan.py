@@ -1,30 +1,30 @@
-"""What a source holds, told without decoding: a digest of every picture, its size, its captions."""
+"""Look at every picture of a source without decoding it: its digest, size and captions."""
 
-import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from pathline.data.ahead import map_ahead
+from pathline.data.faults import Fault
 from pathline.data.sources.source import Source
 from pathline.data.transforms import FORMATS, MOST_PIXELS
+from pathline.files import digest
 from pathline.types import Example
 
-CHUNK, AHEAD = 64, 32  # pictures a thread looks at at a time; chunks given out before one is back
+CHUNK, AHEAD = 64, 2048  # pictures a thread looks at at a time, and that wait to be used
 TURNED = range(5, 9)  # EXIF orientations that exchange width and height
 ORIENTATION = 0x0112
-PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where one may say it
-Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
+PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where one may be given
+FileVersion = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
-class Seen(NamedTuple):
-    """What the last look at a file found."""
+class FileInfo(NamedTuple):
+    """What an earlier scan noted of a file."""
 
-    stamp: Stamp | None
+    version: FileVersion | None
     digest: str
     height: int
     width: int
@@ -35,8 +35,8 @@ class Picture(NamedTuple):
 
     row: int
     key: str
-    digest: str  # sha256 of the file, or of the pixels where there is no file
-    stamp: Stamp | None  # None: it lies in no file of its own
+    digest: str  # of the file, or of the pixels where there is no file
+    version: FileVersion | None  # None: it has no file of its own
     height: int  # upright
     width: int
     captions: tuple[str, ...]
@@ -44,124 +44,108 @@ class Picture(NamedTuple):
     of: tuple[int, ...] = ()  # the number of the caption that each arranges; (): its own
 
 
-class Bad(NamedTuple):
-    """A picture that can't be used, and why."""
-
-    key: str
-    reason: str
-    digest: str = ""
-    size: tuple[int, int] | None = None  # of the bucket it would lie in, where that is known
-    passing: bool = False  # the file could not be read, whatever it holds; it is tried again
-
-
 def scan(
     source: Source,
-    known: Mapping[str, Seen],
-    broken: Mapping[str, str],
+    earlier: Mapping[str, FileInfo],
+    undecodable: Mapping[str, str],
     tick: Callable[[int], None] = lambda _: None,
-) -> tuple[list[Picture], list[Bad]]:
-    """Look at every picture, in the source's order.
+) -> tuple[list[Picture], list[Fault]]:
+    """The readable pictures and the faults of the others, in the source's order.
 
-    known: key -> what was seen of it before; a file of the same size and time is not read again.
-    broken: digest -> why the picture of this digest could not be decoded before.
+    earlier: key -> what the last scan noted; a file of the same size and time is not read again.
+    undecodable: digest -> why the picture of this digest could not be decoded before.
     """
+    pictures: list[Picture] = []
+    faults: list[Fault] = []
 
-    def some(start: int) -> list[Picture | Bad]:
-        rows = range(start, min(start + CHUNK, source.count))
-        return [_look(source, row, known, broken) for row in rows]
+    def look_at(row: int) -> Picture | Fault:
+        return _look_at(source, row, earlier, undecodable)
 
-    found: list[Picture | Bad] = []
-    for looked in _ahead(some, range(0, source.count, CHUNK)):
-        found += looked
-        tick(len(found))
-    return (
-        [one for one in found if isinstance(one, Picture)],
-        [one for one in found if isinstance(one, Bad)],
-    )
+    looks = map_ahead(look_at, range(source.count), ahead=AHEAD, chunk=CHUNK)
+    for count, look in enumerate(looks, start=1):
+        if isinstance(look, Picture):
+            pictures.append(look)
+        else:
+            faults.append(look)
+        if count % CHUNK == 0 or count == source.count:
+            tick(count)
+    return pictures, faults
 
 
 def captions_of(example: Example) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The captions that are not empty, and `Example.of` of these."""
-    said = example.captions or (example.caption or "",)
-    kept = [number for number, text in enumerate(said) if text.strip()]
-    of = tuple(example.of[number] for number in kept) if example.of else ()
-    return tuple(said[number] for number in kept), of
+    texts = example.captions or (example.caption or "",)
+    numbers = [number for number, text in enumerate(texts) if text.strip()]
+    of = tuple(example.of[number] for number in numbers) if example.of else ()
+    return tuple(texts[number] for number in numbers), of
 
 
 def unchanged(source: Source, picture: Picture) -> bool:
-    """Whether the picture's file is still the one that was looked at."""
-    return picture.stamp is None or _stamp(_encoded(source, picture.row)) == picture.stamp
+    """Whether the picture's file is still the one that was scanned."""
+    return picture.version is None or _version(_encoded(source, picture.row)) == picture.version
 
 
-def _look(
-    source: Source, row: int, known: Mapping[str, Seen], broken: Mapping[str, str]
-) -> Picture | Bad:
+def _look_at(
+    source: Source, row: int, earlier: Mapping[str, FileInfo], undecodable: Mapping[str, str]
+) -> Picture | Fault:
     key = f"row {row}"
     try:
-        about = source.about or source.read
-        example: Example = about(row)
+        describe = source.about or source.read
+        example: Example = describe(row)
         key, encoded = example.key, _encoded(source, row)
-        stamp, seen = _stamp(encoded), known.get(key)
-        if seen is None or stamp is None or seen.stamp != stamp:
-            seen = _seen(source, row, encoded)
-    except Exception as fault:  # broken files make Pillow's readers raise almost anything
-        return Bad(key, str(fault))
-    if seen.digest in broken:
-        return Bad(key, broken[seen.digest], seen.digest)
-    said, of = captions_of(example)
-    return Picture(row, key, seen.digest, stamp, seen.height, seen.width, said, example.label, of)
+        version, info = _version(encoded), earlier.get(key)
+        if info is None or version is None or info.version != version:
+            info = _read_info(source, row, encoded)
+    except Exception as error:  # broken files make Pillow's readers raise almost anything
+        return Fault(key, str(error))
+    if info.digest in undecodable:
+        return Fault(key, undecodable[info.digest], info.digest)
+    captions, of = captions_of(example)
+    size = info.height, info.width
+    return Picture(row, key, info.digest, version, *size, captions, example.label, of)
 
 
-def _seen(source: Source, row: int, encoded: bytes | Path | None) -> Seen:
+def _read_info(source: Source, row: int, encoded: bytes | Path | None) -> FileInfo:
     """Digest and size; of the pixels where nothing is encoded."""
     if encoded is None:
         image = source.read(row).image
         shape = tuple(image.shape)
         content = repr(shape).encode() + image.numpy().tobytes()
-        return Seen(None, hashlib.sha256(content).hexdigest(), shape[1], shape[2])
+        return FileInfo(None, digest(content), shape[1], shape[2])
     content = encoded.read_bytes() if isinstance(encoded, Path) else encoded
-    height, width = _size(content, encoded)
-    return Seen(None, hashlib.sha256(content).hexdigest(), height, width)
+    return FileInfo(None, digest(content), *size_from_header(content, encoded))
 
 
-def _size(content: bytes, name: bytes | Path) -> tuple[int, int]:
-    """Height and width of an encoded picture as it is meant to be seen, from its header."""
+def size_from_header(content: bytes, name: bytes | Path) -> tuple[int, int]:
+    """Height and width of an encoded picture as it is meant to be shown, undecoded."""
     named = f"{name} " if isinstance(name, Path) else ""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            few = width * height <= MOST_PIXELS
-            turned = few and _turned(image)
-    except Exception as fault:
-        raise ValueError(f"{named}cannot be read as a picture: {fault}") from fault
-    if not few:
-        raise ValueError(f"{named}has {width}x{height} pixels, more than {MOST_PIXELS}; scale it")
-    return (width, height) if turned else (height, width)
+            fits = width * height <= MOST_PIXELS
+            is_turned = fits and _is_turned(image)
+    except Exception as error:
+        raise ValueError(f"{named}cannot be read as a picture: {error}") from error
+    if not fits:
+        raise ValueError(
+            f"{named}has {width}x{height} pixels, more than {MOST_PIXELS}. Scale it down."
+        )
+    return (width, height) if is_turned else (height, width)
 
 
-def _turned(image: Image.Image) -> bool:
-    """Whether width and height are to be exchanged. A TIFF's size is so already, and a PNG that
-    says nothing of it would be decoded whole to ask."""
-    silent = image.format == "PNG" and not PNG_EXIF & image.info.keys()
-    return image.format != "TIFF" and not silent and image.getexif().get(ORIENTATION) in TURNED
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF exchanges width and height. A TIFF's size already takes it into account, and a
+    PNG without the entry would be decoded whole to find out."""
+    has_none = image.format == "PNG" and not PNG_EXIF & image.info.keys()
+    return image.format != "TIFF" and not has_none and image.getexif().get(ORIENTATION) in TURNED
 
 
 def _encoded(source: Source, row: int) -> bytes | Path | None:
     return source.encoded(row) if source.encoded is not None else None
 
 
-def _stamp(encoded: bytes | Path | None) -> Stamp | None:
+def _version(encoded: bytes | Path | None) -> FileVersion | None:
     if not isinstance(encoded, Path):
         return None
     state = encoded.stat()
     return state.st_size, state.st_mtime_ns
-
-
-def _ahead(work: Callable[[int], list], starts: range) -> Iterator[list]:
-    """work of each start, in order, by threads."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        for first in range(0, len(starts), AHEAD):
-            yield from pool.map(work, starts[first : first + AHEAD])
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for them

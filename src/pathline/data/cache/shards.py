@@ -1,25 +1,30 @@
-"""Shards: safetensors files of rows, named by what they hold, so that a file is whole or not there.
+"""Shards: safetensors files of rows, named by their content, so that a file is whole or absent.
 
-A row's identity is a digest of all that made it. A shard's header lists the identities of its rows,
-and its name is a digest of them; so work that was stopped is found again by looking at the files.
+The id of a row is a digest of all that it was made from. A shard's header lists the ids of its rows
+and its name is a digest of them, so work that was interrupted is found again by listing the files.
+
+A row is a dict of tensors. `tokens` differ in length from row to row and are stored one after the
+other with their offsets; all other tensors are stacked.
 """
 
-import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-HEADER = "pathline"  # one entry alone: the library writes several in any order
-ENDING = ".safetensors"
+from pathline.files import digest, write_whole
 
-OWN = re.compile(r"[.]?[\w-]+-[0-9a-f]{16}[.]safetensors([.]\d+[.]tmp)?")
+HEADER = "pathline"  # a single entry: safetensors writes several in any order
+ENDING = ".safetensors"
+SHARD_NAME = re.compile(r"[.]?[\w-]+-[0-9a-f]{16}[.]safetensors([.]\d+[.]tmp)?")
+TOKENS, OFFSETS = "tokens", "offsets"
+Row = dict[str, Tensor]
 
 
 class Shard(NamedTuple):
@@ -30,33 +35,33 @@ class Shard(NamedTuple):
     bytes: int
 
 
-def identity(*made_by: Any) -> str:
-    """A short digest of all that makes a row what it is."""
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:32]
+def row_id(*sources: Any) -> str:
+    """A short digest of all that a row is made from."""
+    return digest(json.dumps(sources))[:32]
 
 
-def name(prefix: str, ids: Sequence[str]) -> str:
+def file_name(prefix: str, ids: Sequence[str]) -> str:
     """The file of these rows."""
-    return f"{prefix}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:16]}{ENDING}"
+    return f"{prefix}-{digest(' '.join(ids))[:16]}{ENDING}"
 
 
 def renamed(file: str, ids: Sequence[str]) -> str:
-    """The file of these rows instead of those it was planned for; the same for the same rows."""
-    return name(file.rpartition("-")[0], ids)
+    """The file of these rows, which replace those that `file` was planned for."""
+    return file_name(file.rpartition("-")[0], ids)
 
 
-def is_own(file: Path) -> bool:
-    """Whether a file bears the name of a shard or of one that was begun."""
-    return bool(OWN.fullmatch(file.name))
+def is_shard(file: Path) -> bool:
+    """Whether a file has the name of a shard, or of one whose writing was interrupted."""
+    return bool(SHARD_NAME.fullmatch(file.name))
 
 
-def save(file: Path, ids: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write a shard; it is there when it is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+def save(file: Path, ids: Sequence[str], rows: Sequence[Row]) -> Shard:
+    """Write a shard; the file appears when it is whole."""
+    tensors = {key: value.contiguous() for key, value in pack(rows).items()}
     header = {HEADER: json.dumps({"ids": list(ids)})}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, fresh, header)
-    os.replace(fresh, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda path: save_file(tensors, path, header))
+    return Shard(file.name, tuple(ids), file.stat().st_size)
 
 
 def inventory(folder: Path) -> tuple[list[Shard], list[str]]:
@@ -73,37 +78,36 @@ def inventory(folder: Path) -> tuple[list[Shard], list[str]]:
     return whole, damaged
 
 
-def plan(
-    needed: Sequence[str], there: Sequence[Shard], most: int
-) -> tuple[list[Shard], list[list[str]]]:
-    """Shards to keep, and rows to write: in the order needed, at most `most` a shard.
-
-    Kept is a shard all of whose rows are needed. The others' rows are among those to write, and so
-    are those of shards less than half full, once anything is to be written.
-    """
-    order = {one: number for number, one in enumerate(dict.fromkeys(needed))}
-    kept, covered = [], set[str]()
-    for shard in sorted(there, key=lambda shard: (-len(shard.ids), shard.file)):
-        if all(one in order and one not in covered for one in shard.ids):
-            kept.append(shard)
-            covered.update(shard.ids)
-    if len(covered) < len(order):
-        kept = [shard for shard in kept if 2 * len(shard.ids) >= most]
-        covered = {one for shard in kept for one in shard.ids}
-    kept.sort(key=lambda shard: min(order[one] for one in shard.ids))
-    rest = [one for one in order if one not in covered]
-    return kept, [rest[start : start + most] for start in range(0, len(rest), most)]
+def places(shards: Iterable[Shard]) -> dict[str, tuple[int, int]]:
+    """Row id -> (number of its shard, row in it)."""
+    return {
+        row: (number, position)
+        for number, shard in enumerate(shards)
+        for position, row in enumerate(shard.ids)
+    }
 
 
 def tensors(file: Path, *keys: str) -> dict[str, Tensor]:
-    """The tensors of a shard, mapped from the file; all of them without `keys`."""
+    """The tensors of a shard, memory-mapped; only those named by `keys`, if any."""
     with safe_open(file, "pt") as opened:
-        there = set(opened.keys())
-        return {key: opened.get_tensor(key) for key in keys or sorted(there) if key in there}
+        present = set(opened.keys())
+        return {key: opened.get_tensor(key) for key in keys or sorted(present) if key in present}
 
 
-def replace(file: Path, text: str) -> None:
-    """Write a text file; it is the old or the new one, never a part."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    fresh.write_text(text, "utf-8")
-    os.replace(fresh, file)
+def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """Rows as the tensors of a shard."""
+    table = {key: torch.stack([row[key] for row in rows]) for key in rows[0] if key != TOKENS}
+    if TOKENS in rows[0]:
+        lengths = torch.tensor([0, *(len(row[TOKENS]) for row in rows)])
+        table[TOKENS] = torch.cat([row[TOKENS] for row in rows])
+        table[OFFSETS] = lengths.cumsum(0)
+    return table
+
+
+def unpack(table: Mapping[str, Tensor], position: int) -> Row:
+    """One row of a shard's tensors."""
+    row = {key: column[position] for key, column in table.items() if key not in (TOKENS, OFFSETS)}
+    if TOKENS in table:
+        begin, end = table[OFFSETS][position : position + 2].tolist()
+        row[TOKENS] = table[TOKENS][begin:end]
+    return row

@@ -20,7 +20,7 @@ from pathline.data.sources.source import Source
 from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
 from pathline.images import sheet
-from pathline.runs.from_pictures import source_of
+from pathline.runs.from_pictures import open_source
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import Codec, Facts
@@ -77,7 +77,7 @@ def codec_check(
         raise ValueError(f"--count {count}, --batch {batch}, --size {size}: all are above 0.")
     given = [f"codec={codec}", *overrides]
     run = read(folder, config, given, {"device": device}, check=problems_of).run
-    run, source = source_of(run)
+    run, source = open_source(run)
     built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
     console = Console(highlight=False)
     seen = pictures(source, count, size, built.factor, run.data.channels)

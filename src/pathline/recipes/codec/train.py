@@ -27,7 +27,7 @@ from pathline.runs import folder as runs
 from pathline.runs.codec_feed import feeder, source_of
 from pathline.runs.codec_players import codebook_hook, listening, players_of
 from pathline.runs.dataset import split
-from pathline.runs.from_pictures import pictures_of
+from pathline.runs.from_pictures import load_pictures
 from pathline.runs.resume import restored, resumed, same_facts, same_optimizer
 from pathline.runs.saver import Saver, attempt, saver
 from pathline.runs.signals import signals
@@ -125,7 +125,7 @@ def _train(
     device = pick_device(run.device)
     say = partial(console.print, soft_wrap=True, highlight=False)
     run, source = source_of(run)
-    pictures = pictures_of(run.data, source, where / runs.UNREADABLE, console)
+    pictures = load_pictures(run.data, source, where / runs.UNREADABLE, console)
     _, channels, height, width = pictures.pixels.shape
     facts = Facts(channels, height, width)
     if opened:
