@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -94,9 +95,9 @@ def awake(**options):
 def test_the_average_is_the_velocity_and_its_lift():
     x, t, r = way(500)
     v = true_velocity(x, t)
-    lift = exact(true_average, x, t, r, v)
+    lift = exact(true_average, x, t, r, v).constant
     torch.testing.assert_close(true_average(x, t, r), v + lift)
-    wrong = exact(true_average, x, t, r, v + 1)
+    wrong = exact(true_average, x, t, r, v + 1).constant
     assert (wrong - lift).abs().mean() > 0.1
 
 
@@ -105,7 +106,8 @@ def test_differences_agree_with_the_derivative(step):
     x, t, r = way(500)
     v = some(500, 1, 2, 2, seed=4, dtype=torch.float64)
     exactly, nearly = (
-        lift(true_average, x, t, r, v) for lift in (exact, partial(difference, step=step))
+        lift(true_average, x, t, r, v).constant
+        for lift in (exact, partial(difference, step=step))
     )
     error = (exactly - nearly).square().mean().sqrt() / exactly.square().mean().sqrt()
     assert error < 40 * step**2 + 2 * step * (t < step).double().mean()
@@ -120,15 +122,16 @@ def test_differences_agree_with_the_derivative_of_a_network(options):
     def average(x, t, r):
         return network(x, t, cond, r).value
 
-    found = exact(average, x, t, r, v)
-    torch.testing.assert_close(found, difference(average, x, t, r, v), rtol=0.02, atol=1e-3)
+    found = exact(average, x, t, r, v).constant
+    wanted = difference(average, x, t, r, v).constant
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=1e-3)
     assert found.abs().mean() > 0.01
     assert not found.requires_grad
 
 
 def test_what_asks_nothing_of_its_inputs_has_no_lift():
     x, t, r = way(3)
-    assert not exact(lambda x, _t, _r: torch.ones_like(x).detach(), x, t, r, x).any()
+    assert not exact(lambda x, _t, _r: torch.ones_like(x).detach(), x, t, r, x).constant.any()
 
 
 @pytest.mark.parametrize("step", [0.0, 0.5, -1.0])
@@ -173,9 +176,35 @@ def test_alpha_flow_becomes_mean_flow():
     x, t, r = way(200)
     v, alpha = some(200, 1, 2, 2, seed=4, dtype=torch.float64), 1e-4
     u = true_average(x, t, r)
-    error = u - between(true_average, x, t, r, v, alpha=alpha) - v
-    wanted = u - exact(true_average, x, t, r, v) - v
-    torch.testing.assert_close(error / alpha, wanted, rtol=1e-2, atol=1e-2)
+    error = u - between(true_average, x, t, r, v, alpha=alpha).at(u) - v
+    wanted = u - exact(true_average, x, t, r, v).at(u) - v
+    torch.testing.assert_close(error, wanted, rtol=1e-2, atol=1e-2)
+
+
+ALPHAS = (0.5, 0.3, 0.1, 0.05, 0.02, 0.005)
+LOSSES = {
+    "mse": {"mse": (1.0, TERMS["mse"])},
+    "adaptive": {"adaptive": (1.0, TERMS["adaptive"])},
+    "half": {"adaptive": (1.0, partial(TERMS["adaptive"], power=0.5))},
+}
+
+
+def gradient_norm(objective, criterion):
+    """Of a fixed small network, all rows with r > t."""
+    network, batch = awake(), batch_of(some(64, 1, 4, 4, seed=5), *classes(64))
+    objective.loss(network, batch, rng(), drawing, criterion)[0].backward()
+    return torch.stack([p.grad.square().sum() for p in network.parameters()]).sum().sqrt().item()
+
+
+@pytest.mark.parametrize("terms", LOSSES)
+def test_gradients_of_alpha_flow_go_over_into_those_of_mean_flow(terms):
+    """Official: adaptive weights times alpha; without an adaptive weight, the loss by alpha."""
+    criterion = compose(LOSSES[terms])
+    norms = [gradient_norm(alpha_flow(STRAIGHT, instant=0.0, alpha=a), criterion) for a in ALPHAS]
+    wanted = gradient_norm(mean_flow(STRAIGHT, instant=0.0), criterion)
+    assert norms[-1] == pytest.approx(wanted, rel=0.02)
+    for before, after in pairwise(norms):
+        assert after == pytest.approx(before, rel=0.2)
 
 
 def test_alpha_flow_agrees_along_the_true_way():
@@ -184,8 +213,8 @@ def test_alpha_flow_agrees_along_the_true_way():
     half = t + 0.5 * (r - t)
     u = true_average(x, t, r)
     lift = between(true_average, x, t, r, true_average(x, t, half), alpha=0.5)
-    torch.testing.assert_close(u - lift, true_average(x, t, half))
-    assert not between(true_average, x, t, r, u, alpha=1.0).any()
+    torch.testing.assert_close(u - lift.at(u), true_average(x, t, half))
+    assert not between(true_average, x, t, r, u, alpha=1.0).at(u).any()
 
 
 BAD_ALPHAS = [

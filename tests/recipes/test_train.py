@@ -168,7 +168,8 @@ def stopped(monkeypatch):
 def test_noise_tied_to_conditions_is_warned_of(warned, capfd):
     given = ["coupling=optimal", "text=labels" if warned else "text=none"]
     assert train("digits", *TINY, *given) == 130
-    assert ("coupling=optimal pairs across conditions" in capfd.readouterr().out) == warned
+    sentence = "coupling=optimal pairs noise and images across conditions"
+    assert (sentence in capfd.readouterr().out) == warned
 
 
 @pytest.mark.usefixtures("stopped")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
 from pathline.objectives.flow import drop, padded, read, refuse_floor, refuse_shares
-from pathline.objectives.mean_flow_target import Average, Lift, between, difference, exact
+from pathline.objectives.mean_flow_target import Average, Lift, Target, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point, rows_of
 
 LEAST = 0.005  # α below which the derivative takes over; as near to 1, there is no lift
@@ -43,7 +43,7 @@ def loss(
     dropout: float,
     instant: float,
     aim: Aim,
-    lift_at: Callable[[float], Lift],
+    lift_at: Callable[[float], Target],
     own: bool,
     training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -63,13 +63,16 @@ def loss(
         null = drop(cond, batch.null, 1.0, rng)
         v = _guided(partial(_average, network, seen), point, v, cond, null, aim)
 
-    lifts, late = torch.zeros_like(v), slice(first, None)
+    late, lift = slice(first, None), None
     if first < len(v):
         average = partial(_average, network, seen, rows_of(cond, late))
-        lift = lift_at(batch.done)
-        lifts[late] = _lift(average, point.xt[late], point.t[late], r[late], v[late], lift, own)
+        where = point.xt[late], point.t[late], r[late], v[late]
+        lift = _lift(average, *where, lift_at(batch.done), own)
     out: Output = network(point.xt, point.t, cond, r)
     u = seen(out.value.float(), point.xt, point.t)
+    lifts = torch.zeros_like(v)
+    if lift is not None:
+        lifts[late] = lift.at(u[late])
     return criterion(point._replace(v=v), out._replace(value=u - lifts))
 
 
@@ -144,16 +147,16 @@ def _differs(asked: Tensor, blank: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _lift(
-    average: Average, x: Tensor, t: Tensor, r: Tensor, v: Tensor, lift: Lift, own: bool
-) -> Tensor:
+    average: Average, x: Tensor, t: Tensor, r: Tensor, v: Tensor, target: Target, own: bool
+) -> Lift:
     if own:
         with torch.compiler.set_stance("force_eager"):  # of fewer rows than what is compiled
             v = average(x, t, t)
-    return lift(average, x, t, r, v)
+    return target(average, x, t, r, v)
 
 
 def _objective(
-    lift_at: Callable[[float], Lift],
+    lift_at: Callable[[float], Target],
     aim: Aim,
     path: Path,
     prediction: Literal["v", "x1"],
@@ -191,12 +194,12 @@ Derivative = Literal["exact", "difference"]
 NEEDS: dict[Derivative, tuple[str, ...]] = {"exact": (), "difference": ("float32_weights",)}
 
 
-def _along(derivative: str, step: float) -> Callable[[float], Lift]:
+def _along(derivative: str, step: float) -> Callable[[float], Target]:
     lift = exact if derivative == "exact" else partial(difference, step=step)
     return lambda _: lift
 
 
-def _falling(done: float, alpha: float, begin: float, end: float) -> Lift:
+def _falling(done: float, alpha: float, begin: float, end: float) -> Target:
     """α-Flow's at this share of the training: α falls from 1 to `alpha` along a sigmoid."""
     steep = 25 * ((begin + end) / 2 - done) / (end - begin)
     now = alpha + (1 - alpha) * (1 + math.tanh(steep / 2)) / 2
@@ -278,8 +281,7 @@ def alpha_flow(
 
     alpha: how far towards r the way is cut; 1 is flow matching along trajectories, towards 0 mean
     flow. begin, end: shares of the training between which it falls there from 1 (the paper: 0.5 to
-    0.83, to alpha 0, where the derivative takes over); end 0: it stays. Needs terms.adaptive, for
-    its error shrinks with alpha. Settings as of mean_flow.
+    0.83, to alpha 0, where the derivative takes over); end 0: it stays. Settings as of mean_flow.
     """
     if not 0 <= begin <= end <= 1 or (begin == end and end):
         raise ValueError(

@@ -1,12 +1,13 @@
 """By how much an average velocity exceeds the velocity where it begins; without gradients.
 
-The average u(x, t, r) over the way from t to the later r obeys u = v + (r − t)·du/dt, where du/dt
-follows the flow: x moves by v, t by 1, r stays (MeanFlow, arXiv 2505.13447, in our time). Each
-function here gives the second summand, the lift: (average, x, t, r, v) -> like x.
+The average u(x, t, r) from t to the later r obeys u = v + (r − t)·du/dt, where du/dt follows the
+flow: x moves by v, t by 1, r stays (MeanFlow, arXiv 2505.13447, in our time). Each function here
+computes the second summand, the lift: (average, x, t, r, v) -> Lift.
 """
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,11 +22,25 @@ from pathline.flow.paths import like
 State = Float[Tensor, "b *shape"]
 Times = Float[Tensor, " b"]
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, t, r) -> u
-Lift = Callable[[Average, Tensor, Tensor, Tensor, Tensor], Tensor]
+Target = Callable[[Average, Tensor, Tensor, Tensor, Tensor], "Lift"]
+
+
+class Lift(NamedTuple):
+    """constant + slope·u, where u is what the network answers at (x, t, r), without gradient.
+
+    The pass that is trained computes u anyway, so that a lift with a slope costs no further pass.
+    """
+
+    constant: Tensor  # like x
+    slope: float = 0.0
+
+    def at(self, u: Tensor) -> Tensor:
+        """The lift where the network answers u."""
+        return self.constant + self.slope * u.detach() if self.slope else self.constant
 
 
 @torch.no_grad()
-def exact(average: Average, x: State, t: Times, r: Times, v: State) -> State:
+def exact(average: Average, x: State, t: Times, r: Times, v: State) -> Lift:
     """One pass that carries du/dt along (forward AD).
 
     It takes the plain attention, for the fused ones know no forward AD, and nothing compiled.
@@ -34,7 +49,7 @@ def exact(average: Average, x: State, t: Times, r: Times, v: State) -> State:
     eager = torch.compiler.set_stance("force_eager")
     with eager, sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level(), Lean():
         u, rise = forward_ad.unpack_dual(average(_dual(x, v), _dual(t, torch.ones_like(t)), r))
-        return torch.zeros_like(u) if rise is None else like(r - t, u) * rise
+        return Lift(torch.zeros_like(u) if rise is None else like(r - t, u) * rise)
 
 
 class Lean(TorchFunctionMode):
@@ -61,7 +76,7 @@ def _dual(x: Tensor, tangent: Tensor) -> Tensor:
 @torch.no_grad()
 def difference(
     average: Average, x: State, t: Times, r: Times, v: State, *, step: float = 0.005
-) -> State:
+) -> Lift:
     """Two passes a step before and after, in float32; from one side where 0 or r is nearer."""
     if not 0 < step < 0.5:
         raise ValueError(f"step is {step}; a difference of times lies in (0, 0.5)")
@@ -69,22 +84,28 @@ def difference(
     with torch.autocast(x.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
         high, low = (average(x + like(s - t, x) * v, s, r) for s in (after, before))
     gap = (after - before).clamp(min=torch.finfo(t.dtype).tiny)
-    return like((r - t) / gap, x) * (high - low)
+    return Lift(like((r - t) / gap, x) * (high - low))
 
 
 @torch.no_grad()
 def between(
     average: Average, x: State, t: Times, r: Times, v: State, *, alpha: float = 0.5
-) -> State:
-    """α-Flow's (arXiv 2510.20771): the average from a point that v leads to, α of the way to r.
+) -> Lift:
+    """α-Flow's (arXiv 2510.20771): u at the point that v leads to, α of the way to r, less u.
 
-    alpha 1 lifts nothing, ½ is like shortcut models; towards 0 it is α times what `exact` makes of
-    the loss, (v − u) + lift.
+    With s = t + α·(r − t) and x_s = x + (s − t)·v the paper's error is
+
+        Δ = u(x, t, r) − α·v − (1 − α)·u(x_s, s, r),
+
+    which shrinks with α: Δ / α = u − v − (1 − α)/α·(u(x_s, s, r) − u). The error here is Δ / α,
+    with gradients of the first u alone: a squared error then has the gradient of the paper's loss
+    ‖Δ‖² / α, one divided by its own size that of the official weight α / ‖Δ‖², and both become
+    `exact`'s as α falls. alpha 1 lifts nothing, ½ is like shortcut models.
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it lies in (0, 1]")
     if alpha == 1:
-        return torch.zeros_like(v)
-    s = t + alpha * (r - t)
+        return Lift(torch.zeros_like(v))
+    s, rest = t + alpha * (r - t), (1 - alpha) / alpha
     with torch.compiler.set_stance("force_eager"):
-        return (1 - alpha) * (average(x + like(s - t, x) * v, s, r) - v)
+        return Lift(rest * average(x + like(s - t, x) * v, s, r), -rest)

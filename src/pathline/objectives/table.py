@@ -12,7 +12,8 @@ from pathline.types import Row
 AVERAGE = {
     "backbone.takes_r": True,
     "backbone.time_scale": 1.0,
-    "terms": {"adaptive": {"power": 0.5}},
+    "terms.adaptive.power": 0.5,
+    "terms.mse": 0.0,
     "sample.solver": "jump",
     "sample.steps": 2,
     "sample.guidance": "none",
