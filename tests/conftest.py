@@ -12,7 +12,27 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
+def write_parquet():
+    """write_parquet(file, columns, **features): a table as `Dataset.to_parquet` writes it.
+
+    Not by `Dataset.from_dict`: its fingerprint pickles pyarrow by value where that is installed
+    outside of Python's prefix, and dill warns of pyarrow's MonthDayNano, which names no module.
+    """
+    import datasets
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    def write(file, columns, **features):
+        kinds = datasets.Features.from_arrow_schema(pyarrow.table(columns).schema)
+        schema = datasets.Features({**kinds, **features}).arrow_schema
+        write_table(pyarrow.Table.from_pydict(columns, schema=schema), file)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch, write_parquet):
     """Two classes of pictures, as a folder, a parquet file and a tar."""
     import datasets
 
@@ -29,9 +49,8 @@ def pictures(tmp_path, monkeypatch):
                 tar.addfile(entry, io.BytesIO(data))
     images = [{"bytes": png, "path": None} for *_, png in found]
     columns = {"image": images, "label": [word for word, *_ in found]}
-    table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    table.to_parquet(tmp_path / "a.parquet")
-    return {"folder": folder, "parquet": tmp_path / "a.parquet", "tar": shards}
+    table = write_parquet(tmp_path / "a.parquet", columns, image=datasets.Image())
+    return {"folder": folder, "parquet": table, "tar": shards}
 
 
 def _png(word, number):

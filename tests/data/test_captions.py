@@ -69,17 +69,14 @@ def test_a_list_that_is_no_list_of_texts_is_no_caption(tmp_path, png):
 
 
 @pytest.mark.parametrize("first", ["text", "tag_string", None])
-def test_captions_of_parquet(tmp_path, png, first):
+def test_captions_of_parquet(tmp_path, png, first, write_parquet):
     import datasets
 
-    rows: dict = {"image": [png()] * 3, "captions": [["b", "a"], [], None]}
+    rows: dict = {"image": [{"bytes": png(), "path": None}] * 3, "captions": [["b", "a"], [], None]}
     if first:
         rows[first] = ["a", "c", None]
-    features = datasets.Features({
-        "image": datasets.Image(), "captions": datasets.List(datasets.Value("string")),
-        **({first: datasets.Value("string")} if first else {}),
-    })  # fmt: skip
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "t.parquet")
+    texts = datasets.List(datasets.Value("string"))
+    write_parquet(tmp_path / "t.parquet", rows, image=datasets.Image(), captions=texts)
     found = list(said(parquet(path=tmp_path / "t.parquet")).values())
     assert found == ([("a", "b"), ("c",), ()] if first else [("b", "a"), (), ()])
 

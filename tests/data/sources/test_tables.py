@@ -13,12 +13,6 @@ from pyarrow.parquet import write_table
 from pathline.data.sources.tables import hub, parquet, tar
 
 
-def write_parquet(file, columns, **features):
-    plain = datasets.Dataset.from_dict(columns)
-    plain.cast(datasets.Features({**plain.features, **features})).to_parquet(file)
-    return file
-
-
 def write_tar(file, members, mode="w"):
     with tarfile.open(file, mode) as out:
         for name, content in members.items():
@@ -30,7 +24,7 @@ def write_tar(file, members, mode="w"):
 
 
 @pytest.fixture
-def table(tmp_path, png):
+def table(tmp_path, png, write_parquet):
     """table(**columns) -> a parquet file of two pictures and these columns."""
 
     def make(name="data.parquet", features=(), **columns):
@@ -55,14 +49,14 @@ def test_pictures_captions_and_classes_are_found(table):
     assert (second.caption, second.label, second.key) == (None, None, "data-000001")
 
 
-def test_plain_bytes_and_words_as_labels(tmp_path, png):
+def test_plain_bytes_and_words_as_labels(tmp_path, png, write_parquet):
     columns = {"jpg": [png(), png()], "class": ["b", "a"]}
     source = parquet(path=write_parquet(tmp_path / "t.parquet", columns))
     assert source.names == ("a", "b")
     assert [source.read(row).label for row in (0, 1)] == [1, 0]
 
 
-def test_ambiguous_missing_and_unfit_columns_list_what_there_is(table, tmp_path):
+def test_ambiguous_missing_and_unfit_columns_list_what_there_is(table, tmp_path, write_parquet):
     file = table(text=["a", "b"], prompt=["c", "d"], score=[0.5, 0.1])
     with pytest.raises(ValueError, match=r"caption could be any of text, prompt.*score \(other\)"):
         parquet(path=file)
@@ -74,7 +68,7 @@ def test_ambiguous_missing_and_unfit_columns_list_what_there_is(table, tmp_path)
         parquet(path=bare)
 
 
-def test_label_out_of_range(tmp_path, png):
+def test_label_out_of_range(tmp_path, png, write_parquet):
     columns = {"image": [png()], "label": [-3]}
     with pytest.raises(ValueError, match="label -3; wanted whole numbers from 0"):
         parquet(path=write_parquet(tmp_path / "t.parquet", columns))
@@ -188,7 +182,7 @@ def test_broken_and_foreign_files(tmp_path, png):
         parquet(path=tmp_path / "none.parquet")
 
 
-def test_a_broken_picture_is_named_by_its_row(tmp_path, png):
+def test_a_broken_picture_is_named_by_its_row(tmp_path, png, write_parquet):
     columns = {"image": [png(), png()[:30], b""]}
     source = parquet(path=write_parquet(tmp_path / "t.parquet", columns))
     with pytest.raises(ValueError, match=r"t\.parquet: t-000001 cannot be read as a picture"):
