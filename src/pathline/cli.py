@@ -4,9 +4,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError
+
+from pathline.hints import nearest
 
 FLAGS = ("--help", "-h", "--version", "--debug")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -93,8 +94,7 @@ def _refuse_unknown(tokens: list[str], known: list[str], before: str) -> None:
     if not tokens or tokens[0] in (*known, *FLAGS):
         return
     is_option = tokens[0].startswith("-")
-    near = get_close_matches(tokens[0], FLAGS if is_option else known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = nearest(tokens[0], FLAGS if is_option else known)
     what = "option" if is_option else "command"
     raise ValueError(
         f"There is no {what} '{before} {tokens[0]}'.{hint} There are: "

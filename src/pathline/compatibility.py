@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from pathline.backbones.table import BACKBONES
-from pathline.config.pick import Pick, listing, options_of, settled
+from pathline.config.pick import Pick, options_of, settled
 from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
+from pathline.hints import listing
 from pathline.objectives.terms import TERMS, term_of
 from pathline.tables import TABLES
 from pathline.text.table import reads_of

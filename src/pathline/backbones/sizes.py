@@ -6,12 +6,12 @@ in the comment, their meaning. `by_size` makes a row of BACKBONES of it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from difflib import get_close_matches
 from inspect import Parameter, Signature
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from pathline.hints import nearest
 from pathline.types import Frame
 
 SIZES = ("depth", "width", "heads", "patch")
@@ -84,8 +84,7 @@ def pick_size(
     Raises ValueError for an unknown size.
     """
     if size not in sizes:
-        near = get_close_matches(size, sizes, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = nearest(size, sizes)
         raise ValueError(f"There is no {what} size {size!r}.{hint} There are: {', '.join(sizes)}.")
     return replace(sizes[size], **{key: x for key, x in options.items() if x is not None})
 

@@ -10,12 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
 import yaml
+
+from pathline.hints import nearest
 
 REFUSALS = ("i'm sorry", "i am sorry", "i cannot", "i can't", "i'm unable", "as an ai")
 OPENINGS = re.compile(r"(the|this) (image|picture|photo)\b[^.]{0,24}\b(shows|depicts|features)\b")
@@ -60,8 +61,7 @@ def template(name: str) -> Template:
         return TEMPLATES[name]
     path = Path(name)
     if path.suffix.lower() not in (".yaml", ".yml", ".json", ".txt"):
-        near = get_close_matches(name, TEMPLATES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = nearest(name, TEMPLATES)
         raise ValueError(
             f"There is no template {name!r}.{hint} There are: {', '.join(TEMPLATES)}; "
             "or give a .yaml, .json or .txt file."

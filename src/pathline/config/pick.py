@@ -7,13 +7,13 @@ suggests for them) is a NamedTuple whose first field is the function.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
 from pathline.config.values import convert, is_typeable
+from pathline.hints import listing, nearest
 
 Row = Callable | tuple[Any, ...]
 Table = Mapping[str, Row]
@@ -37,16 +37,6 @@ class Option(NamedTuple):
 
     kind: Any  # its annotation
     default: Any  # inspect.Parameter.empty: it must be given
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" with a leading space, or nothing."""
-    near = get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def listing(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 def function_of(row: Row) -> Callable:

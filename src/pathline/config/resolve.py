@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pathline.config.layers import Problem, build, flatten, merge, nest, to_tree
-from pathline.config.pick import Table, listing, nearest, options_of, pick
+from pathline.config.pick import Table, options_of, pick
 from pathline.config.presets.table import PRESETS
 from pathline.config.run import Run, picks_of, problems
 from pathline.config.values import convert
 from pathline.config.yaml_io import Entry, read_file, read_value
+from pathline.hints import listing, nearest
 
 COMMAND_LINE = "command line"
 YAML = (".yaml", ".yml")

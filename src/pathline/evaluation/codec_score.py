@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
 from pathline.codecs.normalise import normalise
+from pathline.console import tracked
 from pathline.types import Codec
 
 SHOWN = 6  # decoded pictures that are kept
@@ -40,8 +40,7 @@ def measured(
     codec.decode(codec.encode(pixels[:1].to(device)))  # the weights load here, off the clock
     zeros = torch.zeros(3, codec.channels, dtype=torch.float64)
     sums = Sums([], zeros, zeros.clone(), {t: [0.0] * 4 for t in TURNS}, {}, [0.0, 0.0], [])
-    parts, hidden = pixels.split(batch), not console.is_terminal
-    for part in track(parts, "measuring", console=console, disable=hidden, transient=True):
+    for part in tracked(pixels.split(batch), "measuring", console):
         x = part.to(device)
         raw, took = _timed(codec.encode, x)
         sums.seconds[0] += took

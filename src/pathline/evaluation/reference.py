@@ -1,17 +1,16 @@
 """Pictures that are there already: those of a folder, and those that a run was trained on."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from pathline.assemble import Parts
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
+from pathline.console import tracked
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.data.sources.source import Source
@@ -32,12 +31,14 @@ def pictures_in(where: Path, channels: int, console: Console, *, size: int | Non
     """The pictures of a folder, cut square and scaled to `size`; none may be unreadable."""
     source = bind(TABLES["data.source"], Pick(*detect(where)), "data source")()
 
-    def progress(rows: Sequence[Any]) -> Any:
-        hidden = not console.is_terminal
-        return track(rows, "reading pictures", console=console, disable=hidden, transient=True)
-
     side = size or _first_side(source)
-    return load(source, size=side, channels=channels, max_bad=0.0, progress=progress)
+    return load(
+        source,
+        size=side,
+        channels=channels,
+        max_bad=0.0,
+        progress=partial(tracked, task="reading pictures", console=console),
+    )
 
 
 def refuse_other_sizes(where: Path, size: int | None) -> None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pathline.assemble import Parts, Sampler
-from pathline.config.pick import Pick, bind, listing, nearest
+from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.evaluation.feature_cache import LONG, cache, embedded
 from pathline.generate import Autocast, generate
+from pathline.hints import listing, nearest
 from pathline.metrics.clip_score import clip_score, conditional_accuracy
 from pathline.metrics.features import Feature
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio

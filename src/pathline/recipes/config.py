@@ -10,12 +10,13 @@ from rich.text import Text
 
 from pathline.assemble import problems_of
 from pathline.config.layers import flatten, to_tree
-from pathline.config.pick import function_of, listing, nearest, options_of
+from pathline.config.pick import function_of, options_of
 from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES
 from pathline.config.values import wanted
 from pathline.config.yaml_io import scalar, write
+from pathline.hints import listing, nearest
 from pathline.tables import TABLES
 
 

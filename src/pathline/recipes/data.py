@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from pathline.assemble import problems_of
 from pathline.config.resolve import read
+from pathline.console import tracked
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.images import sheet
@@ -51,11 +51,7 @@ def data(
 def inspect(source: Source, *, out: Path, console: Console) -> Stats:
     """Count, print, and write the contact sheet to `out`."""
 
-    def progress(rows: Sequence[Any]) -> Any:
-        hidden = not console.is_terminal
-        return track(rows, "reading pictures", console=console, disable=hidden, transient=True)
-
-    stats = measure(source, progress=progress)
+    stats = measure(source, progress=partial(tracked, task="reading pictures", console=console))
     console.print(_told(stats), highlight=False)
     for table in _tables(stats, source):
         console.print(table)

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from pathline.assemble import problems_of
 from pathline.config.resolve import read
+from pathline.console import progress
 from pathline.data.cache.build import Processes, WriteResult, build
 from pathline.data.cache.plan import RowSettings, WriteOptions, lay_out
 from pathline.data.cache.reader import FEATURES, HEAD, LATENTS, STATS, TEXT
-from pathline.data.cache.report import bucket_table, list_faults, progress
+from pathline.data.cache.report import bucket_table, list_faults
 from pathline.data.cache.shards import inventory
 from pathline.dtypes import DtypeName, short_name
 from pathline.evaluation.cache_check import check_cache

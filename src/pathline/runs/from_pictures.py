@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
+from pathline.console import tracked
 from pathline.data.captions import refuse_missing_captions
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
@@ -104,10 +104,6 @@ class Wanted(Protocol):
 def load_pictures(data: Wanted, source: Source, report: Path | None, console: Console) -> Pictures:
     """Every readable picture at the size wanted; the unreadable are listed in `report`, if any."""
 
-    def progress(rows: Sequence[Any]) -> Any:
-        hidden = not console.is_terminal
-        return track(rows, "reading pictures", console=console, disable=hidden, transient=True)
-
     found = load(
         source,
         size=data.size,
@@ -115,7 +111,7 @@ def load_pictures(data: Wanted, source: Source, report: Path | None, console: Co
         max_bad=data.max_bad,
         memory_gb=data.memory_gb,
         report=report,
-        progress=progress,
+        progress=partial(tracked, task="reading pictures", console=console),
     )
     if found.unreadable:
         console.print(f"{len(found.unreadable)} pictures can't be read and are left out: {report}")

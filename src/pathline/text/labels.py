@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 
+from pathline.hints import nearest
 from pathline.types import Cond, Facts, Text
 
 
@@ -43,8 +43,7 @@ def labels(facts: Facts) -> Text:
             if found is not None:
                 return found
         if isinstance(item, str) and not item.lstrip("-").isdecimal():
-            near = get_close_matches(item.lower(), names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = nearest(item.lower(), names)
             raise ValueError(
                 f"There is no class {item!r}.{hint} There are: {', '.join(facts.names)}."
             )

@@ -1,30 +1,16 @@
 """What preprocessing prints: a table of the buckets, and lists of pictures that are left out."""
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
 from pathline.data.buckets import Buckets, size_name
-from pathline.data.cache.plan import Layout, Tick
+from pathline.data.cache.plan import Layout
 from pathline.data.cache.rows import PlacedPicture
 from pathline.data.faults import Fault
 
 LISTED = 10  # pictures of a list that are named
-EVERY = 10.0  # seconds between plain lines
 
 
 def bucket_table(layout: Layout, buckets: Buckets, batch: int) -> list[Table | str]:
@@ -81,49 +67,3 @@ def list_faults(layout: Layout) -> list[str]:
 
 def _named(fault: Fault) -> str:
     return fault.reason if fault.key in fault.reason else f"{fault.key}: {fault.reason}"
-
-
-class Speed(ProgressColumn):
-    """Things done in a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.1f}/s")
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Tick]:
-    """A bar for each thing that is counted; on no terminal a line now and then."""
-    if not console.is_terminal:
-        yield _lines(console)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
-    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        tasks = {}
-
-        def tick(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield tick
-
-
-def _lines(console: Console) -> Tick:
-    """A line for each thing every ten seconds: so many of so many, how fast, time left."""
-    begun: dict[str, float] = {}
-    told: dict[str, float] = {}
-
-    def tick(what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        first = begun.setdefault(what, now)
-        if now - told.setdefault(what, now) < EVERY:
-            return
-        told[what] = now
-        speed = done / max(now - first, 1e-9)
-        left = int((total - done) / speed)
-        console.print(
-            f"{what} {done}/{total}  {speed:.1f}/s  {left // 60}:{left % 60:02d} left",
-            highlight=False,
-        )
-
-    return tick

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pathline.hints import nearest
 from pathline.training.trackers.jsonl import METRICS, Tracker, lines, together
 
 Settings = Mapping[str, Any]
@@ -42,8 +42,7 @@ def refuse(names: Sequence[str]) -> None:
     known = ("jsonl", *TRACKERS)
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = nearest(name, known)
             raise ValueError(f"There is no tracker {name!r}.{hint} There are: {', '.join(known)}.")
         if name != "jsonl" and not installed(name):
             raise ValueError(

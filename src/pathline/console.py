@@ -1,0 +1,110 @@
+"""What a person reads while a command runs: one console, plain lines, one progress bar."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+INTERVAL = 10.0  # seconds between plain lines where there is no terminal
+Item = TypeVar("Item")
+Say = Callable[[str], None]
+
+
+class Tick(Protocol):
+    """Reports that `done` of `total` items of a task are finished; note: text after the bar."""
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def open_console(*, quiet: bool = False, stderr: bool = False) -> Console:
+    """A console that prints text as it is: no wrapping, no markup in file names, no colours."""
+    return Console(
+        quiet=quiet, stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False
+    )
+
+
+def say_on(console: Console) -> Say:
+    """A function that prints one line, never wrapped and never read as markup."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    return say
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Tick]:
+    """A bar for each task on a terminal; elsewhere a plain line for each task every 10 seconds."""
+    if not console.is_terminal:
+        yield _plain_lines(say_on(console))
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks = {}
+
+        def tick(task: str, done: int, total: int, note: str = "") -> None:
+            if task not in tasks:
+                tasks[task] = bar.add_task(task, total=total, completed=done, note=note)
+            bar.update(tasks[task], completed=done, total=total, note=note)
+
+        yield tick
+
+
+def tracked(items: Sequence[Item], task: str, console: Console) -> Iterator[Item]:
+    """The items one after another, with a progress bar."""
+    return _tracked(items, len(items), task, console)
+
+
+def _tracked(items: Iterable[Item], total: int, task: str, console: Console) -> Iterator[Item]:
+    with progress(console) as tick:
+        for done, item in enumerate(items):
+            tick(task, done, total)
+            yield item
+        tick(task, total, total)
+
+
+class _Speed(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.1f}/s")
+
+
+def _plain_lines(say: Say) -> Tick:
+    """Done, total, speed and time left of each task, at most one line in INTERVAL seconds."""
+    starts: dict[str, tuple[float, int]] = {}
+    last_lines: dict[str, float] = {}
+
+    def tick(task: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        start, first = starts.setdefault(task, (now, done))
+        if now - last_lines.setdefault(task, now) < INTERVAL:
+            return
+        last_lines[task] = now
+        speed = (done - first) / max(now - start, 1e-9)
+        left = int((total - done) / speed) if speed else 0
+        end = f"  {note}" if note else ""
+        say(f"{task} {done}/{total}  {speed:.1f}/s  {left // 60}:{left % 60:02d} left{end}")
+
+    return tick

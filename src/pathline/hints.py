@@ -1,0 +1,15 @@
+"""One "Did you mean …?" for every name that a person can mistype."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The most similar of `names` as " Did you mean 'x'?", with its leading space; "" for none."""
+    similar = get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f" Did you mean {similar[0]!r}?" if similar else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names in alphabetical order, separated by commas; "none" for no names."""
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,69 @@
+"""One progress bar for all commands, and lines that are printed as they are."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from pathline import console as console_module
+from pathline.console import open_console, progress, say_on, tracked
+from pathline.hints import listing, nearest
+
+
+def plain():
+    return Console(file=io.StringIO(), width=40)
+
+
+def text_of(console):
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["[/b].png", "[red]x.png", "a" * 90, ":smile:.png"])
+def test_a_line_is_printed_as_it_is(name):
+    console = plain()
+    say_on(console)(f"unreadable: {name}")
+    assert text_of(console) == f"unreadable: {name}\n"
+
+
+def test_open_console_reads_no_markup(capsys):
+    open_console().print("[red]x.png " + "a" * 200)
+    assert capsys.readouterr().out == "[red]x.png " + "a" * 200 + "\n"
+
+
+def test_plain_lines_come_in_intervals(monkeypatch):
+    console, clock = plain(), iter([0.0, 5.0, 10.5, 12.0, 21.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress(console) as tick:
+        for done in (0, 50, 105, 120, 210):
+            tick("encoding", done, 310, note="3 left out")
+    assert text_of(console).splitlines() == [
+        "encoding 105/310  10.0/s  0:20 left  3 left out",
+        "encoding 210/310  10.0/s  0:10 left  3 left out",
+    ]
+
+
+def test_a_resumed_task_measures_its_own_speed(monkeypatch):
+    console, clock = plain(), iter([0.0, 20.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress(console) as tick:
+        tick("training", 1000, 1100)
+        tick("training", 1020, 1100)
+    assert "1020/1100  1.0/s  1:20 left" in text_of(console)
+
+
+def test_a_bar_on_a_terminal_reads_no_markup():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    assert list(tracked([1, 2, 3], "reading [/b]", console)) == [1, 2, 3]
+    assert "reading [/b]" in text_of(console)
+    assert "3/3" in text_of(console)
+
+
+def test_interval_is_what_users_wait_for_a_sign_of_life():
+    assert console_module.INTERVAL <= 10
+
+
+def test_hints():
+    assert nearest("unipc", ["euler", "unipc2"]) == " Did you mean 'unipc2'?"
+    assert nearest("zzz", ["euler"]) == ""
+    assert (listing(["b", "a"]), listing([])) == ("a, b", "none")
