@@ -24,7 +24,7 @@ from pathline.config.pick import pick
 from pathline.config.resolve import read
 from pathline.data import order as loader
 from pathline.data.sources.rows import digits
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.metrics.frechet import frechet, statistics
 from pathline.recipes.train import run_training
 from pathline.runs.dataset import HOLDOUT_SEED
@@ -59,7 +59,7 @@ def main() -> None:
     plain = run.sample.__class__(**{**vars(run.sample), "guidance": pick("none")})
     with trained.player.emas[0].lent_to(trained.player.network):
         draws = sampler(plain, trained.parts.path)
-        pixels = generate(trained.parts, labels, list(range(DRAWN)), draws, batch=500)
+        pixels = sample_images(trained.parts, labels, list(range(DRAWN)), draws, batch=500)
     x, y, held = real(run.data.holdout)
     judge = SVC(gamma=GAMMA, C=10).fit(x[held:].numpy(), y[held:])
     drawn, train = statistics(features(pixels)), statistics(x[held:])

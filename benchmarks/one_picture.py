@@ -20,7 +20,7 @@ from torch import Tensor
 from pathline.assemble import put_on, sampler
 from pathline.cli import main as pathline
 from pathline.config.resolve import read
-from pathline.generate import Ask, generate
+from pathline.generate import sample_images
 from pathline.recipes.train import run_training
 from pathline.runs.from_cache import adopted
 
@@ -58,10 +58,10 @@ def main() -> None:
     (one,) = trained.data.pixels(torch.zeros(1, dtype=torch.long))
     draws, items = sampler(run.sample, parts.path), [None] * SEEDS
     with player.emas[0].lent_to(player.network):
-        drawn = generate(parts, items, range(SEEDS), draws, ask=Ask())
+        drawn = sample_images(parts, items, range(SEEDS), draws)
     for weight in player.network.parameters():
         weight.data.zero_()
-    untrained = generate(parts, items, range(SEEDS), draws)
+    untrained = sample_images(parts, items, range(SEEDS), draws)
     found = {
         "updates": trained.outcome.progress.update,
         "worst_psnr": min(psnr(picture, one) for picture in drawn),

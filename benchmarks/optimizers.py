@@ -32,11 +32,11 @@ from pathline.config.pick import Pick, pick
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.evaluation.hooks import VALIDATION_TIMES
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
 from pathline.runs.feed import Data, feeder, found, held_out
-from pathline.runs.sample_hook import items_of
+from pathline.runs.sample_hook import sample_items
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.ema import Ema, exponential, lent
 from pathline.training.loop import Progress
@@ -159,9 +159,9 @@ def distance_of(arm: Arm, data: Data, feature: Feature, real: Any, weights: Weig
     if not n:
         return math.nan
     draws = sampler(replace(arm.run.sample, guidance=pick("none")), arm.parts.path)
-    items = items_of(arm.run, arm.parts, data, n)
+    items, _ = sample_items(arm.run, arm.parts, data, n)
     with lent(weights, arm.player.network):
-        pixels = generate(
+        pixels = sample_images(
             arm.parts,
             items,
             list(range(n)),

@@ -25,12 +25,12 @@ from rich.console import Console
 from pathline.assemble import Parts, assemble, problems_of, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.generate import states
+from pathline.generate import sample_steps
 from pathline.recipes.train import player_of
 from pathline.runs.dataset import Data
 from pathline.runs.feed import feeder, found
 from pathline.runs.from_cache import adopted
-from pathline.runs.sample_hook import items_of
+from pathline.runs.sample_hook import sample_items
 from pathline.training.device import Precision
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, update
@@ -72,7 +72,7 @@ def loading(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object
 
 def drawing(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
     """A sampling run, and the forward passes that it can't do without."""
-    items = items_of(run, parts, data, DRAWN)
+    items, _ = sample_items(run, parts, data, DRAWN)
     draws = sampler(read(None, (), [f"sample.steps={STEPS}"]).run.sample, parts.path)
     cond = parts.text.encode(items)
     x, t = torch.randn(DRAWN, *parts.shape()), torch.full((DRAWN,), 0.5)
@@ -83,7 +83,7 @@ def drawing(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object
             parts.network(x, t, cond)
 
     return {
-        "sampling": lambda: list(states(parts, items, list(range(DRAWN)), draws)),
+        "sampling": lambda: list(sample_steps(parts, items, list(range(DRAWN)), draws)),
         "forwards": forwards,
     }
 

@@ -23,7 +23,7 @@ from pathline.assemble import Parts, sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
 from pathline.evaluation.score import some
-from pathline.generate import Ask, generate
+from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
 from pathline.metrics.features import Feature
 from pathline.runs import folder as runs
@@ -60,10 +60,12 @@ def wanted() -> argparse.Namespace:
 
 def draw(parts: Parts, data: Data, rows: Tensor, sample: Sample, seed: int) -> Tensor:
     """A picture for the caption of each row [n c h w]."""
-    ask = Ask(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
+    conditioning = Conditioning(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
     seeds = [seed + index for index in range(len(rows))]
     walk = sampler(sample, parts.path)
-    return generate(parts, captions(data, rows), seeds, walk, batch=32, ask=ask)
+    return sample_images(
+        parts, captions(data, rows), seeds, walk, batch=32, conditioning=conditioning
+    )
 
 
 def captions(data: Data, rows: Tensor) -> list[str | None]:

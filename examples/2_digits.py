@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 from pathline.assemble import problems_of, sampler
 from pathline.config.resolve import read
 from pathline.data.sources.rows import digits
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.images import sheet
 from pathline.recipes.train import run_training
 
@@ -38,7 +38,7 @@ trained = run_training(run, asked.out, None, Console())
 labels = [label for label in range(10) for _ in range(EACH)]
 seeds = list(range(len(labels)))
 with trained.player.emas[0].lent_to(trained.player.network):
-    drawn = generate(trained.parts, labels, seeds, sampler(run.sample, trained.parts.path))
+    drawn = sample_images(trained.parts, labels, seeds, sampler(run.sample, trained.parts.path))
 
 # A classifier that learnt one half of the real digits judges the other half and the drawn ones.
 source = digits()

@@ -13,7 +13,7 @@ from pathline.cli import main
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
 from pathline.flow.guidance import Push
-from pathline.generate import Ask, generate, states
+from pathline.generate import Conditioning, Done, Step, generate, sample_images, sample_steps
 from pathline.types import Facts
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"))
@@ -37,15 +37,15 @@ def draws(parts, **settings):
 def test_picture_7_is_the_same_alone_and_in_a_batch(parts, solver):
     walk = draws(parts, solver=pick(solver), guidance=pick("cfg", scale=2.0))
     items, seeds = [i % 3 for i in range(16)], list(range(16))
-    *_, (_, together) = states(parts, items, seeds, walk)
-    *_, (_, alone) = states(parts, items[7:8], seeds[7:8], walk)
+    together = list(sample_steps(parts, items, seeds, walk))[-1].x
+    alone = list(sample_steps(parts, items[7:8], seeds[7:8], walk))[-1].x
     torch.testing.assert_close(together[7], alone[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[7], together[8], atol=1e-2)
 
 
 def test_the_size_of_the_batches_changes_nothing(parts):
     items, seeds = [0, 1, 2, None, 1], [3, 1, 4, 1, 5]
-    one, two = (generate(parts, items, seeds, draws(parts), batch=size) for size in (2, 5))
+    one, two = (sample_images(parts, items, seeds, draws(parts), batch=size) for size in (2, 5))
     assert (one.int() - two.int()).abs().max() <= 1
 
 
@@ -54,17 +54,17 @@ def test_guidance_1_asks_the_network_once_a_step_and_3_twice(parts):
     parts.network.register_forward_hook(lambda *_: calls.append(1))
     for scale, wanted in ((1.0, 4), (3.0, 8)):
         calls.clear()
-        generate(parts, [0, 1], [0, 1], draws(parts, guidance=pick("cfg", scale=scale)))
+        sample_images(parts, [0, 1], [0, 1], draws(parts, guidance=pick("cfg", scale=scale)))
         assert len(calls) == wanted
 
 
 def test_autoguidance_needs_and_uses_a_weaker_network(parts):
     walk = draws(parts, guidance=pick("autoguidance", scale=2.0))
     with pytest.raises(ValueError, match="--weak"):
-        generate(parts, [0], [0], walk)
+        sample_images(parts, [0], [0], walk)
     weak = assemble(Run(text=pick("labels"), backbone=NET), FACTS)  # its velocity is 0
-    *_, (_, led) = states(parts, [0], [0], walk, weak=weak)
-    *_, (_, plain) = states(parts, [0], [0], draws(parts))
+    led = list(sample_steps(parts, [0], [0], walk, weak=weak))[-1].x
+    plain = list(sample_steps(parts, [0], [0], draws(parts)))[-1].x
     assert not torch.allclose(led, plain, atol=1e-3)
 
 
@@ -82,8 +82,8 @@ def test_a_weaker_run_is_read_by_its_own_objective(parts):
     """Led from itself by an x1-prediction's velocity, a velocity stays what it is at scale 1."""
     weak = other(objective=pick("flow", prediction="x1"))
     walk = draws(parts, guidance=pick("autoguidance", scale=2.0))
-    *_, (_, led) = states(parts, [0], [0], walk, weak=weak)
-    x = next(iter(states(parts, [0], [0], walk, weak=weak)))[1]
+    led = list(sample_steps(parts, [0], [0], walk, weak=weak))[-1].x
+    x = next(sample_steps(parts, [0], [0], walk, weak=weak)).x
     cond = parts.text.encode([0])
     fields = [each.objective.field(each.network, cond) for each in (parts, weak)]
     for t in (0.0, 0.25, 0.5, 0.75):
@@ -96,13 +96,13 @@ def test_a_weaker_run_is_read_by_its_own_objective(parts):
 def test_an_encoder_is_shared_by_the_network_that_has_one():
     strong = other(backbone=pick("ddt", width=32, depth=2, decoder=1, heads=2, patch=2))
     walk = draws(strong, guidance=pick("autoguidance", scale=2.0), sharing=pick("every", steps=2))
-    assert len(list(states(strong, [0], [0], walk, weak=other()))) == 5
+    assert len(list(sample_steps(strong, [0], [0], walk, weak=other()))) == 5
 
 
 @pytest.mark.parametrize(
     ("weak", "guidance", "says"),
     [
-        ({}, "cfg", "Add `--set guidance=autoguidance`"),
+        ({}, "cfg", "Add guidance=autoguidance"),
         ({"classes": "abd"}, "autoguidance", "another list of classes"),
         (
             {"objective": pick("transition"), "backbone": pick("dit", width=32, depth=2, heads=2)},
@@ -114,7 +114,7 @@ def test_an_encoder_is_shared_by_the_network_that_has_one():
 def test_a_weaker_run_that_makes_no_sense_is_refused(parts, weak, guidance, says):
     walk = draws(parts, guidance=pick(guidance))
     with pytest.raises(ValueError, match=re.escape(says)):
-        generate(parts, [0], [0], walk, weak=other(**weak))
+        sample_images(parts, [0], [0], walk, weak=other(**weak))
 
 
 def test_the_push_taken_back_follows_the_size_that_is_drawn():
@@ -126,14 +126,67 @@ def test_the_push_taken_back_follows_the_size_that_is_drawn():
     drawn = {}
     for name, mean in (("flat", torch.ones(1, 8, 8)), ("one", torch.ones(1, 1, 1)), ("s", slope)):
         led = free._replace(push=Push(0.2, mean))
-        *_, (_, drawn[name]) = states(led, [0], [0], walk, ask=Ask(size=(16, 16)))
+        drawn[name] = list(
+            sample_steps(led, [0], [0], walk, conditioning=Conditioning(size=(16, 16)))
+        )[-1].x
     assert torch.allclose(drawn["flat"], drawn["one"], atol=1e-5)
     assert not torch.allclose(drawn["s"], drawn["one"], atol=1e-2)
 
 
+def test_events_are_the_steps_of_each_batch_and_then_its_images(parts):
+    items, seeds, walk = [0, 1, 2], [7, 8, 9], draws(parts)
+    events = list(generate(parts, items, seeds, walk, batch=2))
+    kinds = [type(event) for event in events]
+    assert kinds == [*[Step] * 5, Done, Done, *[Step] * 5, Done]
+    assert [event.row for event in events if isinstance(event, Done)] == [0, 1, 2]
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.rows for step in steps[4:6]] == [range(0, 2), range(2, 3)]
+    assert [(step.number, step.t) for step in steps[:5]] == [(i, i / 4) for i in range(5)]
+    images = sample_images(parts, items, seeds, walk, batch=2)
+    for event in events:
+        if isinstance(event, Done):
+            assert torch.equal(event.pixels, images[event.row])
+
+
+def test_iterating_no_further_cancels(parts):
+    calls = []
+    parts.network.register_forward_hook(lambda *_: calls.append(1))
+    events = generate(parts, [0], [0], draws(parts))
+    assert (next(events).number, next(events).number) == (0, 1)
+    events.close()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("solver", ["euler", "heun", "unipc2", "dopri5", "sde"])
+@pytest.mark.parametrize("prediction", ["v", "x1"])
+def test_previews_are_the_clean_prediction_and_cost_nothing(solver, prediction, scale):
+    """They are x + (1 − t)·v of the guided field; x and the number of evaluations don't change."""
+    parts = other(objective=pick("flow", prediction=prediction))
+    walk = draws(parts, solver=pick(solver), guidance=pick("cfg", scale=scale))
+    calls = []
+    parts.network.register_forward_hook(lambda *_: calls.append(1))
+    plain = [step.x for step in sample_steps(parts, [0, 1], [3, 4], walk)]
+    evaluations, previews, states = len(calls), [], []
+    calls.clear()
+    for step in sample_steps(parts, [0, 1], [3, 4], walk):
+        states.append(step)
+        previews.append(step.predict_x1())
+    assert len(calls) == evaluations
+    assert all(torch.equal(x, step.x) for x, step in zip(plain, states, strict=True))
+    conds = [parts.text.encode(items) for items in ([0, 1], [None, None])]
+    field, null = (parts.objective.field(parts.network, cond) for cond in conds)
+    for step, x1 in zip(states[:-1], previews, strict=False):
+        with torch.no_grad():
+            v = field(step.x, step.t)
+            v = null(step.x, step.t) + scale * (v - null(step.x, step.t))
+        torch.testing.assert_close(x1, step.x + (1 - step.t) * v, atol=1e-5, rtol=1e-5)
+    assert torch.equal(previews[-1], states[-1].x)
+
+
 def test_seeds_and_prompts_must_pair_up(parts):
     with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
-        generate(parts, [0, 1], [0], draws(parts))
+        sample_images(parts, [0, 1], [0], draws(parts))
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +238,11 @@ BAD = {
     "two ways to ask": (["--label", "1", "--class-grid"], "one of them"),
     "no picture": (["--n", "0"], "1 or more"),
     "no step": (["--steps", "0"], "above 0"),
-    "an unknown setting": (["--set", "guidance.scael=2"], "Did you mean 'scale'"),
-    "no weaker network": (["--set", "guidance=autoguidance"], "--weak RUN"),
+    "an unknown option of a row": (["guidance.scael=2"], "Did you mean 'scale'"),
+    "an unknown setting": (["stps=2"], "stps is no sampling setting. Did you mean 'steps'"),
+    "a setting of the training": (["train.updates=2"], "can't be changed after training"),
+    "an option as a setting": (["n=3"], "Write --n 3"),
+    "no weaker network": (["guidance=autoguidance"], "--weak RUN"),
 }
 
 

@@ -10,8 +10,7 @@ from pathline.config.pick import Pick, pick
 from pathline.config.presets.pixels import DIGITS, QUICKSTART
 from pathline.config.run import Sample
 from pathline.flow.paths import STRAIGHT
-from pathline.flow.solvers import last
-from pathline.generate import generate, refuse_misfit, states
+from pathline.generate import check_sampler, sample_images, sample_steps
 from pathline.types import Batch, Facts
 
 FACTS = Facts(1, 8, 8, names=tuple("0123456789"))
@@ -53,10 +52,10 @@ def test_transition_goes_with_backbones_and_texts_by_name(backbone, run, facts):
     for scale, factor in ((1.0, 1), (2.0, 2)):
         backbones = counting(parts.network.backbone)
         drawn = drawing(solver=STEP, guidance=pick("cfg", scale=scale))
-        pictures = generate(parts, asked, [5, 6, 7], drawn)
+        pictures = sample_images(parts, asked, [5, 6, 7], drawn)
         assert len(backbones) == 4 * factor
         assert pictures.shape[0] == 3
-        alone = generate(parts, asked[1:2], [6], drawn)
+        alone = sample_images(parts, asked[1:2], [6], drawn)
         assert (alone.float() - pictures[1:2].float()).abs().max() <= 1
 
 
@@ -78,12 +77,12 @@ def test_every_token_is_drawn_an_inner_time():
 @pytest.mark.parametrize("solver", ["dopri5", "euler", "unipc2"])
 def test_other_solvers_are_refused_for_transitions(solver):
     with pytest.raises(ValueError, match=r"sample\.solver=transition"):
-        refuse_misfit(parts_of(), drawing(solver=Pick(solver)))
+        check_sampler(parts_of(), drawing(solver=Pick(solver)))
 
 
 def test_transitions_are_refused_for_velocities():
     with pytest.raises(ValueError, match="Train with objective=transition"):
-        refuse_misfit(parts_of("flow"), drawing(solver=STEP))
+        check_sampler(parts_of("flow"), drawing(solver=STEP))
 
 
 def test_a_backbone_without_hidden_states_is_refused():
@@ -108,7 +107,7 @@ def test_encoder_calls_are_as_planned(run, share, calls):
     for scale, factor in ((1.0, 1), (2.0, 2)):
         ways = {"steps": 8, "sharing": share, "guidance": pick("cfg", scale=scale)}
         encoder, decoder = counting(ddt.encoder), counting(ddt.decoder)
-        last(states(parts, [None, None], [1, 2], drawing(**ways)))
+        list(sample_steps(parts, [None, None], [1, 2], drawing(**ways)))
         measured = 8 if share.name == "program" else 0
         assert len(encoder) == calls * factor + measured
         assert len(decoder) == 8 * factor + measured
@@ -117,11 +116,13 @@ def test_encoder_calls_are_as_planned(run, share, calls):
 def test_sharing_needs_an_encoder_and_fixed_steps():
     every = pick("every", steps=2)
     with pytest.raises(ValueError, match="backbone=ddt"):
-        refuse_misfit(parts_of("flow"), drawing(sharing=every))
+        check_sampler(parts_of("flow"), drawing(sharing=every))
     with pytest.raises(ValueError, match="the solver chooses its steps"):
         drawing(sharing=every, solver=Pick("dopri5"))
     parts = parts_of("flow", "ddt", decoder=1)
     with pytest.raises(ValueError, match="4 steps but 8 evaluations"):
-        last(
-            states(parts, [1], [1], drawing(sharing=pick("program", calls=2), solver=Pick("heun")))
+        list(
+            sample_steps(
+                parts, [1], [1], drawing(sharing=pick("program", calls=2), solver=Pick("heun"))
+            )
         )

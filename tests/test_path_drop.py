@@ -6,7 +6,7 @@ import torch
 from pathline.assemble import assemble, sampler
 from pathline.config.pick import pick
 from pathline.config.run import Run, Sample
-from pathline.generate import states
+from pathline.generate import sample_steps
 from pathline.types import Facts
 
 FACTS = Facts(1, 8, 8, names=tuple("abc"), words=("a", "cat"))
@@ -25,7 +25,7 @@ def made(route, objective="flow", text="labels"):
 def drawn(parts, guidance, **settings):
     walk = sampler(Sample(steps=4, guidance=guidance, **settings), parts.path)
     items = ["a cat", "cat"] if parts.facts.names and parts.text.module else [0, 1]
-    *_, (_, x) = states(parts, items, [0, 1], walk)
+    x = list(sample_steps(parts, items, [0, 1], walk))[-1].x
     return x
 
 

@@ -117,7 +117,7 @@ NEEDS = {
     "weak_network": Need(
         lambda of: of.has_weak_network,
         "{row} is wrong because it needs a weaker network. Sample with `pathline generate RUN "
-        "--weak RUN --set guidance=autoguidance`; train with another guidance.",
+        "--weak RUN guidance=autoguidance`; train with another guidance.",
     ),
 }
 

@@ -1,8 +1,13 @@
-"""Parts and prompts to pictures: the only way to a picture."""
+"""Parts and prompts to images, as a stream of events: the only way to an image.
+
+`generate` yields a `Step` for every state of every batch and a `Done` for every image. To cancel,
+stop iterating. A preview is `Step.predict_x1()`, which costs no evaluation of the network more;
+where nobody calls it, nothing is computed. `sample_images` collects the pixels.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,31 +20,51 @@ from pathline.backbones.token_routing import around, joins
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.compatibility import Subject, named, require
 from pathline.flow.guidance import Push
+from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
 from pathline.nn.attention import needed
 from pathline.types import Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
-Item = str | int | None  # a prompt, a class, or anything
+Item = str | int | None  # a prompt, a class index, or None: unconditional
 
 
-class Ask(NamedTuple):
-    """What a drawing may be told beside its items; everything may be left out."""
+class Conditioning(NamedTuple):
+    """What an image may be conditioned on besides its item; every field may be left out."""
 
-    cond: Cond | None = None  # [n rows] to draw in place of the items' own
-    null: Cond | None = None  # one row that guidance leads away from; None: the text's own
-    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the run's own
-    x1: Tensor | None = None  # [n C H W] finished pictures to begin from
-    strength: float = 1.0  # share of the way that is walked anew from x1: 1 all, 0 none of it
+    cond: Cond | None = None  # [n rows] encoded conditions; None: the items are encoded
+    null: Cond | None = None  # one row, the negative branch of guidance; None: the text's null
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the training size
+    x1: Tensor | None = None  # [n C H W] normalised latents of images to start from (SDEdit)
+    strength: float = 1.0  # share of the path that is sampled again from x1, in (0, 1]
 
-    def rows(self, some: slice) -> "Ask":
-        """The same for these of its rows."""
-        cond = None if self.cond is None else rows_of(self.cond, some)
-        return self._replace(cond=cond, x1=None if self.x1 is None else self.x1[some])
+    def rows(self, rows: slice) -> "Conditioning":
+        """The conditioning of these rows."""
+        cond = None if self.cond is None else rows_of(self.cond, rows)
+        return self._replace(cond=cond, x1=None if self.x1 is None else self.x1[rows])
 
 
-NOTHING = Ask()
-ALIKE: dict[str, Callable[[Parts], object]] = {  # in a run and the weaker one it leads away from
+UNCONDITIONED = Conditioning()
+
+
+class Step(NamedTuple):
+    """One state of a batch that is being sampled, the starting noise included."""
+
+    rows: range  # indices of the batch's images among all items
+    number: int  # 0 at the start, one more after each solver step
+    t: float  # 0 noise … 1 data
+    x: Tensor  # [b C H W] the state
+    predict_x1: Callable[[], Tensor]  # the clean prediction x̂1 [b C H W] at this state
+
+
+class Done(NamedTuple):
+    """One finished image."""
+
+    row: int  # of its item among all
+    pixels: UInt8[Tensor, "c h w"]  # on the CPU
+
+
+MUST_MATCH: dict[str, Callable[[Parts], object]] = {  # in a run and its weaker one (autoguidance)
     "codec": lambda parts: parts.codec.id,
     "text encoder": lambda parts: parts.text.id,
     "shape of data": lambda parts: parts.shape(),
@@ -56,31 +81,43 @@ def generate(
     batch: int = 64,
     weak: Parts | None = None,
     autocast: Autocast = nullcontext,
-    ask: Ask = NOTHING,
-) -> UInt8[Tensor, "n c h w"]:
-    """Draw one picture for each item (a prompt, a label, or None for anything) and its seed.
+    conditioning: Conditioning = UNCONDITIONED,
+) -> Iterator[Step | Done]:
+    """Sample one image for each item (a prompt, a class index or None) and its seed, in batches.
 
-    Picture i depends on items[i] and seeds[i] alone, not on the batch it is drawn in.
+    Image i depends on items[i] and seeds[i] alone, not on its batch. weak: the weaker network of
+    autoguidance. Raises ValueError for parts that this sampler can't sample from.
     """
-    drawn, times = [], encoder_times(parts, sampler, autocast)
+    shared_times = encoder_times(parts, sampler, autocast)
     for start in range(0, len(items), batch):
         rows = slice(start, start + batch)
-        walk = states(
+        step = None
+        for step in sample_steps(
             parts,
             items[rows],
             seeds[rows],
             sampler,
             weak=weak,
             autocast=autocast,
-            ask=ask.rows(rows),
-            times=times,
-        )
-        drawn.append(decode(parts, last(walk)))
-    return torch.cat(drawn)
+            conditioning=conditioning.rows(rows),
+            shared_times=shared_times,
+        ):
+            yield step._replace(rows=range(start, start + len(step.rows)))
+        assert step is not None
+        for row, pixels in zip(step.rows, decode_images(parts, step.x), strict=True):
+            yield Done(start + row, pixels)
+
+
+def sample_images(
+    parts: Parts, items: Sequence[Item], seeds: Sequence[int], sampler: Sampler, **options: Any
+) -> UInt8[Tensor, "n c h w"]:
+    """The images of `generate`, which takes the same arguments, in the order of the items."""
+    events = generate(parts, items, seeds, sampler, **options)
+    return torch.stack([event.pixels for event in events if isinstance(event, Done)])
 
 
 @torch.no_grad()
-def states(
+def sample_steps(
     parts: Parts,
     items: Sequence[Item],
     seeds: Sequence[int],
@@ -88,46 +125,52 @@ def states(
     *,
     weak: Parts | None = None,
     autocast: Autocast = nullcontext,
-    ask: Ask = NOTHING,
-    times: Sequence[float] | None = None,
-) -> Iterator[tuple[float, Tensor]]:
-    """Every (t, x) on the way from noise to x1, the noise included.
+    conditioning: Conditioning = UNCONDITIONED,
+    shared_times: Sequence[float] | None = None,
+) -> Iterator[Step]:
+    """Every state of one batch from noise to x1, the noise included.
 
-    times: what `encoder_times` found; None: it is asked.
+    shared_times: the result of `encoder_times`; None: it is computed.
     """
     if len(items) != len(seeds):
         raise ValueError(
             f"There are {len(items)} prompts but {len(seeds)} seeds; give one for each."
         )
-    refuse_misfit(parts, sampler, weak)
+    check_sampler(parts, sampler, weak)
     device = next(parts.network.parameters()).device
-    cond = moved(parts.text.encode(items) if ask.cond is None else ask.cond, device)
-    null = moved(parts.text.null if ask.null is None else ask.null, device)
+    cond = conditioning.cond
+    cond = cond_to(parts.text.encode(items) if cond is None else cond, device)
+    null = cond_to(parts.text.null if conditioning.null is None else conditioning.null, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise(x: Tensor) -> Tensor:
-        drawn = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in generators])
-        return drawn.to(x)
+        rows = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in generators])
+        return rows.to(x)
 
-    x0 = noise(torch.empty(len(items), *parts.shape(ask.size), device=device))
-    times = encoder_times(parts, sampler, autocast) if times is None else times
+    x0 = noise(torch.empty(len(items), *parts.shape(conditioning.size), device=device))
+    if shared_times is None:
+        shared_times = encoder_times(parts, sampler, autocast)
 
-    def read(of: Parts, cond: Cond, *, skips: bool = False) -> Field:
-        network = _quiet(of.network, autocast, skips=skips)
-        return sharing(of.objective.field, network, cond, times if _shares(of.network) else ())
+    def velocity_field(of: Parts, cond: Cond, *, skips: bool = False) -> Field:
+        network = _for_sampling(of.network, autocast, skips=skips)
+        times = shared_times if _has_encoder(of.network) else ()
+        return sharing(of.objective.field, network, cond, times)
 
-    field = read(parts, cond)
+    # guidance combines the conditional field with a weaker network's or the unconditional one
     if weak is not None:
-        other = read(weak, cond)
+        other = velocity_field(weak, cond)
     else:
-        without = sampler.other == "null_without_route"
-        other = read(parts, _repeated(null, len(items)), skips=without)
-    guided = sampler.guide(field, other, parts.push and _pushed(parts.push, x0))
-    yield from sampler.walk(guided, *_begun(parts, ask, x0, noise))
+        without_route = sampler.other == "null_without_route"
+        other = velocity_field(parts, _repeat(null, len(items)), skips=without_route)
+    push = parts.push and _resize_push(parts.push, x0)
+    field = reuse_last(sampler.guide(velocity_field(parts, cond), other, push))
+    x_start, t_start = _start(parts, conditioning, x0)
+    for number, (t, x) in enumerate(sampler.walk(field, x_start, noise, t_start)):
+        yield Step(range(len(items)), number, t, x, x1_prediction(parts.path, field, x, t))
 
 
-def _pushed(push: Push, x0: Tensor) -> Push:
-    """The push with its mean picture on the device, in the size that is drawn."""
+def _resize_push(push: Push, x0: Tensor) -> Push:
+    """The contrastive mean on the device, in the size that is sampled."""
     mean = push.mean.to(x0.device)[None]
     if mean.shape[2:] not in ((1, 1), x0.shape[2:]):
         mean = F.interpolate(mean, x0.shape[2:], mode="bilinear", antialias=True)
@@ -136,53 +179,57 @@ def _pushed(push: Push, x0: Tensor) -> Push:
 
 @torch.no_grad()
 def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequence[float]:
-    """When a ddt's encoder runs; (): always. A program is made from one walk of 8 pictures."""
+    """Times at which a ddt's encoder runs; (): at every evaluation.
+
+    Some schedules are computed from how similar its hidden states are while 8 images are sampled.
+    """
     if sampler.share is None:
         return ()
-    network = _quiet(parts.network, autocast)
+    network = _for_sampling(parts.network, autocast)
     device = next(parts.network.parameters()).device
 
-    def measured() -> Tensor:
-        heard = []
+    def similarity() -> Tensor:
+        hidden_states = []
 
-        def noting(*inputs: Tensor | Cond | None) -> Output:
+        def record_hidden(*inputs: Tensor | Cond | None) -> Output:
             out = network(*inputs)
-            heard.append(out.hidden)
+            hidden_states.append(out.hidden)
             return out
 
         rng = torch.Generator().manual_seed(0)
         noise = torch.randn(8, *parts.shape(), generator=rng).to(device)
-        cond = _repeated(moved(parts.text.null, device), 8)
-        last(sampler.walk(parts.objective.field(noting, cond), noise, torch.zeros_like))
-        return likeness(heard)
+        cond = _repeat(cond_to(parts.text.null, device), 8)
+        field = parts.objective.field(record_hidden, cond)
+        last(sampler.walk(field, noise, torch.zeros_like))
+        return likeness(hidden_states)
 
-    return sampler.share(measured)
+    return sampler.share(similarity)
 
 
-def _begun(parts: Parts, ask: Ask, x0: Tensor, noise: Callable) -> tuple[Tensor, Callable, float]:
-    """Where the walk begins: at noise, or at a picture carried back towards it (SDEdit)."""
-    if ask.x1 is None:
-        return x0, noise, 0.0
-    if not 0 < ask.strength <= 1:
-        raise ValueError(f"A strength of {ask.strength} was asked for; it lies in (0, 1].")
-    if ask.x1.shape != x0.shape:
+def _start(parts: Parts, conditioning: Conditioning, x0: Tensor) -> tuple[Tensor, float]:
+    """The first state and its time: noise at 0, or an image with noise added (SDEdit)."""
+    x1, strength = conditioning.x1, conditioning.strength
+    if x1 is None:
+        return x0, 0.0
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength={strength} is out of range; give a number in (0, 1].")
+    if x1.shape != x0.shape:
         raise ValueError(
-            f"The picture to begin from is {tuple(ask.x1.shape[1:])} as x1, the one to be drawn "
+            f"The image to start from is {tuple(x1.shape[1:])} as x1, the one to be sampled "
             f"{tuple(x0.shape[1:])}; give them one size."
         )
-    start = 1 - ask.strength
-    path = parts.path
-    return path.alpha(start) * ask.x1.to(x0) + path.sigma(start) * x0, noise, start
+    t = 1 - strength
+    return parts.path.alpha(t) * x1.to(x0) + parts.path.sigma(t) * x0, t
 
 
-def _shares(network: nn.Module) -> bool:
-    """Whether it has an encoder whose answer steps can share."""
+def _has_encoder(network: nn.Module) -> bool:
+    """Whether it has an encoder whose output steps can share."""
     return any(isinstance(module, DDT) for module in network.modules())
 
 
-def refuse_misfit(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
-    """Raises ValueError for a solver or guidance that this run can't be drawn with."""
-    _refuse_weak(sampler, parts, weak)
+def check_sampler(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
+    """Raises ValueError for a solver or guidance that these parts can't be sampled with."""
+    _check_weak(sampler, parts, weak)
     require(sampler.needs, _subject(parts)._replace(has_weak_network=weak is not None))
     if weak:
         named("the weaker run", require)(sampler.needs[:1], _subject(weak))
@@ -192,48 +239,50 @@ def _subject(parts: Parts) -> Subject:
     """What the parts show of what a sampler may need."""
     return Subject(
         answers=parts.objective.answers,
-        has_encoder=_shares(parts.network),
+        has_encoder=_has_encoder(parts.network),
         has_bypass=joins(parts.network),
         has_mean_velocity=parts.push is not None,
     )
 
 
-@torch.no_grad()
-def encode(
-    parts: Parts, pixels: UInt8[Tensor, "n c h w"], device: torch.device
-) -> Float[Tensor, "n k i j"]:
-    """Pictures as x1."""
-    return normalise(parts.codec, parts.codec.encode(pixels.to(device)))
-
-
-def _refuse_weak(sampler: Sampler, parts: Parts, weak: Parts | None) -> None:
+def _check_weak(sampler: Sampler, parts: Parts, weak: Parts | None) -> None:
     if weak and sampler.other != "weak":
         raise ValueError(
-            "--weak is wrong because only guidance=autoguidance uses a weaker network. Add `--set "
-            "guidance=autoguidance`, or leave --weak out."
+            "--weak is wrong because only guidance=autoguidance uses a weaker network. Add "
+            "guidance=autoguidance, or leave --weak out."
         )
-    for what, of in ALIKE.items():
+    for what, of in MUST_MATCH.items():
         if weak and of(parts) != of(weak):
             raise ValueError(
                 f"The weaker run has another {what}: {of(weak)}, this one {of(parts)}. Take a run "
-                "of the same data, less trained or smaller."
+                "of the same data, trained for less time or smaller."
             )
 
 
-def decode(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:
-    """States or finished x1 as pictures, on the CPU."""
+@torch.no_grad()
+def encode_images(
+    parts: Parts, pixels: UInt8[Tensor, "n c h w"], device: torch.device
+) -> Float[Tensor, "n k i j"]:
+    """Images as normalised latents x1."""
+    return normalise(parts.codec, parts.codec.encode(pixels.to(device)))
+
+
+def decode_images(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:
+    """States or finished x1 as images, on the CPU."""
     return parts.codec.decode(denormalise(parts.codec, x)).cpu()
 
 
-def title(parts: Parts, item: Item) -> str:
-    """An item in words."""
+def item_text(parts: Parts, item: Item) -> str:
+    """An item in words: the prompt, the class name, or "" for None."""
     return parts.facts.names[item] if isinstance(item, int) else item or ""
 
 
-def _quiet(network: nn.Module, autocast: Autocast, *, skips: bool = False) -> Callable[..., Output]:
-    """The network as sampling calls it: no dropout, and in the precision asked for.
+def _for_sampling(
+    network: nn.Module, autocast: Autocast, *, skips: bool = False
+) -> Callable[..., Output]:
+    """The network as sampling calls it: in eval mode, under autocast.
 
-    skips: it does without the route that it learnt with.
+    skips: without the token route that it was trained with.
     """
     network.eval()
 
@@ -246,12 +295,12 @@ def _quiet(network: nn.Module, autocast: Autocast, *, skips: bool = False) -> Ca
     return call
 
 
-def moved(cond: Cond, device: torch.device) -> Cond:
-    """The condition on the device; a mask that hides nothing stays behind."""
-    if cond.words is None:  # the word encoder wants its mask
+def cond_to(cond: Cond, device: torch.device) -> Cond:
+    """The condition on the device, without a mask that hides nothing."""
+    if cond.words is None:  # the trained word encoder needs its mask
         cond = cond._replace(mask=needed(cond.mask))
     return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))
 
 
-def _repeated(null: Cond, rows: int) -> Cond:
+def _repeat(null: Cond, rows: int) -> Cond:
     return Cond(*(None if v is None else v.expand(rows, *v.shape[1:]) for v in null))

@@ -12,7 +12,7 @@ from pathline.config.pick import Pick, pick
 from pathline.config.presets.pixels import DIGITS
 from pathline.config.run import Sample
 from pathline.flow.paths import STRAIGHT
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.types import Batch, Facts, Output
 
 FACTS = Facts(1, 8, 8, names=tuple("0123456789"), vision="an encoder", vision_width=6)
@@ -115,7 +115,7 @@ def test_drawing_never_asks_the_projector(objective):
     parts.network.get_submodule("projector").register_forward_hook(lambda *_: calls.append(1))
     solver = pick("transition", head_steps=1) if objective == "transition" else Pick("euler")
     drawn = sampler(Sample(steps=2, solver=solver), STRAIGHT)
-    assert generate(parts, [1, None], [5, 6], drawn).shape == (2, 1, 8, 8)
+    assert sample_images(parts, [1, None], [5, 6], drawn).shape == (2, 1, 8, 8)
     assert not calls
 
 

@@ -13,7 +13,7 @@ from pathline.codecs.own import moments
 from pathline.codecs.pixel import decode, encode
 from pathline.config.codec_run import CodecRun
 from pathline.images import sheet
-from pathline.runs.sample_hook import shown
+from pathline.runs.sample_hook import write_page
 from pathline.training.ema import Ema
 from pathline.training.hooks import Show, every
 from pathline.training.loop import Hook, Progress, Reports
@@ -80,7 +80,7 @@ def looks(
         show(progress, values)
 
     def look(progress: Progress, _: Reports) -> None:
-        shown(grid(eye), folder, "rebuilt", progress.update, tracker, say)
+        write_page(grid(eye), folder, "rebuilt", progress.update, tracker, say)
 
     yield every(train.validate_every, measure, last=train.updates)
     yield every(train.sample_every, look, last=train.updates)

@@ -23,7 +23,7 @@ from pathline.evaluation.score import (
     score,
     training_pictures,
 )
-from pathline.generate import Autocast, refuse_misfit
+from pathline.generate import Autocast, check_sampler
 from pathline.metrics.scenes import adherence
 from pathline.runs.dataset import Data
 from pathline.runs.folder import BEST
@@ -72,7 +72,7 @@ def exam_of(
     wanted = run.train.ema[0] if run.sample.ema is None else run.sample.ema
     ema = next(ema for ema in player.emas if ema.name == f"ema-{wanted}")
     draws, sample = sampler(run.sample, parts.path), run.sample
-    refuse_misfit(parts, draws)
+    check_sampler(parts, draws)
     device = next(player.network.parameters()).device
     n, seed = run.eval.n, run.seed
     judged = judge(run.eval.feature, training_pictures(run, data, n, seed), n, seed, device)

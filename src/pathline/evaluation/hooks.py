@@ -14,7 +14,7 @@ from pathline.evaluation.eval_hook import eval_hook, exam_of
 from pathline.runs.dataset import Data
 from pathline.runs.feed import held_out
 from pathline.runs.folder import AVERAGES
-from pathline.runs.sample_hook import sampling, sampling_hook
+from pathline.runs.sample_hook import prepare_grid, sampling_hook
 from pathline.runs.saver import Saver, attempt
 from pathline.training.distributed import World
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
@@ -49,7 +49,7 @@ def hooks_of(ready: Ready) -> Late:
     Raises ValueError, before anything is written, for what can't be drawn or measured.
     """
     run, player, data = ready.run, ready.player, ready.data
-    samples = sampling(run, ready.parts, data, player, player.precision.autocast)
+    samples = prepare_grid(run, ready.parts, data, player, player.precision.autocast)
     exam = exam_of(run, ready.parts, data, player, player.precision.autocast, ready.say)
 
     def hooks(start: Progress, tracker: Tracker, saver: Saver, show: Show) -> list[Hook]:

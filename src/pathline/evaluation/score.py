@@ -12,7 +12,7 @@ from pathline.assemble import Parts, Sampler
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.evaluation.feature_cache import LONG, cache, embedded
-from pathline.generate import Autocast, generate
+from pathline.generate import Autocast, sample_images
 from pathline.hints import listing, nearest
 from pathline.metrics.clip_score import clip_score, conditional_accuracy
 from pathline.metrics.features import Feature
@@ -91,7 +91,7 @@ def drawer(
     """The way from items and seeds to pictures of these parts, shared among processes."""
 
     def one(items: Sequence[Item], seeds: Sequence[int]) -> Tensor:
-        return generate(parts, items, seeds, draws, batch=batch, autocast=autocast)
+        return sample_images(parts, items, seeds, draws, batch=batch, autocast=autocast)
 
     return partial(draw_shared, one, batch=batch, walk=walk)
 

@@ -36,9 +36,9 @@ def dopri5(
             f"want start < stop, rtol ≥ 0, atol > 0; got {start}, {stop}, {rtol}, {atol}"
         )
     field, calls = counted(field)
+    yield start, x  # before it is evaluated: a preview's velocity there is then this one
     t, v = start, field(x, start)
     dt, calm = _first_step(field, x, v, start, stop, rtol, atol), 1e-4
-    yield t, x
     while t < stop:
         arrives = dt >= stop - t
         t_next = stop if arrives else t + dt

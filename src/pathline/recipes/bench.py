@@ -29,12 +29,12 @@ from pathline.evaluation.timing import (
     split,
     turns,
 )
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.objectives.with_route import routed
 from pathline.recipes.train import player_of
 from pathline.runs.feed import Data, batch_of, feeder, first_rows, found
 from pathline.runs.from_cache import adopted
-from pathline.runs.sample_hook import items_of
+from pathline.runs.sample_hook import sample_items
 from pathline.training.device import Precision, pick_device, pick_precision, product_rate
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, Player, update
@@ -225,8 +225,9 @@ def _updates(setup: Setup, player: Player, batch: int, *, count: int) -> None:
 def _drawing(setup: Setup, player: Player, batch: int) -> Callable[[], object]:
     run, parts = setup.run, setup.parts._replace(network=player.forward, push=STILL)
     draws = sampler(run.sample, parts.path)
-    items, seeds = items_of(run, parts, setup.data, batch), list(range(batch))
-    draw = partial(generate, batch=batch, autocast=setup.precision.autocast)
+    items, _ = sample_items(run, parts, setup.data, batch)
+    seeds = list(range(batch))
+    draw = partial(sample_images, batch=batch, autocast=setup.precision.autocast)
 
     def work() -> None:
         draw(parts, items, seeds, draws)

@@ -40,7 +40,7 @@ from pathline.evaluation.score import (
     training_pictures,
 )
 from pathline.evaluation.sweep import Way, features_of, is_feature, ways_of
-from pathline.generate import refuse_misfit
+from pathline.generate import check_sampler
 from pathline.runs import folder as runs
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
@@ -165,7 +165,7 @@ def _of_run(
         raise ValueError("--size is for folders; a run's pictures have the size of the run.")
     parts, _ = runs.parts_of(opened, ema=ways[0].ema, device=task.device)
     for way in ways:
-        refuse_misfit(parts, sampler(way.sample, parts.path))
+        check_sampler(parts, sampler(way.sample, parts.path))
         _refuse_ema(opened.run, way)
     run, data = data_again(opened, parts, task.console)
     height, width = parts.facts.height, parts.facts.width

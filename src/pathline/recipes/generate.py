@@ -1,4 +1,4 @@
-"""Draw pictures from a run, as PNG files that say how they were made."""
+"""`pathline generate`: sample images from a run, as PNG files that say how they were made."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, problems_of, sampler
-from pathline.config.resolve import read
+from pathline.assemble import Parts
 from pathline.config.run import Sample
 from pathline.runs import folder as runs
-from pathline.runs.picture_files import Drawing, pictures, trajectories
-from pathline.runs.prompts import Asked, ask_of, items_of, untrained
+from pathline.runs.picture_files import SamplingRequest, write_images
+from pathline.runs.prompts import (
+    InputFlags,
+    PromptFlags,
+    read_conditioning,
+    read_items,
+    untrained_size,
+)
+from pathline.runs.sampling import checked_sampler, full_keys, sampling_settings, split_words
 from pathline.training.device import pick_device
+
+OPTIONS = ("n", "label", "negative", "size", "init", "strength", "seed", "out", "weak", "device")
 
 
 def generate(
@@ -37,94 +45,106 @@ def generate(
     out: Path | None = None,
     ema: float | Path | None = None,
     weak: Path | None = None,
-    set: Sequence[str] = (),
     device: str = "auto",
     debug: bool = False,
 ) -> int:
-    """Draw pictures from a trained run.
+    """Sample images from a trained run.
 
     Parameters
     ----------
     run:
         A run folder, one of its checkpoints, or "latest".
     prompts:
-        What to draw, each in quotes; none for anything, or for every class in turn.
+        Prompts, each in quotes, and sampling settings as key=value: steps=20, guidance=3,
+        solver=heun, grid=edm, guidance=interval guidance.low=0.2 (`sample.` before them may be left
+        out). A word that begins with letters, digits or dots and "=" is a setting; write a prompt
+        that begins so with a space before it. Without prompts: unconditional images.
     n:
-        Pictures of each prompt or label: 1 by default, 8 with --class-grid, 16 without prompts.
+        Images of each prompt or label: 1 by default, 8 with --class-grid, 16 without prompts.
     steps:
-        Solver steps; the run's own by default, as are solver and guidance.
+        Solver steps; the run's by default, as are solver and guidance.
     solver:
         euler, heun, midpoint, unipc2, … (`pathline config list sample.solver`).
     guidance:
-        Scale of the guidance; 1 is none.
+        Guidance scale; 1 is no guidance.
     label:
-        A class by its number.
+        A class by its index.
     class_grid:
-        Every class, n pictures each, one class a row.
+        Every class, n images each, one class a row.
     prompt_file:
-        A text file of prompts, one a line.
+        A text file with one prompt a line.
     from_cache:
-        A picture of the run's cache by its name: drawn by its caption as the cache holds it, which
-        needs no text encoder; may be given again.
+        The name of a picture in the run's cache: sampled from its cached caption, without the text
+        encoder. May be repeated.
     negative:
-        A prompt that guidance leads away from, in place of none.
+        A prompt for the negative branch of guidance, instead of the empty one.
     size:
-        HEIGHTxWIDTH in pixels; of the backbones dit and ddt draw only what they were trained on.
+        HEIGHTxWIDTH in pixels; the backbones dit and ddt sample their training size only.
     init:
-        A picture to begin from, cut and scaled to the size.
+        An image to start from, cropped and scaled to the size.
     strength:
-        How much of it is drawn anew, above 0 and up to 1.
+        How much of --init is sampled again: above 0 and up to 1.
     seed:
-        Of the first picture; the next has seed + 1, and each is the same drawn alone.
+        Seed of the first image; image i uses seed + i, independent of batch size.
     trajectory:
-        Also the way from noise to picture, as a strip and a GIF.
+        Also write the states from noise to image, as a strip and a GIF.
     out:
-        Folder of the pictures; by default RUN/pictures.
+        Folder for the images; by default RUN/pictures.
     ema:
         Which average of the weights: its decay, 0 for the weights themselves, or a file that
-        `pathline ema` has written.
+        `pathline ema` wrote.
     weak:
-        A weaker run or checkpoint to lead away from, for set=guidance=autoguidance.
-    set:
-        Further sampling settings, such as --set guidance=interval --set guidance.low=0.2.
+        A smaller or less trained run, the weaker network of guidance=autoguidance.
     device:
         auto, cpu, cuda, cuda:1, mps.
     debug:
         Show tracebacks.
     """
-    del debug  # read by the door
+    del debug  # read by the command line
     console = Console()
-    opened = runs.open_run(run, lambda text: console.print(f"warning: {text}", soft_wrap=True))
+    settings, texts = split_words(prompts)
+    full_keys(settings, OPTIONS)
+    opened = _open(run, console)
+    flags = {"steps": steps, "solver": solver, "guidance.scale": guidance}
+    sample = sampling_settings(opened, settings, flags)
     chosen = pick_device(device)
-    sample = _sample(opened, steps, solver, guidance, set)
-    parts, weights = runs.parts_of(
-        opened, ema=ema if ema is not None else sample.ema, device=chosen
+    weights_of = ema if ema is not None else sample.ema
+    parts, weights = runs.parts_of(opened, ema=weights_of, device=chosen)
+
+    # what to sample: one item and one seed for each image
+    prompt_flags = PromptFlags(texts, prompt_file, from_cache, label, class_grid, n)
+    items, conditioning = read_items(opened, parts, prompt_flags)
+    input_flags = InputFlags(negative, size, init, strength)
+    conditioning = read_conditioning(
+        parts, conditioning, input_flags, count=len(items), device=chosen
     )
-    asked = Asked(prompts, prompt_file, from_cache, label, class_grid, n)
-    items, ask = items_of(opened, parts, asked)
-    ask = ask_of(parts, ask, negative, size, init, strength, len(items), chosen)
-    if strange := untrained(parts, ask.size):
-        console.print(f"warning: {strange}", soft_wrap=True, highlight=False)
-    drawing = Drawing(
+    if warning := untrained_size(parts, conditioning.size):
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)
+    weak_parts = _load_weak(weak, chosen, console)
+    request = SamplingRequest(
         parts,
         items,
         [seed + index for index in range(len(items))],
-        sampler(sample, parts.path),
-        _weaker(weak, chosen, console),
-        _about(opened, sample, weights),
-        ask,
+        checked_sampler(parts, sample, weak_parts),
+        weak_parts,
+        _png_settings(opened, sample, weights),
+        conditioning,
+        sample.batch,
     )
-    where = out or opened.folder / "pictures"
-    where.mkdir(parents=True, exist_ok=True)
+    folder = out or opened.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
     rows = len(parts.facts.names) if class_grid else 0
-    files = pictures(drawing, where, sample.batch, rows)
-    files += trajectories(drawing, where) if trajectory else []
-    console.print(f"{len(items)} pictures with {weights}: {where}", soft_wrap=True, highlight=False)
+    files = write_images(request, folder, sheet_rows=rows, trajectory=trajectory)
+    console.print(f"{len(items)} images with {weights}: {folder}", soft_wrap=True, highlight=False)
     console.print(f"look at {files[-1]}", soft_wrap=True, highlight=False)
     return 0
 
 
-def _about(opened: runs.Opened, sample: Sample, weights: str) -> dict[str, Any]:
+def _open(run: Path, console: Console) -> runs.Opened:
+    return runs.open_run(run, lambda text: console.print(f"warning: {text}", soft_wrap=True))
+
+
+def _png_settings(opened: runs.Opened, sample: Sample, weights: str) -> dict[str, Any]:
     return {
         "steps": sample.steps,
         "solver": sample.solver.name,
@@ -135,17 +155,7 @@ def _about(opened: runs.Opened, sample: Sample, weights: str) -> dict[str, Any]:
     }
 
 
-def _sample(opened: runs.Opened, steps, solver, guidance, further: Sequence[str]) -> Sample:
-    """The run's own sampling settings with what was asked for laid over them."""
-    said = {"steps": steps, "solver": solver, "guidance.scale": guidance}
-    overrides = [f"sample.{key}={value}" for key, value in said.items() if value is not None]
-    overrides = [*(f"sample.{text}" for text in further), *overrides]
-    base = opened.checkpoint / runs.SETTINGS
-    return read(None, (), overrides, base=base, check=problems_of).run.sample
-
-
-def _weaker(weak: Path | None, device: torch.device, console: Console) -> Parts | None:
+def _load_weak(weak: Path | None, device: torch.device, console: Console) -> Parts | None:
     if weak is None:
         return None
-    opened = runs.open_run(weak, lambda text: console.print(f"warning: {text}", soft_wrap=True))
-    return runs.parts_of(opened, ema=None, device=device)[0]
+    return runs.parts_of(_open(weak, console), ema=None, device=device)[0]

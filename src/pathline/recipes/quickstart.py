@@ -12,7 +12,7 @@ from pathline.assemble import problems_of, sampler
 from pathline.config.resolve import read
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
-from pathline.generate import generate
+from pathline.generate import sample_images
 from pathline.images import save_png, sheet
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.recipes.train import EXIT, Trained, run_training
@@ -64,7 +64,9 @@ def _score(trained: Trained, run, split: str) -> tuple[Adherence, Adherence]:
     asked = prompts(split, PROMPTS, SCORE_SEED)
     draws = sampler(run.sample, trained.parts.path)
     with trained.player.emas[0].lent_to(trained.player.network):
-        pixels = generate(trained.parts, asked, list(range(PROMPTS)), draws, batch=run.sample.batch)
+        pixels = sample_images(
+            trained.parts, asked, list(range(PROMPTS)), draws, batch=run.sample.batch
+        )
     page = sheet(pixels[:SHOWN], asked[:SHOWN], columns=6)
     about = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
     save_png(page, trained.folder / f"{split}.png", about)

@@ -12,7 +12,7 @@ from pathline.assemble import objective_of
 from pathline.compatibility import feature_term, require_rows
 from pathline.config.run import Run
 from pathline.data import order as loader
-from pathline.generate import moved
+from pathline.generate import cond_to
 from pathline.runs.dataset import Data, Found
 from pathline.runs.from_cache import from_cache
 from pathline.runs.from_pictures import from_pictures
@@ -45,7 +45,7 @@ def batch_of(
     flips: which are mirrored. choices: uniform numbers that choose among captions; None: the first.
     seen: with what the vision encoder says of them, where the data has one.
     """
-    cond, null = (moved(c, device) for c in (data.cond(rows, choices), data.null))
+    cond, null = (cond_to(c, device) for c in (data.cond(rows, choices), data.null))
     features = data.features(rows, flips, device) if seen and data.features else None
     return Batch(data.x1(rows, flips, device), cond, null, rows, features)
 

@@ -1,80 +1,95 @@
-"""Drawn pictures as files: PNGs that say how they were made, a sheet, the way they came."""
+"""Sampled images as files: PNGs with their settings inside, a sheet, a trajectory."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pathline.assemble import Parts, Sampler
-from pathline.generate import NOTHING, Ask, Item, decode, states, title
-from pathline.generate import generate as draw
+from pathline.generate import (
+    UNCONDITIONED,
+    Conditioning,
+    Done,
+    Item,
+    decode_images,
+    generate,
+    item_text,
+)
 from pathline.images import gif, image, save_png, sheet
 
-FRAMES = 12  # states of a strip
-ROWS = 8  # pictures of a strip
+FRAMES = 12  # states in a strip
+ROWS = 8  # images in a strip
 
 
-class Drawing(NamedTuple):
-    """What is to be drawn and with what."""
+class SamplingRequest(NamedTuple):
+    """The images to sample, with which network and sampler."""
 
     parts: Parts
     items: list[Item]
     seeds: list[int]
     sampler: Sampler
-    weak: Parts | None
-    about: dict[str, Any]
-    ask: Ask = NOTHING
+    weak: Parts | None  # of autoguidance
+    settings: dict[str, Any]  # as they are written into every PNG
+    conditioning: Conditioning = UNCONDITIONED
+    batch: int = 64
 
 
-def pictures(drawing: Drawing, where: Path, batch: int, rows: int) -> list[Path]:
-    """Draw all, write each, and a sheet of several; rows: of the sheet, 0 for about square."""
-    parts, items, seeds = drawing.parts, drawing.items, drawing.seeds
-    pixels = draw(
-        parts, items, seeds, drawing.sampler, batch=batch, weak=drawing.weak, ask=drawing.ask
-    )
-    files = []
-    for picture, item, seed in zip(pixels, items, seeds, strict=True):
-        files.append(_free(where / f"{_slug(title(parts, item))}-{seed}.png"))
-        about = drawing.about | {"prompt": title(parts, item), "seed": seed}
-        save_png(image(picture), files[-1], about)
-    if len(files) > 1:
-        titles = [] if rows else [title(parts, item) for item in items]
-        columns = len(files) // rows if rows else None
-        files.append(_free(where / "sheet.png"))
-        page = sheet(pixels, titles, columns=columns)
-        save_png(page, files[-1], drawing.about | {"seed": seeds[0]})
-    return files
+def write_images(
+    request: SamplingRequest, folder: Path, *, sheet_rows: int = 0, trajectory: bool = False
+) -> list[Path]:
+    """Sample all images; write each as it is done, then a sheet of several.
 
-
-def trajectories(drawing: Drawing, where: Path) -> list[Path]:
-    """A strip of the first pictures' states, one picture a row, and a GIF of them."""
-    parts, some = drawing.parts, slice(ROWS)
-    walk = states(
+    sheet_rows: rows of the sheet, without titles; 0: about square, with titles. trajectory: also
+    the states of the first images, as a strip and a GIF. Returns the files in this order.
+    """
+    parts, items, seeds = request.parts, request.items, request.seeds
+    events = generate(
         parts,
-        drawing.items[some],
-        drawing.seeds[some],
-        drawing.sampler,
-        weak=drawing.weak,
-        ask=drawing.ask.rows(some),
+        items,
+        seeds,
+        request.sampler,
+        batch=request.batch,
+        weak=request.weak,
+        conditioning=request.conditioning,
     )
-    seen = [decode(parts, x) for _, x in walk]
-    kept = [seen[round(i * (len(seen) - 1) / (FRAMES - 1))] for i in range(min(FRAMES, len(seen)))]
-    strip = torch.stack(kept, dim=1).flatten(0, 1)
-    files = [_free(where / "trajectory.png"), _free(where / "trajectory.gif")]
-    about = drawing.about | {"seed": drawing.seeds[0]}
-    save_png(sheet(strip, columns=len(kept)), files[0], about)
-    gif([sheet(frame) for frame in seen], files[1])
+    files, pixels, states = [], [], []
+    for event in events:
+        if isinstance(event, Done):
+            text, seed = item_text(parts, items[event.row]), seeds[event.row]
+            files.append(_unused(folder / f"{_slug(text)}-{seed}.png"))
+            settings = request.settings | {"prompt": text, "seed": seed}
+            save_png(image(event.pixels), files[-1], settings)
+            pixels.append(event.pixels)
+        elif trajectory and event.rows.start == 0:
+            states.append(decode_images(parts, event.x[:ROWS]))
+    settings = request.settings | {"seed": seeds[0]}
+    if len(pixels) > 1:
+        titles = [] if sheet_rows else [item_text(parts, item) for item in items]
+        columns = len(pixels) // sheet_rows if sheet_rows else None
+        files.append(_unused(folder / "sheet.png"))
+        save_png(sheet(torch.stack(pixels), titles, columns=columns), files[-1], settings)
+    return files + (_write_trajectory(states, folder, settings) if trajectory else [])
+
+
+def _write_trajectory(states: list[Tensor], folder: Path, settings: dict[str, Any]) -> list[Path]:
+    """A strip of some states, one image a row, and a GIF of all."""
+    count = min(FRAMES, len(states))
+    shown = [states[round(i * (len(states) - 1) / (FRAMES - 1))] for i in range(count)]
+    strip = torch.stack(shown, dim=1).flatten(0, 1)
+    files = [_unused(folder / "trajectory.png"), _unused(folder / "trajectory.gif")]
+    save_png(sheet(strip, columns=count), files[0], settings)
+    gif([sheet(frame) for frame in states], files[1])
     return files
 
 
 def _slug(text: str) -> str:
-    return (
-        "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:60] or "picture"
-    )
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words)[:60] or "picture"
 
 
-def _free(file: Path) -> Path:
-    """The file, or it with a number behind if it is there already: nothing is overwritten."""
+def _unused(file: Path) -> Path:
+    """The file, or with a number behind its name if it exists: nothing is overwritten."""
     if not file.exists():
         return file
     paths = (file.with_stem(f"{file.stem}-{number}") for number in range(2, 10**6))

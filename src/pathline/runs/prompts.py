@@ -1,4 +1,4 @@
-"""What a person asks to be drawn, from words on a line to items and an `Ask`."""
+"""From prompts, labels and image files on the command line to items and their conditioning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,118 +11,137 @@ from pathline.data.buckets import cut, place
 from pathline.data.cache.reader import read as read_cache
 from pathline.data.cache.reader import refuse_other
 from pathline.data.transforms import decode
-from pathline.generate import Ask, Item, encode
+from pathline.generate import UNCONDITIONED, Conditioning, Item, encode_images
 from pathline.runs.folder import Opened
 
-SHOWN = 5  # sizes that a warning names
+SHOWN = 5  # names in a message
 
 
-class Asked(NamedTuple):
-    """As it was given on the line."""
+class PromptFlags(NamedTuple):
+    """What the command line says about the images; at most one of the first five."""
 
-    prompts: Sequence[str]
-    file: Path | None
-    cached: Sequence[str]  # names of pictures in the run's cache
-    label: int | None
-    class_grid: bool
-    n: int | None
+    prompts: Sequence[str] = ()
+    file: Path | None = None
+    cached: Sequence[str] = ()  # names of pictures in the run's cache
+    label: int | None = None
+    class_grid: bool = False
+    n: int | None = None  # images of each
 
 
-def items_of(opened: Opened, parts: Parts, asked: Asked) -> tuple[list[Item], Ask]:
-    """What to draw, picture by picture, and its conditions where they come from a cache."""
-    ways = [asked.prompts, asked.file, asked.cached, asked.label is not None, asked.class_grid]
-    if sum(map(bool, ways)) > 1:
+class InputFlags(NamedTuple):
+    """What else the images are conditioned on."""
+
+    negative: str | None = None
+    size: str | None = None  # HEIGHTxWIDTH
+    init: Path | None = None  # an image to start from
+    strength: float = 1.0
+
+
+def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[Item], Conditioning]:
+    """One item for each image, and their conditioning where a cache has it encoded."""
+    sources = [
+        *(flags.prompts, flags.file, flags.cached),
+        *(flags.label is not None, flags.class_grid),
+    ]
+    if sum(map(bool, sources)) > 1:
         raise ValueError(
             "Give prompts, or --prompt-file, --from-cache, --label or --class-grid: one of them."
         )
-    n = asked.n
+    n = flags.n
     if n is not None and n < 1:
-        raise ValueError(f"--n {n} asks for no picture; give 1 or more.")
-    if asked.cached:
-        return _from_cache(opened, parts, asked.cached, n or 1)
-    if (asked.class_grid or asked.label is not None) and not labelled(parts.text):
-        raise ValueError("This run knows no classes; give it prompts, or nothing for anything.")
-    if asked.class_grid:
-        return [index for index in range(len(parts.facts.names)) for _ in range(n or 8)], Ask()
-    prompts: list[Item] = [asked.label] if asked.label is not None else list(asked.prompts)
-    prompts += _lines(asked.file) if asked.file else []
+        raise ValueError(f"--n {n} samples no image; give 1 or more.")
+    if flags.cached:
+        return _read_cached(opened, parts, flags.cached, n or 1)
+    if (flags.class_grid or flags.label is not None) and not labelled(parts.text):
+        raise ValueError(
+            "--label and --class-grid are for runs trained on classes, and this run has none; "
+            "give prompts, or nothing for unconditional images."
+        )
+    if flags.class_grid:
+        classes = range(len(parts.facts.names))
+        return [index for index in classes for _ in range(n or 8)], UNCONDITIONED
+    prompts: list[Item] = [*flags.prompts]
+    if flags.label is not None:
+        prompts.append(flags.label)
+    prompts += _read_lines(flags.file) if flags.file else []
     if not prompts:
-        return [None] * (n or 16), Ask()
-    return [item for item in prompts for _ in range(n or 1)], Ask()
+        return [None] * (n or 16), UNCONDITIONED
+    return [item for item in prompts for _ in range(n or 1)], UNCONDITIONED
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; wanted a text file of prompts, one a line."
+            f"--prompt-file {file} does not exist; give a text file with a prompt on each line."
         )
-    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    if not any(found):
-        raise ValueError(f"{file} holds no prompt; wanted one a line.")
-    return [line for line in found if line]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise ValueError(f"--prompt-file {file} has no prompt; write one on each line.")
+    return [line for line in lines if line]
 
 
-def _from_cache(
+def _read_cached(
     opened: Opened, parts: Parts, names: Sequence[str], n: int
-) -> tuple[list[Item], Ask]:
+) -> tuple[list[Item], Conditioning]:
+    """The captions of cached pictures as the cache has them encoded: no text encoder is needed."""
     if not opened.run.data.cache:
         raise ValueError("--from-cache is for runs on a cache (data.cache); give prompts instead.")
     cache = read_cache(Path(opened.run.data.cache))
-    known = {key: row for row, key in enumerate(cache.keys)}
-    if unknown := [name for name in names if name not in known]:
+    row_of = {key: row for row, key in enumerate(cache.keys)}
+    if unknown := [name for name in names if name not in row_of]:
         raise ValueError(
-            f"{unknown[0]!r} is no picture of {cache.folder}; the first are "
-            f"{', '.join(cache.keys[:5])} …"
+            f"--from-cache {unknown[0]!r} is no picture of {cache.folder}; the first are "
+            f"{', '.join(cache.keys[:SHOWN])} …"
         )
     if parts.facts.made:
         refuse_other(cache, parts.facts.made.codec, parts.facts.made.text)
-    rows = [known[name] for name in names for _ in range(n)]
+    rows = [row_of[name] for name in names for _ in range(n)]
     items: list[Item] = [next(iter(cache.captions[row]), None) for row in rows]
     cond = cache.cond(torch.tensor(rows), torch.zeros(len(rows)))
-    own = {cache.sizes[bucket] for bucket in cache.bucket[rows].tolist()}
-    return items, Ask(cond, cache.null, size=own.pop() if len(own) == 1 else None)
+    sizes = {cache.sizes[bucket] for bucket in cache.bucket[rows].tolist()}
+    return items, Conditioning(cond, cache.null, size=sizes.pop() if len(sizes) == 1 else None)
 
 
-def ask_of(
+def read_conditioning(
     parts: Parts,
-    ask: Ask,
-    negative: str | None,
-    size: str | None,
-    init: Path | None,
-    strength: float,
+    conditioning: Conditioning,
+    flags: InputFlags,
+    *,
     count: int,
     device: torch.device,
-) -> Ask:
-    """The rest of what a drawing is told. Raises ValueError for a size that can't be."""
-    sides = _sides(size) if size else ask.size
-    height, width = sides or (parts.facts.height, parts.facts.width)
-    parts.shape(sides)
-    null = parts.text.encode([negative]) if negative else ask.null
-    ask = ask._replace(null=null, size=sides)
-    if init is None:
-        return ask
-    pixels = decode(init, channels=parts.facts.channels)
-    own = pixels.shape[1], pixels.shape[2]
-    fitted = cut(pixels, place(*own, [(height, width)]))
-    x1 = encode(parts, fitted[None], device)
-    return ask._replace(x1=x1.expand(count, -1, -1, -1), strength=strength)
+) -> Conditioning:
+    """The conditioning of `count` images, with negative prompt, size and initial image.
+
+    Raises ValueError for a size that this run can't sample.
+    """
+    size = _read_size(flags.size) if flags.size else conditioning.size
+    height, width = size or (parts.facts.height, parts.facts.width)
+    parts.shape(size)
+    null = parts.text.encode([flags.negative]) if flags.negative else conditioning.null
+    conditioning = conditioning._replace(null=null, size=size)
+    if flags.init is None:
+        return conditioning
+    pixels = decode(flags.init, channels=parts.facts.channels)
+    pixels = cut(pixels, place(pixels.shape[1], pixels.shape[2], [(height, width)]))
+    x1 = encode_images(parts, pixels[None], device)
+    return conditioning._replace(x1=x1.expand(count, -1, -1, -1), strength=flags.strength)
 
 
-def untrained(parts: Parts, sides: tuple[int, int] | None) -> str | None:
-    """What is worth a word where pictures of this size were never learnt."""
+def untrained_size(parts: Parts, size: tuple[int, int] | None) -> str | None:
+    """A warning where the run was not trained on images of this (height, width)."""
     facts = parts.facts
-    known = facts.sizes or ((facts.height, facts.width),)
-    if sides is None or sides in known:
+    trained = facts.sizes or ((facts.height, facts.width),)
+    if size is None or size in trained:
         return None
-    named = ", ".join(f"{height}x{width}" for height, width in known[:SHOWN])
+    names = ", ".join(f"{height}x{width}" for height, width in trained[:SHOWN])
     return (
-        f"{sides[0]}x{sides[1]} was never learnt, only {named}{' …' if len(known) > SHOWN else ''}:"
-        " far from it, things are repeated or torn."
+        f"size {size[0]}x{size[1]} was not trained on, only "
+        f"{names}{' …' if len(trained) > SHOWN else ''}: far from these, things repeat or tear."
     )
 
 
-def _sides(text: str) -> tuple[int, int]:
+def _read_size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError(f"--size {text} is no size; wanted HEIGHTxWIDTH such as 384x640.")
+        raise ValueError(f"--size {text} is no size; give HEIGHTxWIDTH in pixels, such as 384x640.")
     return int(height), int(width)

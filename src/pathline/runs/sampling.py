@@ -1,0 +1,85 @@
+"""How a run samples: its own settings with those of the command line over them."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from pathline.assemble import Parts, Sampler, problems_of, sampler
+from pathline.config.resolve import read
+from pathline.config.run import Run, Sample
+from pathline.config.values import read_scalar
+from pathline.generate import check_sampler
+from pathline.hints import nearest
+from pathline.runs.folder import SETTINGS, Opened
+from pathline.training.ema import Ema
+
+KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")  # the beginning of a word that is a setting
+SHORT = tuple(field.name for field in fields(Sample))  # steps, solver, …: of `sample`
+
+
+def split_words(words: Iterable[object]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are key=value, and all others, without spaces around.
+
+    A prompt that begins like a setting is one with a space before it.
+    """
+    texts = [str(word) for word in words]
+    settings = [text for text in texts if KEY.match(text)]
+    return settings, [text.strip() for text in texts if not KEY.match(text)]
+
+
+def full_keys(settings: Sequence[str], options: Collection[str] = ()) -> list[str]:
+    """Settings with their whole key: steps=20 as sample.steps=20, guidance=3 as its scale.
+
+    options: names of the command's options, for the message. Raises ValueError for a key that is
+    no sampling setting, with the nearest one.
+    """
+    return [_full_key(text, options) for text in settings]
+
+
+def _full_key(text: str, options: Collection[str]) -> str:
+    key, _, value = text.partition("=")
+    first, _, _ = key.removeprefix("sample.").partition(".")
+    if first in SHORT:
+        key = key.removeprefix("sample.")
+        is_scale = key == "guidance" and not isinstance(read_scalar(value), str)
+        return f"sample.{key}{'.scale' if is_scale else ''}={value}"
+    if key in options:
+        raise ValueError(f"{text} is an option and not a setting. Write --{key} {value}.")
+    if first in {field.name for field in fields(Run)} - {"sample"}:
+        raise ValueError(
+            f"{text} can't be changed after training: sampling takes {', '.join(SHORT)}. "
+            f"Train another run with {text}."
+        )
+    raise ValueError(
+        f"{text} is wrong because {key} is no sampling setting.{nearest(first, SHORT)} There are: "
+        f"{', '.join(SHORT)}, and their options such as guidance.low. Write a prompt that begins "
+        f"like a setting with a space before it: ' {text}'."
+    )
+
+
+def sampling_settings(
+    opened: Opened[Run], settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Sample:
+    """The run's sampling settings with others over them.
+
+    settings: key=value, with or without `sample.`. flags: values of options by their setting's
+    name, None where not typed; they win. Raises ValueError for every wrong key and value.
+    """
+    typed = [f"{key}={value}" for key, value in (flags or {}).items() if value is not None]
+    overrides = full_keys([*settings, *typed])
+    base = (opened.saved or opened.folder) / SETTINGS
+    return read(None, (), overrides, base=base, check=problems_of).run.sample
+
+
+def checked_sampler(parts: Parts, sample: Sample, weak: Parts | None = None) -> Sampler:
+    """The sampler of these settings. Raises ValueError if the parts can't be sampled with it."""
+    built = sampler(sample, parts.path)
+    check_sampler(parts, built, weak)
+    return built
+
+
+def sampling_ema(run: Run, emas: Iterable[Ema]) -> Ema:
+    """The average of the weights that a training samples with: sample.ema, else the first."""
+    decay = run.train.ema[0] if run.sample.ema is None else run.sample.ema
+    return next(ema for ema in emas if ema.name == f"ema-{decay}")
