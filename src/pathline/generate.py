@@ -165,7 +165,9 @@ def sample_steps(
     push = parts.push and _resize_push(parts.push, x0)
     field = reuse_last(sampler.guide(velocity_field(parts, cond), other, push))
     x_start, t_start = _start(parts, conditioning, x0)
-    for number, (t, x) in enumerate(sampler.walk(field, x_start, noise, t_start)):
+    predicts_x1 = any(run.objective.prediction == "x1" for run in (parts, weak) if run)
+    walk = sampler.walk(field, x_start, noise, t_start, predicts_x1=predicts_x1)
+    for number, (t, x) in enumerate(walk):
         yield Step(range(len(items)), number, t, x, x1_prediction(parts.path, field, x, t))
 
 
@@ -200,7 +202,8 @@ def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequenc
         noise = torch.randn(8, *parts.shape(), generator=rng).to(device)
         cond = _repeat(cond_to(parts.text.null, device), 8)
         field = parts.objective.field(record_hidden, cond)
-        last(sampler.walk(field, noise, torch.zeros_like))
+        predicts_x1 = parts.objective.prediction == "x1"
+        last(sampler.walk(field, noise, torch.zeros_like, predicts_x1=predicts_x1))
         return likeness(hidden_states)
 
     return sampler.share(similarity)

@@ -174,7 +174,8 @@ def walked(network, times, step="euler", guide=None):
     conds = Cond(labels=torch.tensor([0, 1, 2])), Cond(labels=torch.tensor([3, 3, 3]))
     fields = [sharing(READ, network, cond, times) for cond in conds]
     with torch.no_grad():
-        end = last(integrate(guide(*fields) if guide else fields[0], x0, GRID, STEPS[step]))
+        field, solver = guide(*fields) if guide else fields[0], function_of(STEPS[step])
+        end = last(integrate(field, x0, GRID, solver))
     for hook in hooks:
         hook.remove()
     return end, counts["encoder"], counts["decoder"]

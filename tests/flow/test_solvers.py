@@ -46,7 +46,7 @@ def test_every_step_is_tested():
 def walked_finely(mixture):
     """Walkers, and where they end on the inner and on the whole interval."""
     x = drawn(torch.Generator().manual_seed(1), 16, 2)
-    return x, [last(integrate(mixture, x, grid(300), STEPS["rk4"])) for grid in GRIDS]
+    return x, [last(integrate(mixture, x, grid(300), function_of(STEPS["rk4"]))) for grid in GRIDS]
 
 
 @ORDERLY

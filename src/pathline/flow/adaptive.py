@@ -113,4 +113,4 @@ NODES = (
 )
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
-ADAPTIVE = {"dopri5": Solver(dopri5, adaptive=True)}
+ADAPTIVE = {"dopri5": Solver(dopri5, adaptive=True, evaluates_end=True)}

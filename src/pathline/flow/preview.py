@@ -32,7 +32,7 @@ def x1_prediction(path: Path, field: Field, x: State, t: float) -> Callable[[], 
 
     @torch.no_grad()
     def predict_x1() -> Tensor:
-        if path.sigma(t) == 0:
+        if t >= 1:
             return x
         return x1_from_velocity(path, field(x, t), x, t)
 

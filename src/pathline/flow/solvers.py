@@ -36,6 +36,7 @@ class Solver(NamedTuple):
     step: Callable[..., Any]
     asks: Literal["velocity", "average", "transition"] = "velocity"  # of the objective's field
     adaptive: bool = False  # a whole walk, (field, x, start) -> states, that chooses its steps
+    evaluates_end: bool = False  # evaluates the field at the end of a step, so at t = 1 too
 
 
 def integrate(
@@ -52,6 +53,22 @@ def integrate(
     for t, t_next in pairwise(grid):
         x, memory = step(field, x, t, t_next, memory, noise, path)
         yield t_next, x
+
+
+def landed(
+    states: Iterable[tuple[float, Tensor]], field: Field, path: Path = STRAIGHT
+) -> Iterator[tuple[float, Tensor]]:
+    """A walk that stops before t = 1, and from its last state a step to the x1 predicted there.
+
+    For x1-predictions, whose velocity (x1 − x) / (1 − t) is 0 / 0 at t = 1, where a solver that
+    evaluates the end of its steps would ask for it. On the straight path an Euler step, as EDM
+    (arXiv 2206.00364), JiT (2511.13720) and diffusers end their Heun.
+    """
+    t, x = 0.0, None
+    for t, x in states:
+        yield t, x
+    if x is not None:
+        yield 1.0, x1_from_velocity(path, field(x, t), x, t)
 
 
 def last(states: Iterable[tuple[float, Tensor]]) -> Tensor:
@@ -265,8 +282,8 @@ DIFFUSIONS: dict[str, Callable[[Path, float], float]] = {
 STEPS: dict[str, Step | Solver] = {
     "euler": euler,
     "midpoint": midpoint,
-    "heun": heun,
-    "rk4": rk4,
+    "heun": Solver(heun, evaluates_end=True),
+    "rk4": Solver(rk4, evaluates_end=True),
     "adams2": adams2,
     "dpmpp2m": dpmpp2m,
     "unipc2": unipc2,

@@ -85,8 +85,29 @@ def refuse_floor(prediction: str, floor: float) -> None:
 
 
 def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:
-    """What a network of this prediction answered at (xt, t), as a velocity."""
+    """What a network of this prediction answered at (xt, t), as a velocity in a loss.
+
+    floor: least σ by which an x1-prediction is divided, or times near 1 would outweigh all others.
+    """
     return value if prediction == "v" else velocity_from_x1(path, value, xt, t, floor)
+
+
+def read_exactly(value: State, x: State, t: Time, path: Path, prediction: str) -> State:
+    """The same for sampling, without a floor: a step goes at most to the x1 predicted.
+
+    With the floor of the loss, steps where 1 − t is below it would leave noise behind.
+    Raises ValueError at t = 1, where an x1-prediction has no velocity.
+    """
+    if prediction == "v":
+        return value
+    if isinstance(t, Tensor):
+        return velocity_from_x1(path, value, x, t.to(x.dtype))
+    if t >= 1:
+        raise ValueError(
+            "An x1-prediction has no velocity at t = 1: end the walk before it and take the x1 "
+            "predicted there (flow.solvers.landed)."
+        )
+    return velocity_from_x1(path, value, x, t)
 
 
 def loss(
@@ -120,13 +141,13 @@ def loss(
     return criterion(point._replace(v=target), out._replace(value=v))
 
 
-def field(network, cond: Cond, *, path: Path, prediction: str, floor: float) -> Field:
-    """What the network learnt, read as a velocity field of (x, t)."""
+def field(network, cond: Cond, *, path: Path, prediction: str) -> Field:
+    """The network's prediction as a velocity field of (x, t)."""
 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
         times = t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
         value = network(x, times, cond).value.to(x.dtype)
-        return read(value, x, times.to(x.dtype), path, prediction, floor)
+        return read_exactly(value, x, t, path, prediction)
 
     return velocity
 
@@ -144,6 +165,6 @@ def flow(
     from it, for two encoders (FLUX.1: .447 each, .2 of both); null: they go together."""
     refuse_floor(prediction, floor)
     refuse_shares(dropout=dropout, dropout_pooled=dropout_pooled)
-    ways = {"path": path, "prediction": prediction, "floor": floor}
-    drops = {"dropout": dropout, "dropout_pooled": dropout_pooled}
-    return Objective(partial(loss, **drops, **ways), partial(field, **ways), prediction)
+    reading = {"path": path, "prediction": prediction}
+    learn = partial(loss, **reading, floor=floor, dropout=dropout, dropout_pooled=dropout_pooled)
+    return Objective(learn, partial(field, **reading), prediction)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
-from pathline.objectives.flow import drop, padded, read, refuse_floor, refuse_shares
+from pathline.objectives.flow import drop, padded, read, read_exactly, refuse_floor, refuse_shares
 from pathline.objectives.mean_flow_target import Average, Lift, Target, between, difference, exact
 from pathline.types import Batch, Cond, Field, Objective, Output, Point, rows_of
 
@@ -76,13 +76,13 @@ def loss(
     return criterion(point._replace(v=v), out._replace(value=u - lifts))
 
 
-def field(network, cond: Cond, *, path: Path, prediction: str, floor: float) -> Field:
+def field(network, cond: Cond, *, path: Path, prediction: str) -> Field:
     """The average velocity from t to r, as a field of (x, t, r); without r the velocity at t."""
 
     def between_times(x: Tensor, t: float | Tensor, r: float | Tensor | None = None) -> Tensor:
         here = _times(t, x)
         value = network(x, here, cond, here if r is None else _times(r, x)).value.to(x.dtype)
-        return read(value, x, here.to(x.dtype), path, prediction, floor)
+        return read_exactly(value, x, t, path, prediction)
 
     return between_times
 
@@ -177,12 +177,12 @@ def _objective(
         raise ValueError(
             f"the guidance interval is {aim.low} to {aim.high}; want 0 ≤ low ≤ high ≤ 1"
         )
-    ways = {"path": path, "prediction": prediction, "floor": floor}
-    rows = {"dropout": dropout, "instant": instant}
-    learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **rows, **ways)
+    reading = {"path": path, "prediction": prediction}
+    rows = {"dropout": dropout, "instant": instant, "floor": floor}
+    learn = partial(loss, lift_at=lift_at, aim=aim, own=own, **rows, **reading)
     return Objective(
         learn,
-        partial(field, **ways),
+        partial(field, **reading),
         prediction,
         answers="average",
         needs=("later_time", *needs),
