@@ -429,7 +429,7 @@ def test_ddp_has_the_gradient_of_the_network_alone(name):
     wanted = gradients(network, network, objective)
     with joined("ddp", torch.device("cpu")) as (world, _):
         wrapped = wrap(network, world, precision="fp32", compiled=False)
-        with wrapped.meeting(True):
+        with wrapped.gradient_sync(True):
             found = gradients(network, wrapped.forward, objective)
     for key, gradient in wanted.items():
         assert torch.equal(found[key], gradient), key
@@ -440,7 +440,7 @@ def test_fsdp2_has_the_gradient_of_the_network_alone():
     wanted = gradients(network, network, objective)
     with joined("fsdp2", torch.device("cpu")) as (world, _):
         wrapped = wrap(network, world, precision="fp32", compiled=False)
-        wrapped.meeting(True)
+        wrapped.gradient_sync(True)
         found = gradients(network, wrapped.forward, objective)
         for key, gradient in wanted.items():
             torch.testing.assert_close(found[key].full_tensor(), gradient)

@@ -19,7 +19,7 @@ def test_no_ddp_outlives_its_processes():
     network = nn.Linear(2, 2)
     with joined("ddp", torch.device("cpu")) as (world, _):
         wrapped = wrap(network, world, precision="fp32", compiled=False)
-        with wrapped.meeting(True):
+        with wrapped.gradient_sync(True):
             wrapped.forward(torch.ones(1, 2)).sum().backward()
         assert len(wrappers()) == 1
     assert wrappers() == []

@@ -236,7 +236,7 @@ def player_of(
             *(exponential(network, decay) for decay in run.train.ema),
             *(power_function(network, length) for length in run.train.power_ema),
         ],
-        meeting=wrapped.meeting,
+        gradient_sync=wrapped.gradient_sync,
     )
 
 

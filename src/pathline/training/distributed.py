@@ -39,10 +39,11 @@ ALONE = World()
 
 
 class Wrapped(NamedTuple):
-    """A network as a strategy calls it. meeting: whether gradients meet in this backward pass."""
+    """A network as a strategy calls it."""
 
     forward: Callable[..., Any]
-    meeting: Callable[[bool], AbstractContextManager]
+    # Whether gradients are all-reduced in this backward pass (no_sync otherwise).
+    gradient_sync: Callable[[bool], AbstractContextManager]
 
 
 def number() -> int:
@@ -106,19 +107,24 @@ def _own(device: torch.device) -> torch.device:
     return torch.device("cuda", local)
 
 
+def always_sync(_: bool) -> AbstractContextManager:
+    """The gradient_sync of a network that nothing is exchanged for."""
+    return nullcontext()
+
+
 def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) -> Wrapped:
     """The network ready for its strategy; under fsdp2 its weights are split in place."""
     if world.strategy == "none":
-        return Wrapped(torch.compile(network) if compiled else network, _always)
+        return Wrapped(torch.compile(network) if compiled else network, always_sync)
     if world.strategy == "ddp":
         return _ddp(network, world.held, compiled=compiled)
     sharded: Any = shard(network, world, precision=precision, compiled=compiled)
 
-    def meeting(last: bool) -> AbstractContextManager:
+    def gradient_sync(last: bool) -> AbstractContextManager:
         sharded.set_requires_gradient_sync(last)
         return nullcontext()
 
-    return Wrapped(sharded, meeting)
+    return Wrapped(sharded, gradient_sync)
 
 
 def _ddp(network: nn.Module, held: Any, *, compiled: bool) -> Wrapped:
@@ -159,11 +165,11 @@ def whole(x: Tensor) -> Tensor:
 
 
 def placed(x: Tensor, live: Tensor) -> Tensor:
-    """A whole tensor, the same on every rank, laid out as `live` is."""
+    """A whole tensor, the same on every rank, on the device of `live` and sharded as it is."""
+    x = x.to(live.device)
     if not isinstance(live, DTensor):
         return x
-    on = x.to(live.device)
-    return distribute_tensor(on, live.device_mesh, live.placements, src_data_rank=None)
+    return distribute_tensor(x, live.device_mesh, live.placements, src_data_rank=None)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -210,7 +216,3 @@ def gathered(value: Any) -> list[Any]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, value)
     return everyone
-
-
-def _always(_: bool) -> AbstractContextManager:
-    return nullcontext()

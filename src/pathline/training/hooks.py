@@ -34,7 +34,8 @@ def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last:
     def log(progress: Progress, _: Reports) -> None:
         now = time.perf_counter()
         values = _means(window)
-        values["lr"] = players[0].optimizer.param_groups[0]["lr"]
+        for player in players:
+            values[f"lr/{player.name}"] = player.optimizer.param_groups[0]["lr"]
         if mark[1] is not None:
             values["images_per_second"] = (progress.images - mark[1]) / (now - mark[0])
         mark[:] = [now, progress.images]

@@ -47,7 +47,7 @@ def train(
         reports = {
             player.name: update(player, lanes, progress.update)
             for player in players
-            if progress.update % player.every == 0
+            if player.is_due(progress.update)
         }
         faults = [f"{name}: {report.fault}" for name, report in reports.items() if report.fault]
         bad = bad + 1 if faults else 0

@@ -1,8 +1,8 @@
-"""A player is a network that learns: with its optimizer, loss, averages and how often it moves."""
+"""A player is a network in training: with its optimizer, loss, averages and schedule."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pathline.training.device import Precision
-from pathline.training.distributed import mean, placed, whole
+from pathline.training.distributed import always_sync, mean, placed, whole
 from pathline.training.ema import Ema
 from pathline.types import Batch
 
@@ -18,33 +18,40 @@ Lane = tuple[Batch, torch.Generator]
 Loss = Callable[[Any, Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
-def _alone(_: bool) -> AbstractContextManager:
-    return nullcontext()
-
-
 @dataclass
 class Player:
-    """State that is saved: the weights, the optimizer's moments, the averages, the scaler."""
+    """A network in training. Saved: weights, optimizer state, averages, loss scale.
+
+    Gradients are cleared before each update, so those that the loss of another player leaves in
+    this network do not count. Such a loss calls `network`, not `forward`, which belongs to the
+    player's own backward pass.
+    """
 
     name: str
-    network: nn.Module  # has the weights
-    forward: Callable[..., Any]  # the network as it is called: compiled or wrapped
+    network: nn.Module  # holds the weights
+    forward: Callable[..., Any]  # the network as its loss calls it: compiled or wrapped
     optimizer: torch.optim.Optimizer
     loss: Loss
-    rate: Callable[[int], float]  # share of the learning rate at an update
+    rate: Callable[[int], float]  # factor of the learning rate at an update
     precision: Precision
-    clip: float = 0.0  # greatest gradient norm; 0: none
+    clip: float = 0.0  # largest gradient norm; 0: no clipping
     emas: Sequence[Ema] = ()
-    every: int = 1
-    meeting: Callable[[bool], AbstractContextManager] = _alone  # do gradients meet in this pass?
+    every: int = 1  # it is updated at every n-th update of the run
+    begin: int = 0  # first update of the run at which it is updated
+    # Whether gradients are all-reduced in this backward pass: False for all but the last lane.
+    gradient_sync: Callable[[bool], AbstractContextManager] = always_sync
     base_rates: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
+    def is_due(self, n: int) -> bool:
+        """Whether it is updated at update n of the run, counted from 0."""
+        return n >= self.begin and n % self.every == 0
+
 
 class Update(NamedTuple):
-    """What one update did; tensors stay on the device until somebody reads them."""
+    """What one update did; tensors stay on the device until a hook reads them."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -78,8 +85,8 @@ def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
 def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str, Tensor]]:
     player.optimizer.zero_grad(set_to_none=True)
     totals, terms = [], []
-    for left, (batch, rng) in zip(range(len(lanes))[::-1], lanes, strict=True):
-        with player.meeting(left == 0):
+    for remaining, (batch, rng) in zip(range(len(lanes))[::-1], lanes, strict=True):
+        with player.gradient_sync(remaining == 0):
             with player.precision.autocast():
                 value, parts = player.loss(player.forward, batch, rng)
             share = value / len(lanes)
@@ -133,35 +140,48 @@ def state_of(player: Player) -> dict[str, Any]:
 
 
 def restore(player: Player, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Put back what `tensors_of` and `state_of` gave. Raises ValueError naming what is missing.
+    """Load what `tensors_of` and `state_of` returned. Raises ValueError naming what is missing.
 
-    tensors are whole ones, the same on every rank, whatever the strategy that wrote them.
+    tensors: whole, on any device, the same on every rank, whatever the strategy that saved them.
     """
+    # Weights and averages are copied into tensors that exist, which have device and sharding.
     live = player.network.state_dict()
-    with _named(f"the weights of {player.name}"):
+    with _naming(f"the weights of {player.name}"):
         weights = {
             name: placed(value, live[name]) if name in live else value
             for name, value in tensors[player.name].items()
         }
         player.network.load_state_dict(weights)
     for ema in player.emas:
-        with _named(f"the average {ema.name} of {player.name}"):
-            saved, mine = tensors[f"{player.name}-{ema.name}"], ema.state()
-            ema.restore({name: placed(saved[name], mine[name]) for name in mine})
-    live = dict(player.network.named_parameters())
-    player.optimizer.state.clear()
-    for key, value in tensors[f"{player.name}-optimizer"].items():
-        name, kind = key.rsplit("/", 1)
-        with _named(f"the optimizer state of {name}"):
-            p = live[name]
-            fits = value.shape == p.shape and value.dim() > 0
-            player.optimizer.state[p][kind] = placed(value, p) if fits else value.to(p.device)
+        with _naming(f"the average {ema.name} of {player.name}"):
+            saved, average = tensors[f"{player.name}-{ema.name}"], ema.state()
+            ema.restore({name: placed(saved[name], average[name]) for name in average})
+    _restore_optimizer(player, tensors[f"{player.name}-optimizer"])
     if player.precision.scaler and state.get("scaler"):
         player.precision.scaler.load_state_dict(state["scaler"])
 
 
+def _restore_optimizer(player: Player, saved: Mapping[str, Tensor]) -> None:
+    """Moments go to their parameter's device, sharded as it is if they have its shape.
+
+    Step counters (0-dim) go there too where the optimizer is fused or capturable; others read
+    them on the CPU (torch/optim/optimizer.py, _process_value_according_to_param_policy).
+    """
+    live = dict(player.network.named_parameters())
+    groups = {p: group for group in player.optimizer.param_groups for p in group["params"]}
+    player.optimizer.state.clear()
+    for key, value in saved.items():
+        name, kind = key.rsplit("/", 1)
+        with _naming(f"the optimizer state of {name}"):
+            p = live[name]
+            on_device = groups[p].get("fused") or groups[p].get("capturable") or value.dim() > 0
+            if value.dim() > 0 and value.shape == p.shape:
+                value = placed(value, p)
+            player.optimizer.state[p][kind] = value.to(p.device) if on_device else value.cpu()
+
+
 @contextlib.contextmanager
-def _named(what: str):
+def _naming(what: str):
     try:
         yield
     except (KeyError, RuntimeError) as error:
