@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pathline.backbones.projector import aligned
 from pathline.backbones.transition_head import headed
-from pathline.codecs.cached import stored as stored_codec
+from pathline.codecs.cached import cached_codec
 from pathline.compatibility import (
     Subject,
     feature_term,
@@ -35,7 +35,7 @@ from pathline.flow.times import Grid, begun_at
 from pathline.objectives.alignment import seeing
 from pathline.objectives.terms import TERMS, compose, term_of
 from pathline.tables import TABLES
-from pathline.text.cached import stored as stored_text
+from pathline.text.cached import cached_text
 from pathline.text.learned import Worded
 from pathline.text.table import is_frozen
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
@@ -135,14 +135,14 @@ def assemble(run: Run, facts: Facts) -> Parts:
 
 def _codec(run: Run, facts: Facts) -> Codec:
     make = partial(bound(run, "codec"), facts)
-    return stored_codec(make, facts.made) if facts.made else make()
+    return cached_codec(make, facts.made) if facts.made else make()
 
 
 def _text(run: Run, facts: Facts) -> Text:
     make = partial(bound(run, "text"), facts)
     if facts.made is None or not is_frozen(run.text.name):
         return make()
-    return stored_text(make, facts.made)
+    return cached_text(make, facts.made)
 
 
 def put_on(parts: Parts, device: torch.device) -> None:

@@ -87,7 +87,7 @@ def speaking(monkeypatch):
             found = [answer(len(calls), n) for n in range(len(images))]
             return [a if isinstance(a, Answer) else Answer(a, True) for a in found]
 
-        monkeypatch.setattr(captioner, "load", lambda *_, **__: ask)
+        monkeypatch.setattr(captioner, "load_model", lambda *_, **__: ask)
         return calls
 
     return made

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from pathline.captioning.model import Answer, located
+from pathline.captioning.model import Answer, find_model
 from pathline.data.sources.folder import folder as read_folder
 from pathline.recipes.caption import caption
 
@@ -33,7 +33,7 @@ def test_the_whole_way_with_a_real_model(tiny, pictures, plain, capsys):
     found = told(pictures)
     said = found["a.png"]["provenance"][0]
     assert said["model"] == tiny.name
-    assert said["revision"] == located(str(tiny))[1]
+    assert said["revision"] == find_model(str(tiny))[1]
     assert said["template"] == "plain"
     assert len(said["template_digest"]) == 12
     assert said["settings"] == "temperature=0 pixels=589824"

@@ -70,7 +70,7 @@ def ask(images, *_):
     calls.append(images)
     if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)
     return [captioner.Answer("one two three four five six seven eight", True)]
-captioner.load = lambda *_, **__: ask
+captioner.load_model = lambda *_, **__: ask
 caption(Path({str(pictures)!r}), model={str(tiny)!r}, batch=1)
 """
     ended = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pathline.captioning import model as captioner
-from pathline.captioning.model import located
+from pathline.captioning.model import find_model
 from pathline.recipes.caption import caption
 
 transformers = pytest.importorskip("transformers")
@@ -20,7 +20,7 @@ def images(root):
 
 
 def test_a_picture_is_answered_alike_alone_and_in_a_batch(tiny, pictures):
-    ask = captioner.load(tiny, max_new_tokens=12)
+    ask = captioner.load_model(tiny, max_new_tokens=12)
     seen = images(pictures)
     asked = ["what is it?", "say more about what can be seen", "?"]
     for heat in (0.0, 1.0):
@@ -35,7 +35,7 @@ def test_a_picture_is_answered_alike_alone_and_in_a_batch(tiny, pictures):
 def test_noise_draws_from_the_softmax():
     scores = torch.tensor([2.0, 0.0, 1.0, -float("inf")]).expand(4000, 4)
     rngs = [torch.Generator().manual_seed(n) for n in range(4000)]
-    drawn = captioner._noisy(scores, scores, rngs=rngs, temperature=0.5).argmax(1)
+    drawn = captioner._add_noise(scores, scores, rngs=rngs, temperature=0.5).argmax(1)
     share = torch.bincount(drawn, minlength=4) / 4000
     assert torch.allclose(share, (scores[0] / 0.5).softmax(0), atol=0.03)
 
@@ -72,7 +72,7 @@ def test_another_family(tmp_path, pictures, talk):
         network = transformers.LlavaForConditionalGeneration(config)
     network.generation_config.update(eos_token_id=[2, *range(4, 60)], pad_token_id=0)
     network.save_pretrained(tmp_path / "llava")
-    ask = captioner.load(tmp_path / "llava", max_new_tokens=10)
+    ask = captioner.load_model(tmp_path / "llava", max_new_tokens=10)
     seen, asked = images(pictures)[:2], ["what is it?", "?"]
     apart = [ask([image], [words], [0], 0.0)[0] for image, words in zip(seen, asked, strict=True)]
     assert ask(seen, asked, [0, 0], 0.0) == apart
@@ -80,8 +80,8 @@ def test_another_family(tmp_path, pictures, talk):
 
 def test_what_goes_to_the_model(tiny, pictures):
     """Pictures, then words, in the model's own form; padded on the left."""
-    processor = captioner._processor(tiny)
-    inputs = captioner._inputs(processor, images(pictures), ["hi", "there", "x"])
+    processor = captioner._load_processor(tiny)
+    inputs = captioner._prepare(processor, images(pictures), ["hi", "there", "x"])
     texts = processor.batch_decode(inputs["input_ids"])
     assert texts[0].endswith("<|vision_end|>hi<|im_end|>\n<|im_start|>assistant\n")
     assert inputs["input_ids"][:, -1].unique().numel() == 1
@@ -97,10 +97,11 @@ def test_models_that_cannot_be_had(tiny, pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     with pytest.raises(
-        FileNotFoundError, match=r"no network.*`hf download Qwen/Nowhere .*--model DIR"
+        FileNotFoundError,
+        match=r"no network.*`hf download Qwen/Nowhere .*then --model=Nowhere works",
     ):
         caption(pictures, model="Qwen/Nowhere")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder \./nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"--model=\./nowhere .* no such folder"):
         caption(pictures, model="./nowhere")
     cut = tmp_path / "cut"
     shutil.copytree(tiny, cut)
@@ -115,13 +116,13 @@ def test_other_models_than_these_are_refused(tiny, tmp_path):
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
     )
     transformers.LlamaForCausalLM(config).save_pretrained(text)
-    with pytest.raises(ValueError, match="can't be read as an image-text-to-text model"):
-        captioner.load(text)
+    with pytest.raises(ValueError, match="can't be read by AutoModelForImageTextToText"):
+        captioner.load_model(text)
     mute = tmp_path / "mute"
     shutil.copytree(tiny, mute)
     (mute / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="has no chat template"):
-        captioner.load(mute)
+        captioner.load_model(mute)
 
 
 def test_missing_weights_are_an_error(tiny, tmp_path):
@@ -133,12 +134,12 @@ def test_missing_weights_are_an_error(tiny, tmp_path):
     name = next(name for name in weights if "mlp" in name)
     save_file({k: v for k, v in weights.items() if k != name}, hole / "model.safetensors",
               {"format": "pt"})  # fmt: skip
-    with pytest.raises(ValueError, match=r"1 weights of .* are missing"):
-        captioner.load(hole)
-    assert located(str(hole))[1] != located(str(tiny))[1]
+    with pytest.raises(ValueError, match=r"1 weights of .*missing: .*mlp"):
+        captioner.load_model(hole)
+    assert find_model(str(hole))[1] != find_model(str(tiny))[1]
 
 
 def test_without_transformers_the_install_line_is_told(monkeypatch, tiny):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'pathline\[caption\]'"):
-        captioner.load(Path(tiny))
+        captioner.load_model(Path(tiny))

@@ -71,7 +71,7 @@ def test_odd_sizes_a_missing_scale_and_tiles(tmp_path):
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in config.items() if k != "scaling_factor"}))
-    with pytest.raises(ValueError, match=r"set codec\.scale"):  # the class's default of 1 is wrong
+    with pytest.raises(ValueError, match=r"Set codec\.scale"):  # the class's default of 1 is wrong
         CODECS["dcae"](FACTS, path=str(tmp_path))
     codec = CODECS["dcae"](FACTS, path=str(tmp_path), scale=0.5, tiles=True)
     assert codec.decode(codec.encode(pictures())).shape == (2, 3, 16, 24)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pathline.codecs.detok import Decoder, DeTok, Encoder, shaped, turns
+from pathline.codecs.detok import Decoder, DeTok, Encoder, build_empty, rotations
 from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
@@ -91,7 +91,7 @@ PUBLISHED = {  # detok-BB, 172 M
 
 def test_names_and_shapes_are_those_published():
     with torch.device("meta"):
-        network = shaped({name: torch.empty(shape) for name, shape in PUBLISHED.items()}, "it")
+        network = build_empty({name: torch.empty(shape) for name, shape in PUBLISHED.items()}, "it")
     assert {name: tuple(v.shape) for name, v in network.state_dict().items()} == PUBLISHED
     assert sum(p.numel() for p in network.parameters()) == 171_712_628
     assert network.encoder.transformer[0].attn.heads == 12
@@ -99,7 +99,7 @@ def test_names_and_shapes_are_those_published():
 
 def test_turns_are_right_at_the_corners():
     """Rows turn the first half of a head, columns the second; position 0 isn't turned."""
-    cos, sin = turns(8, 3)
+    cos, sin = rotations(8, 3)
     assert torch.allclose(cos[0], torch.ones(8))
     wave = 2 * torch.pi * torch.tensor([7.0, 7e-4, 7.0, 7e-4])
     assert torch.allclose(sin[1], torch.cat([torch.zeros(4), (wave / 2).sin()]), atol=1e-5)
@@ -123,7 +123,7 @@ def test_weights_are_read_at_first_use_and_only_whole(file, tmp_path):
     with pytest.raises(ValueError, match=r"missing: decoder\.transformer\.0\.attn\.proj\.bias"):
         codec.encode(pictures())
     torch.save({"model": {"conv.weight": torch.ones(1)}}, file)
-    with pytest.raises(ValueError, match="holds no l-DeTok"):
+    with pytest.raises(ValueError, match="has no l-DeTok"):
         codec.encode(pictures())
     torch.save({"model": {"x": Path("x")}}, file)  # a pickled object is not unpacked
     with pytest.raises(ValueError, match="can't be read as weights"):
@@ -134,7 +134,7 @@ def test_weights_are_read_at_first_use_and_only_whole(file, tmp_path):
 
 def test_other_sizes_are_refused(file):
     codec = CODECS["detok"](FACTS, path=str(file), channels=4, patch=8, size=64)
-    with pytest.raises(ValueError, match="32x32 pixels: codec=detok takes 64x64 only"):
+    with pytest.raises(ValueError, match="codec=detok takes 64x64 images only, not one of 32x32"):
         codec.encode(pictures())
-    with pytest.raises(ValueError, match=r"want codec\.size=32\."):
+    with pytest.raises(ValueError, match=r"Set codec\.size=32\."):
         codec.encode(pictures().repeat(1, 1, 2, 2))

@@ -93,7 +93,7 @@ def test_a_single_file_beside_its_config(tmp_path):
 
 def test_a_file_of_something_else(tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match="holds no KL-VAE"):
+    with pytest.raises(ValueError, match="has no KL-VAE"):
         of(tmp_path / "lora.safetensors", scale=1.0)
     (tmp_path / "text.safetensors").write_text("no")
     with pytest.raises(ValueError, match=r"is no \.safetensors file"):

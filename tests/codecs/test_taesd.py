@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.codecs.table import CODECS
-from pathline.codecs.taesd import PARTS, Tiny
+from pathline.codecs.taesd import PAIR, Tiny
 from pathline.data.transforms import decode
 from pathline.types import Facts
 
@@ -51,7 +51,7 @@ def random_taef2(tmp_path_factory):
         torch.manual_seed(0)
         network = Tiny()
     folder = tmp_path_factory.mktemp("taef2")
-    for name, part in zip(PARTS, (network.encoder, network.decoder), strict=True):
+    for name, part in zip(PAIR, (network.encoder, network.decoder), strict=True):
         torch.save({key: value.half() for key, value in part.state_dict().items()}, folder / name)
     return folder
 
@@ -67,7 +67,7 @@ def test_taef2_reads_no_weights_until_it_must(tmp_path):
 def test_taef2_as_the_hub_has_it(random_taef2, tmp_path):
     """One file, its layers counted as diffusers counts them."""
     state = {}
-    for side, name in zip(("encoder", "decoder"), PARTS, strict=True):
+    for side, name in zip(("encoder", "decoder"), PAIR, strict=True):
         for key, value in torch.load(random_taef2 / name, weights_only=True).items():
             number, rest = key.split(".", 1)
             state[f"{side}.layers.{int(number) - (side == 'decoder')}.{rest}"] = value
@@ -83,14 +83,14 @@ def test_taef2_as_the_hub_has_it(random_taef2, tmp_path):
 def test_taef2_refuses_half_of_it_and_other_weights(random_taef2, tmp_path):
     half = tmp_path / "half"
     half.mkdir()
-    (half / PARTS[0]).write_bytes((random_taef2 / PARTS[0]).read_bytes())
+    (half / PAIR[0]).write_bytes((random_taef2 / PAIR[0]).read_bytes())
     with pytest.raises(FileNotFoundError, match=r"has no taef2_decoder\.pth"):
         CODECS["taef2"](FACTS, path=str(half)).encode(pictures())
-    state = torch.load(random_taef2 / PARTS[1], weights_only=True)
-    torch.save({k: v for k, v in state.items() if "pool" not in k}, half / PARTS[1])
+    state = torch.load(random_taef2 / PAIR[1], weights_only=True)
+    torch.save({k: v for k, v in state.items() if "pool" not in k}, half / PAIR[1])
     with pytest.raises(ValueError, match=r"missing: decoder\.3\.pool"):
         CODECS["taef2"](FACTS, path=str(half)).encode(pictures())
-    torch.save({"evil": Path("x")}, half / PARTS[1])  # a pickled object is not unpacked
+    torch.save({"evil": Path("x")}, half / PAIR[1])  # a pickled object is not unpacked
     with pytest.raises(ValueError, match="can't be read as weights"):
         CODECS["taef2"](FACTS, path=str(half)).encode(pictures())
 

@@ -117,7 +117,7 @@ def test_a_run_stops_aligning_goes_on_bit_for_bit_and_draws_without_the_encoder(
     assert [name for name in load_file("one.safetensors") if name.startswith("projector.")]
     capfd.readouterr()
     assert train("--resume", "whole", "train.updates=8") == 2
-    assert "The vision encoder 'eyes' is no folder here" in capfd.readouterr().err
+    assert "vision.path=eyes is wrong because there is no such folder" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathline.text.cached import Lazy, stored
+from pathline.text.cached import LazyText, cached_text
 from pathline.types import Cond, Made
 
 NULL = Cond(tokens=torch.ones(1, 8, 16), mask=torch.ones(1, 8, dtype=torch.bool))
@@ -14,7 +14,7 @@ def test_a_given_null_is_kept(text):
     made = text("t5")._replace(null=NULL)
     assert made.null is NULL
     assert text("t5").null is not NULL
-    assert isinstance(made, Lazy)
+    assert isinstance(made, LazyText)
 
 
 def test_a_cached_encoder_is_looked_for_at_the_first_new_word(text):
@@ -24,7 +24,7 @@ def test_a_cached_encoder_is_looked_for_at_the_first_new_word(text):
         made.append(1)
         return real
 
-    kept = stored(make, ABOUT._replace(text=real.id))
+    kept = cached_text(make, ABOUT._replace(text=real.id))
     assert (kept.width, kept.pooled_width, kept.id) == (16, 16, real.id)
     kept.to(torch.device("cpu"))
     kept = kept._replace(null=NULL)
@@ -36,5 +36,5 @@ def test_a_cached_encoder_is_looked_for_at_the_first_new_word(text):
 
 
 def test_another_encoder_than_the_caches_is_refused(text):
-    with pytest.raises(ValueError, match=r"made by the encoder 'another'.*preprocess again"):
-        stored(lambda: text("clip"), ABOUT).encode(["star"])
+    with pytest.raises(ValueError, match=r"states of the text encoder 'another'.*preprocess again"):
+        cached_text(lambda: text("clip"), ABOUT).encode(["star"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pathline.text import states
-from pathline.text.loading import find, load
+from pathline.text.loading import find_encoder, load_encoder
 from pathline.text.table import TEXTS
 from pathline.types import Facts
 
@@ -168,7 +168,7 @@ def test_long_captions_are_cut_and_told_of_once(text):
 
 @pytest.mark.parametrize("length", [0, 13])
 def test_a_length_that_cannot_be_read_names_the_most(text, length):
-    with pytest.raises(ValueError, match=f"text.length={length} .* reads 1 … 12"):
+    with pytest.raises(ValueError, match=f"text.length={length} .* reads 1 … 12 tokens"):
         text("clip", length=length)
 
 
@@ -207,7 +207,7 @@ def test_weights_are_frozen_and_quiet(checkpoints, text):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(made.encode(CAPTIONS).tokens, once.tokens)  # nor is there dropout
     assert not once.tokens.requires_grad
-    module = load(find(str(checkpoints("t5").folder)), "bf16")
+    module = load_encoder(find_encoder(str(checkpoints("t5").folder)), "bf16")
     assert not module.training
     assert {(p.requires_grad, p.dtype) for p in module.parameters()} == {(False, torch.bfloat16)}
 

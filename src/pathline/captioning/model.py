@@ -1,7 +1,5 @@
 """The model that captions: any image-text-to-text model of transformers, by name or folder."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,198 +7,104 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
+from pathline import hub
 from pathline.dtypes import Dtype
 from pathline.types import DTYPES
 
-FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")  # no pickled weights, no code
-PATIENCE = 10  # seconds for the hub's answer
-PIECE, PIECES = 1 << 16, 64  # bytes and number of the samples that tell weights apart
-FAULTS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError)
+CAPTIONING = hub.Use("captioning model", "--model", "caption")
 
 
 class Answer(NamedTuple):
-    """What a model said. whole: it came to an end before it was cut."""
+    """What the model answered. is_whole: it ended before it was cut."""
 
     text: str
-    whole: bool
+    is_whole: bool
 
 
-# (pictures, prompts, seeds, temperature) -> answers; a temperature of 0 takes the likeliest words
+# (images, prompts, seeds, temperature) -> answers; a temperature of 0 is greedy
 Ask = Callable[[Sequence[Image.Image], Sequence[str], Sequence[int], float], list[Answer]]
 
 
-def load(
+def find_model(model: str, revision: str | None = None) -> tuple[Path, str]:
+    """The folder of a model, downloaded if need be, and its version: a commit, or a digest.
+
+    Raises FileNotFoundError, with the way to fetch it, where it cannot be had.
+    """
+    location = hub.locate(model, CAPTIONING)
+    if isinstance(location, Path):
+        return hub.find_folder(location, CAPTIONING), hub.version_of(location)
+    folder = hub.find_folder(location._replace(revision=revision or location.revision), CAPTIONING)
+    return folder, hub.commit_of(folder)
+
+
+def load_model(
     folder: Path,
     *,
     device: torch.device | None = None,
     dtype: Literal["auto", Dtype] = "auto",
     max_new_tokens: int = 512,
 ) -> Ask:
-    """How to ask the model of a folder. Raises ValueError where it is none or has gaps."""
-    network = _network(folder, DTYPES.get(dtype, dtype)).to(device or torch.device("cpu"))
-    processor = _processor(folder)
+    """A function that asks the model of a folder. Raises ValueError where weights are missing."""
+    network = hub.load_model(
+        "AutoModelForImageTextToText",
+        folder,
+        CAPTIONING,
+        dtype=DTYPES.get(dtype, dtype),
+        use_safetensors=True,
+    ).to(device or torch.device("cpu"))
+    processor = _load_processor(folder)
 
     def ask(
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         prompts: Sequence[str],
         seeds: Sequence[int],
         temperature: float,
     ) -> list[Answer]:
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds] if temperature else []
-        noise = partial(_noisy, rngs=rngs, temperature=temperature)
-        inputs = _inputs(processor, pictures, prompts).to(network.device, network.dtype)
-        return _answers(processor, network, inputs, [noise] if rngs else [], max_new_tokens)
+        noise = partial(_add_noise, rngs=rngs, temperature=temperature)
+        inputs = _prepare(processor, images, prompts).to(network.device, network.dtype)
+        return _generate(processor, network, inputs, [noise] if rngs else [], max_new_tokens)
 
     return ask
 
 
-def located(model: str, revision: str | None = None) -> tuple[Path, str]:
-    """The folder that holds a model, and its revision: the hub's commit, or a digest of it.
+def _load_processor(folder: Path) -> Any:
+    """The model's processor for still images, on Pillow, so that no torchvision is needed.
 
-    Raises FileNotFoundError, saying how to fetch it, where it is neither on disk nor reachable.
+    transformers makes no processor that handles videos without torchvision; a class that leaves
+    the videos out works.
     """
-    own = Path(model).expanduser()
-    if own.is_dir():
-        _refuse_gaps(own)
-        return own, digest(own)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"there is no folder {model}: {_how_to_fetch('NAME')}")
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-    except ImportError as error:
-        raise ImportError(_install()) from error
-    take = partial(snapshot_download, model, allow_patterns=list(FILES))
-    try:
-        folder = Path(take(revision=revision, local_files_only=True))
-        _refuse_gaps(folder)
-    except (OSError, ValueError):
-        try:  # the hub's own downloads try for half a minute before they say no; this asks once
-            commit = HfApi().model_info(model, revision=revision, timeout=PATIENCE).sha
-            folder = Path(take(revision=commit))
-        except Exception as error:  # every version of its client has its own kinds
-            raise FileNotFoundError(
-                f"{model!r} is no folder here, not whole in the hub's cache, and can't be fetched "
-                f"({_line(error)}): {_how_to_fetch(model)}"
-            ) from error
-        _refuse_gaps(folder)
-    return folder, folder.name[:12]
-
-
-def _how_to_fetch(model: str) -> str:
-    return (
-        f"where there is a network, `hf download {model} --local-dir DIR`; then --model DIR works "
-        "offline"
-    )
-
-
-def _install() -> str:
-    return "captioning needs transformers: pip install 'pathline[caption]'"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _refuse_gaps(folder: Path) -> None:
-    """ValueError unless settings and every file of weights are there."""
-    wanted = {"config.json"}
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted |= set(json.loads(index.read_text())["weight_map"].values())
-    else:
-        wanted.add("model.safetensors")
-    gaps = sorted(name for name in wanted if not (folder / name).is_file())
-    if gaps:
-        raise ValueError(
-            f"{folder} holds no whole model, {', '.join(gaps[:3])} is missing: "
-            f"{_how_to_fetch('NAME')}"
-        )
-
-
-def digest(folder: Path) -> str:
-    """Of settings, templates and words whole, and of samples of the weights."""
-    total = hashlib.sha256()
-    for file in sorted(file for kind in FILES for file in folder.glob(kind)):
-        size = file.stat().st_size
-        total.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            weights = file.suffix == ".safetensors" and size > PIECE * PIECES
-            for place in range(0, size, size // PIECES if weights else PIECE):
-                stream.seek(place)
-                total.update(stream.read(PIECE))
-    return total.hexdigest()[:12]
-
-
-def _network(folder: Path, dtype: Any) -> Any:
-    """The model, every weight read."""
-    network, told = _from(
-        "AutoModelForImageTextToText", folder, dtype=dtype, use_safetensors=True,
-        output_loading_info=True,
-    )  # fmt: skip
-    gaps = sorted({*told["missing_keys"], *map(str, told.get("mismatched_keys") or ())})
-    if gaps:
-        raise ValueError(
-            f"{len(gaps)} weights of {folder} are missing or of another shape: "
-            f"{', '.join(gaps[:3])}; fetch it again"
-        )
-    return network.eval().requires_grad_(False)
-
-
-def _processor(folder: Path) -> Any:
-    """The model's processor for still pictures, on Pillow, so that no torchvision is needed.
-
-    transformers lets no processor that knows videos be made without torchvision; a class that
-    leaves the videos out can.
-    """
-    from transformers import AutoConfig
+    hub.import_library(CAPTIONING)
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
-    parts = kind.get_attributes() if kind else []
-    if kind is None or not any("video" in part for part in parts):
-        processor = _from("AutoProcessor", folder, backend="pil")
-    else:
+    config = hub.read("AutoConfig", folder, CAPTIONING)
+    reader: Any = PROCESSOR_MAPPING.get(type(config), None)
+    parts = reader.get_attributes() if reader else []
+    if any("video" in part for part in parts):
         still = classmethod(lambda _: [part for part in parts if "video" not in part])
-        kind = type(kind.__name__, (kind,), {"get_attributes": still})
-        processor = _tried(kind.from_pretrained, folder, backend="pil")
+        reader = type(reader.__name__, (reader,), {"get_attributes": still})
+    else:
+        reader = "AutoProcessor"
+    processor = hub.read(reader, folder, CAPTIONING, backend="pil")
     if not getattr(processor, "chat_template", None):
         raise ValueError(
-            f"{folder} has no chat template (chat_template.jinja or .json): it can't be asked in "
-            "words; take an instruction-tuned model"
+            f"--model={folder} is wrong because it has no chat template (chat_template.jinja or "
+            ".json). Take an instruction-tuned model."
         )
     return processor
 
 
-def _from(door: str, folder: Path, **given: Any) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(_install()) from error
-    return _tried(getattr(transformers, door).from_pretrained, folder, **given)
-
-
-def _tried(read: Callable[..., Any], folder: Path, **given: Any) -> Any:
-    try:
-        return read(folder, local_files_only=True, **given)
-    except FAULTS as error:
-        raise ValueError(
-            f"{folder} can't be read as an image-text-to-text model: {_line(error)}"
-        ) from error
-
-
-def _inputs(processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-    """Pictures and words as the model reads them, padded on the left: answers begin alike."""
-    talks = [
+def _prepare(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    """Images and prompts as the model reads them, padded on the left: answers begin together."""
+    chats = [
         [{"role": "user", "content": [
-            {"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
-        for picture, prompt in zip(pictures, prompts, strict=True)
+            {"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
+        for image, prompt in zip(images, prompts, strict=True)
     ]  # fmt: skip
     return processor.apply_chat_template(
-        talks,
+        chats,
         tokenize=True,
         add_generation_prompt=True,
         return_dict=True,
@@ -210,24 +114,28 @@ def _inputs(processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[s
 
 
 @torch.inference_mode()
-def _answers(
-    processor: Any, network: Any, inputs: Any, noise: list[Any], most: int
+def _generate(
+    processor: Any, network: Any, inputs: Any, noise: list[Any], max_new_tokens: int
 ) -> list[Answer]:
-    """The likeliest words one by one; chance, if any, is in `noise`."""
-    plain = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-    found = network.generate(**inputs, **plain, max_new_tokens=most, logits_processor=noise)
-    said = found[:, inputs["input_ids"].shape[1] :].cpu()
+    """Greedy decoding; all randomness is in `noise`, a logits processor."""
+    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    tokens = network.generate(
+        **inputs, **greedy, max_new_tokens=max_new_tokens, logits_processor=noise
+    )
+    answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
     ends = network.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends).reshape(-1)
-    whole = torch.isin(said, ends).any(1).tolist()
-    texts = processor.batch_decode(said, skip_special_tokens=True)
-    return [Answer(*pair) for pair in zip(texts, whole, strict=True)]
+    is_whole = torch.isin(answers, ends).any(1).tolist()
+    texts = processor.batch_decode(answers, skip_special_tokens=True)
+    return [Answer(*pair) for pair in zip(texts, is_whole, strict=True)]
 
 
-def _noisy(_: Tensor, scores: Tensor, *, rngs: list[torch.Generator], temperature: float) -> Tensor:
-    """Scores whose greatest is a draw from softmax(scores / temperature), row by row (Gumbel).
+def _add_noise(
+    _: Tensor, scores: Tensor, *, rngs: list[torch.Generator], temperature: float
+) -> Tensor:
+    """Scores whose maximum is a sample of softmax(scores / temperature), row by row (Gumbel).
 
-    A row's chance is its own generator's, so that a picture draws the same alone and in a batch.
+    Each row has its own generator, so that an image gets the same answer alone and in a batch.
     """
-    drawn = [torch.empty(scores.shape[1]).exponential_(generator=rng) for rng in rngs]
-    return scores.float() / temperature - torch.stack(drawn).log().to(scores.device)
+    samples = [torch.empty(scores.shape[1]).exponential_(generator=rng) for rng in rngs]
+    return scores.float() / temperature - torch.stack(samples).log().to(scores.device)

@@ -107,7 +107,7 @@ def _insisted(
 
 def _made(task: Task, state: str, answer: Answer, attempt: int, asking: Asking) -> Record:
     """The record of an answer; ValueError for one that is cut or isn't what was asked for."""
-    if not answer.whole:
+    if not answer.is_whole:
         raise ValueError(
             f"the answer was cut after {asking.max_new_tokens} tokens; raise --max-new-tokens"
         )

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pathline.codecs.kl import constants_of
-from pathline.codecs.pretrained import Known, frozen
-from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.codecs.diffusers_folder import identify, load_codec, read_config
+from pathline.codecs.kl import read_constants
+from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
@@ -22,24 +22,23 @@ def dcae(
 ) -> Codec:
     """DC-AE of diffusers (AutoencoderDC: f32c32, f64c128, f128c512); deterministic.
 
-    path: a folder or hub name. scale: x1 = raw·scale, where config.json does not say.
-    tiles: large pictures piecewise. In fp16 its decoder overflows on some pictures, which is told.
+    path: a folder or hub name. scale: x1 = raw·scale, where config.json does not have it.
+    tiles: encode large images in tiles. In fp16 its decoder overflows on some images; that raises.
     """
-    config, folder = config_of(path, "dcae")
-    mean, std = constants_of(config, scale, None)
-    own = {"dtype": None if dtype == "fp32" else dtype, "tiles": True if tiles else None}
-    known = Known(
-        id_of("dcae", path, [folder / "config.json", folder / WEIGHTS], **own),
+    config, files = read_config(path, "dcae")
+    settings = unless_default(dtype=(dtype, "fp32"), tiles=(tiles, False))
+    description = Description(
+        identify("dcae", path, files, **settings),
         config.get("latent_channels", 32),
         2 ** (len(config.get("encoder_block_out_channels", range(6))) - 1),
-        mean,
-        std,
+        *read_constants(config, scale, None),
     )
-    return frozen(facts, known, partial(_load, path, tiles), _encode, _decode, dtype)
+    load = partial(_load, path, tiles)
+    return pretrained_codec(facts, description, load, encode=_encode, decode=_decode, dtype=dtype)
 
 
 def _load(path: str, tiles: bool) -> nn.Module:
-    network: Any = pretrained("AutoencoderDC", path)
+    network: Any = load_codec("AutoencoderDC", path)
     if tiles:
         network.enable_tiling()
     return network

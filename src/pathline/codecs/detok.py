@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.codecs.pretrained import Known, frozen
-from pathline.codecs.weights import file_of, fill, id_of, read_tensors
+from pathline.codecs.diffusers_folder import find_file, identify
+from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
+from pathline.weights import load_weights, read_tensors
 
-HIGH, LOW = 7.0, 7e-4  # turns of the rotary positions over the whole picture
+HIGH, LOW = 7.0, 7e-4  # cycles of the rotary positions over the whole image
 HEADS = {1152: 16, 1280: 16}  # the other widths have heads of 64
 
 
@@ -33,18 +34,21 @@ def detok(
 
     path: a folder or hub name with `file`, or the file itself (.pth or .safetensors).
     channels, patch, size: of the published weights; others are refused when they are loaded.
-    No constants are published beside it: its statistics come from `pathline preprocess`.
+    No constants are published with it: its statistics come from `pathline preprocess`.
     """
-    given = Path(path).expanduser()
-    found = given if given.is_file() else file_of(path, file)
-    own = {"file": None if given.exists() else file, "dtype": None if dtype == "fp32" else dtype}
-    known = Known(id_of("detok", path, [found], **own), channels, patch, side=size)
-    load = partial(_load, found, channels, patch, size)
-    return frozen(facts, known, load, DeTok.encode, DeTok.decode, dtype)
+    single = Path(path).expanduser()
+    weights = single if single.is_file() else find_file(path, file)
+    settings = {"file": None if single.exists() else file}
+    settings |= unless_default(dtype=(dtype, "fp32"))
+    id = identify("detok", path, [weights], **settings)
+    description = Description(id, channels, patch, side=size)
+    load = partial(_load, weights, channels, patch, size)
+    doors = {"encode": DeTok.encode, "decode": DeTok.decode}
+    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
 
 
 class Attention(nn.Module):
-    """Fused q, k, v and turned q, k, in the published names."""
+    """Fused q, k, v and rotated q, k, in the published names."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -52,11 +56,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         b, length, width = x.shape
         qkv = self.qkv(x).view(b, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # b heads l k
-        y = F.scaled_dot_product_attention(turned(q, turn), turned(k, turn), v)
+        y = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
         return self.proj(y.transpose(1, 2).reshape(b, length, width))
 
 
@@ -78,15 +82,15 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.attn, self.mlp = Attention(width, heads), SwiGLU(width)
 
-    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), turn)
+    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), rotation)
         return x + self.mlp(self.norm2(x))
 
 
 class Tower(nn.Module):
     """Learnt and rotary positions, a norm, blocks, a norm."""
 
-    turn: Tensor
+    rotation: Tensor
 
     def __init__(self, width: int, depth: int, grid: int) -> None:
         super().__init__()
@@ -95,12 +99,12 @@ class Tower(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(1, grid**2, width))
         self.ln_pre, self.ln_post = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.transformer = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.register_buffer("turn", turns(width // heads, grid), persistent=False)
+        self.register_buffer("rotation", rotations(width // heads, grid), persistent=False)
 
-    def through(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+    def run_blocks(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         x = self.ln_pre(x + self.positional_embedding)
         for block in self.transformer:
-            x = block(x, self.turn)
+            x = block(x, self.rotation)
         return self.ln_post(x)
 
 
@@ -112,7 +116,7 @@ class Encoder(Tower):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b l c2"]:
         """Pixels in [-1, 1] to mean and log variance."""
-        return self.latent_head(self.through(self.patch_embed(x).flatten(2).transpose(1, 2)))
+        return self.latent_head(self.run_blocks(self.patch_embed(x).flatten(2).transpose(1, 2)))
 
 
 class Decoder(Tower):
@@ -126,7 +130,11 @@ class Decoder(Tower):
 
     def forward(self, z: Float[Tensor, "b l c"]) -> Float[Tensor, "b 3 h w"]:
         """Latents to pixels in about [-1, 1]; a patch is laid out (row, column, colour)."""
-        y = self.through(self.decoder_embed(z)).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        y = (
+            self.run_blocks(self.decoder_embed(z))
+            .transpose(1, 2)
+            .unflatten(2, (self.grid, self.grid))
+        )
         b, _, h, w = y.shape
         patches = self.ffn(y).view(b, self.patch, self.patch, 3, h, w)
         whole = patches.permute(0, 3, 4, 1, 5, 2).reshape(b, 3, h * self.patch, w * self.patch)
@@ -150,8 +158,8 @@ class DeTok(nn.Module):
         return self.decoder(tokens.to(self.decoder.conv_out.weight.dtype))
 
 
-def turns(head: int, grid: int) -> Float[Tensor, "2 l k"]:
-    """cos and sin for every position: rows turn the first half of a head, columns the second."""
+def rotations(head: int, grid: int) -> Float[Tensor, "2 l k"]:
+    """cos and sin of every position: rows rotate the first half of a head, columns the second."""
     waves = HIGH * (HIGH / LOW) ** torch.linspace(0, -1, head // 4)
     waves = 2 * torch.pi * waves.repeat(2)
     place = torch.linspace(0, 1, grid)
@@ -160,31 +168,31 @@ def turns(head: int, grid: int) -> Float[Tensor, "2 l k"]:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def turned(x: Tensor, turn: Tensor) -> Tensor:
-    """Neighbouring numbers turned as pairs (each by its own wave, as the weights learnt it)."""
-    cos, sin = turn
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Neighbouring channels rotated as pairs (each by a frequency of its own, as in training)."""
+    cos, sin = rotation
     half = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
     return x * cos + half * sin
 
 
 def _load(file: Path, channels: int, patch: int, size: int) -> nn.Module:
-    state = _state(file)
+    state = _read_state(file)
     with torch.random.fork_rng(devices=[]):
-        network = shaped(state, file)
-    told = {
+        network = build_empty(state, file)
+    sizes = {
         "channels": network.decoder.decoder_embed.in_features,
         "patch": network.decoder.patch,
         "size": network.encoder.grid * network.decoder.patch,
     }
-    given = {"channels": channels, "patch": patch, "size": size}
-    wrong = [f"codec.{key}={value}" for key, value in told.items() if given[key] != value]
-    if wrong:
-        raise ValueError(f"The weights of {file} want {' '.join(wrong)}.")
-    return fill(network, state, file)
+    settings = {"channels": channels, "patch": patch, "size": size}
+    right = [f"codec.{name}={value}" for name, value in sizes.items() if settings[name] != value]
+    if right:
+        raise ValueError(f"The weights of {file} have other sizes. Set {' '.join(right)}.")
+    return load_weights(network, state, file)
 
 
-def shaped(state: Mapping[str, Tensor], where: Path | str) -> DeTok:
-    """An empty network of the shapes of these weights."""
+def build_empty(state: Mapping[str, Tensor], name: Path | str) -> DeTok:
+    """A network of the shapes of these weights."""
     try:
         patch = state["encoder.patch_embed.0.weight"].shape[-1]
         channels = state["decoder.decoder_embed.weight"].shape[1]
@@ -193,17 +201,17 @@ def shaped(state: Mapping[str, Tensor], where: Path | str) -> DeTok:
             length, width = state[f"{side}.positional_embedding"].shape[1:]
             sides.append((width, _depth(state, side), round(length**0.5), patch, channels))
     except KeyError as error:
-        raise ValueError(f"{where} holds no l-DeTok: {error} is missing.") from error
+        raise ValueError(f"{name} has no l-DeTok: {error} is missing.") from error
     return DeTok(Encoder(*sides[0]), Decoder(*sides[1]))
 
 
 def _depth(state: Mapping[str, Tensor], side: str) -> int:
-    found = (re.match(rf"{side}\.transformer\.(\d+)\.", name) for name in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    matches = (re.match(rf"{side}\.transformer\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _state(file: Path) -> dict[str, Tensor]:
+def _read_state(file: Path) -> dict[str, Tensor]:
     """The EMA weights, else the weights, in float32."""
-    held = read_tensors(file)
-    state = held.get("model_ema") or held.get("model") or held
+    content = read_tensors(file)
+    state = content.get("model_ema") or content.get("model") or content
     return {name: value.float() for name, value in state.items() if isinstance(value, Tensor)}

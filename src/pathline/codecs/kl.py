@@ -1,4 +1,4 @@
-"""KL autoencoders of diffusers: Stable Diffusion's, SDXL's, FLUX's, FLUX.2's, Qwen-Image's."""
+"""KL autoencoders of diffusers: Stable Diffusion, SDXL, FLUX.1, FLUX.2, Qwen-Image."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.codecs.pretrained import Known, frozen, refuse_fp16
-from pathline.codecs.single_file import read_config, read_weights
-from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.codecs.diffusers_folder import identify, load_codec, read_config
+from pathline.codecs.pretrained import Description, check_fp16, pretrained_codec, unless_default
+from pathline.codecs.single_file import infer_config, read_weights
 from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
@@ -40,55 +40,54 @@ def kl(
     """A KL-VAE of diffusers (SD, SDXL, EQ-SDXL, SD3, FLUX.1, FLUX.2, Qwen-Image); raw is its mean.
 
     path: a folder or hub name (owner/name/vae for one inside a pipeline), or one .safetensors file.
-    scale, shift: x1 = (raw − shift)·scale, where config.json does not say or is not there.
-    padding: reflect for EQ-VAEs that were tuned with it. tiles: large pictures piecewise.
+    scale, shift: x1 = (raw − shift)·scale, where config.json does not have them or is missing.
+    padding: reflect for EQ-VAEs that were tuned with it. tiles: encode large images in tiles.
     """
     file = Path(path).expanduser()
     if file.is_file():
-        config, files, load = read_config(file), [file], partial(_load_single, file)
+        config, files, load = infer_config(file), [file], partial(_load_single, file)
     else:
-        config, folder = config_of(path, "kl")
-        name = config["_class_name"]
-        files, load = [folder / "config.json", folder / WEIGHTS], partial(pretrained, name, path)
-    kind = KINDS[config["_class_name"]]
-    refuse_fp16(
-        dtype, config["_class_name"] == "AutoencoderKL" and config.get("force_upcast", True)
+        config, files = read_config(path, "kl")
+        load = partial(load_codec, config["_class_name"], path)
+    class_name = config["_class_name"]
+    kind = KINDS[class_name]
+    check_fp16(dtype, class_name == "AutoencoderKL" and config.get("force_upcast", True))
+    settings = unless_default(
+        dtype=(dtype, "fp32"), padding=(padding, "zeros"), tiles=(tiles, False)
     )
-    channels, factor = kind.size(config)
-    mean, std = kind.constants(config, scale, shift)
-    own = {
-        "dtype": None if dtype == "fp32" else dtype,
-        "padding": None if padding == "zeros" else padding,
-        "tiles": True if tiles else None,
-    }
-    known = Known(id_of("kl", path, files, **own), channels, factor, mean, std)
-    ready = partial(_prepared, load, padding=padding, tiles=tiles)
-    return frozen(facts, known, ready, kind.encode, kind.decode, dtype)
+    description = Description(
+        identify("kl", path, files, **settings),
+        *kind.size(config),
+        *kind.constants(config, scale, shift),
+    )
+    prepare = partial(_prepare, load, padding=padding, tiles=tiles)
+    doors = {"encode": kind.encode, "decode": kind.decode}
+    return pretrained_codec(facts, description, prepare, **doors, dtype=dtype)
 
 
-def constants_of(
+def read_constants(
     config: Config, scale: float | None, shift: float | None, default: float | None = None
 ) -> tuple[Any, Any]:
     """(mean, std) of raw, from config.json's scaling_factor, shift_factor, latents_mean and _std.
 
     x1 = (raw − shift)·scale, or (raw − latents_mean)·scale / latents_std, as diffusers' pipelines
-    do. Raises ValueError where nothing tells the scale: a guess would be silently wrong.
+    do. Raises ValueError where the scale is unknown: a guess would be wrong in silence.
     """
     scale = scale if scale is not None else config.get("scaling_factor", default)
     if scale is None:
         raise ValueError(
-            "config.json says no scaling_factor; set codec.scale (0.18215 for Stable Diffusion 1 "
-            "and 2, 0.13025 for SDXL and EQ-SDXL; with codec.shift: 1.5305 and 0.0609 for SD3, "
-            "0.3611 and 0.1159 for FLUX.1)."
+            "codec.scale is missing because config.json has no scaling_factor. Set codec.scale "
+            "(0.18215 for Stable Diffusion 1 and 2, 0.13025 for SDXL and EQ-SDXL; with "
+            "codec.shift: 1.5305 and 0.0609 for SD3, 0.3611 and 0.1159 for FLUX.1)."
         )
     if not scale > 0:
-        raise ValueError(f"codec.scale is {scale}, but a scale is above 0.")
+        raise ValueError(f"codec.scale={scale} is wrong because a scale is above 0.")
     mean, std = config.get("latents_mean"), config.get("latents_std")
     shift = shift if shift is not None else config.get("shift_factor") or 0.0
     if (mean is None) != (std is None) or (mean is not None and shift):
         raise ValueError(
-            "config.json gives latents_mean without latents_std, or both and a shift_factor: "
-            "it is unclear what normalises these latents."
+            "config.json has latents_mean without latents_std, or both and a shift_factor, so that "
+            "it is unclear what normalises these latents. Correct config.json."
         )
     return (shift if mean is None else mean), ([s / scale for s in std] if std else 1 / scale)
 
@@ -100,7 +99,7 @@ def _kl_size(config: Config) -> tuple[int, int]:
 def _kl_constants(config: Config, scale: float | None, shift: float | None) -> tuple[Any, Any]:
     """The class's own default, 0.18215, holds for the four channels of Stable Diffusion alone."""
     is_old = config.get("latent_channels", 4) == 4 and not config.get("single")
-    return constants_of(config, scale, shift, default=0.18215 if is_old else None)
+    return read_constants(config, scale, shift, default=0.18215 if is_old else None)
 
 
 def _kl_encode(network: Any, x: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def _flux2_size(config: Config) -> tuple[int, int]:
 
 def _flux2_constants(_: Config, scale: float | None, shift: float | None) -> tuple[Any, Any]:
     """FLUX.2 normalises inside, by the batch norm in its weights."""
-    _refuse_constants(scale, shift, "FLUX.2 brings its batch norm")
+    _check_no_constants(scale, shift, "FLUX.2 has a batch norm for this")
     return 0.0, 1.0
 
 
@@ -140,12 +139,12 @@ def _qwen_size(config: Config) -> tuple[int, int]:
 
 
 def _qwen_constants(config: Config, scale: float | None, shift: float | None) -> tuple[Any, Any]:
-    _refuse_constants(scale, shift, "Qwen-Image brings latents_mean and latents_std")
-    return constants_of(config, 1.0, None)
+    _check_no_constants(scale, shift, "Qwen-Image has latents_mean and latents_std")
+    return read_constants(config, 1.0, None)
 
 
 def _qwen_encode(network: Any, x: Tensor) -> Tensor:
-    """A picture is a film of one frame."""
+    """An image is a video of one frame."""
     return _kl_encode(network, x.unsqueeze(2)).squeeze(2)
 
 
@@ -153,16 +152,16 @@ def _qwen_decode(network: Any, raw: Tensor) -> Tensor:
     return _kl_decode(network, raw.unsqueeze(2)).squeeze(2)
 
 
-def _refuse_constants(scale: float | None, shift: float | None, why: str) -> None:
+def _check_no_constants(scale: float | None, shift: float | None, why: str) -> None:
     if scale is not None or shift is not None:
-        raise ValueError(f"{why}; leave codec.scale and codec.shift out.")
+        raise ValueError(f"codec.scale and codec.shift are wrong because {why}. Leave them out.")
 
 
 def _load_single(file: Path) -> nn.Module:
-    return read_weights(file, read_config(file))
+    return read_weights(file, infer_config(file))
 
 
-def _prepared(load: Callable[[], nn.Module], *, padding: str, tiles: bool) -> nn.Module:
+def _prepare(load: Callable[[], nn.Module], *, padding: str, tiles: bool) -> nn.Module:
     network: Any = load()
     if hasattr(network, "bn"):  # kept beside the network: bf16 would round them
         var = network.bn.running_var + network.config.batch_norm_eps

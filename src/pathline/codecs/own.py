@@ -1,16 +1,14 @@
 """A codec that was trained here, read from its run folder: codec.json and codec.safetensors."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pathline.codecs.autoencoder import Autoencoder
@@ -18,7 +16,10 @@ from pathline.codecs.kl_small import kl_small
 from pathline.codecs.pixel import decode as to_pixels
 from pathline.codecs.pixel import encode as from_pixels
 from pathline.codecs.vqvae import fsq, vqvae
+from pathline.deferred import load_on_use
+from pathline.files import digest, write_whole
 from pathline.types import Codec, Facts
+from pathline.weights import load_weights, read_tensors
 
 FILE, WEIGHTS = "codec.json", "codec.safetensors"
 SETTINGS = "codec.yaml"  # what a codec's run folder has before its training ends
@@ -26,30 +27,24 @@ KEYS = ("network", "options", "pixels", "channels", "factor", "mean", "std", "sh
 
 
 def trained(facts: Facts, *, path: str) -> Codec:
-    """A codec of your own. path: the run folder that `pathline codec train` has written."""
+    """A codec that you trained. path: the run folder of `pathline codec train`."""
     folder = Path(path)
-    about = _about(folder)
+    about = _read_description(folder)
     if about["pixels"] != facts.channels:
         raise ValueError(
-            f"The codec in {folder} was trained on pictures of {about['pixels']} channel(s), these "
-            f"have {facts.channels}: set data.channels={about['pixels']}, or take another codec."
+            f"data.channels={facts.channels} is wrong because the codec in {folder} was trained on "
+            f"images of {about['pixels']} channel(s). Set data.channels={about['pixels']}, or take "
+            "another codec."
         )
-    wanted = [torch.device("cpu")]
-
-    @cache
-    def loaded() -> Autoencoder:
-        return _load(folder, about)
-
-    def to(device: torch.device) -> None:
-        wanted[:] = [device]
+    network, to = load_on_use(partial(_load, folder, about))
 
     @torch.no_grad()
     def encode(pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]:
-        return loaded().to(wanted[0]).latents(from_pixels(pixels)).float()
+        return network().latents(from_pixels(pixels)).float()
 
     @torch.no_grad()
     def decode(raw: Float[Tensor, "b k h w"]) -> UInt8[Tensor, "b c h2 w2"]:
-        return to_pixels(loaded().to(wanted[0]).rebuilt(raw))
+        return to_pixels(network().rebuilt(raw))
 
     return Codec(
         encode,
@@ -73,15 +68,15 @@ def store(
     std: Float[Tensor, " c"],
     measured: Mapping[str, Any],
 ) -> None:
-    """Write a trained network (a row of NETWORKS with all its options) as a codec, or not at all.
+    """Write a trained network (a row of NETWORKS with all its options) as a codec.
 
-    mean, std: of its raw latents. measured: what else is worth knowing, kept as it is.
+    mean, std: of its raw latents. measured: other results to keep, as they are. The weights come
+    first: a folder with an old description and new weights is refused by the digest.
     """
-    fresh = folder / f".{WEIGHTS}.tmp"
     weights = {
-        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    save_file(weights, fresh)
+    write_whole(folder / WEIGHTS, lambda file: save_file(weights, file))
     about = {
         "network": name,
         "options": dict(options),
@@ -90,33 +85,30 @@ def store(
         "factor": network.factor,
         "mean": mean.tolist(),
         "std": std.tolist(),
-        "sha256": _digest(fresh),
+        "sha256": digest(folder / WEIGHTS),
         "measured": dict(measured),
     }
-    text = folder / f".{FILE}.tmp"
-    text.write_text(json.dumps(about, indent=1))
-    os.replace(fresh, folder / WEIGHTS)
-    os.replace(text, folder / FILE)
+    write_whole(folder / FILE, json.dumps(about, indent=1))
 
 
-def moments(network: Autoencoder, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 k"]:
-    """Of these pictures' raw latents a channel, in float64: how many numbers, sum, squares."""
-    raw = network.latents(pictures).cpu().double().transpose(0, 1).flatten(1)
+def moments(network: Autoencoder, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 k"]:
+    """Count, sum and sum of squares per channel of the raw latents of images, in float64."""
+    raw = network.latents(pixels).cpu().double().transpose(0, 1).flatten(1)
     count = torch.full((len(raw),), raw.shape[1], dtype=raw.dtype, device=raw.device)
     return torch.stack([count, raw.sum(1), raw.square().sum(1)])
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """What codec.json says. Raises FileNotFoundError or ValueError, saying what to do."""
+def _read_description(folder: Path) -> dict[str, Any]:
+    """codec.json. Raises FileNotFoundError or ValueError with what to do."""
     file = folder / FILE
     if not file.is_file():
-        unended = (folder / SETTINGS).is_file()
+        is_unfinished = (folder / SETTINGS).is_file()
         raise FileNotFoundError(
-            f"The codec in {folder} was not trained to its end: "
+            f"codec.path={folder} is wrong because the training of this codec is not finished. "
             f"pathline codec train --resume {folder}"
-            if unended
-            else f"There is no trained codec in {folder}: it has no {FILE}. codec.path names the "
-            "run folder of `pathline codec train`."
+            if is_unfinished
+            else f"codec.path={folder} is wrong because there is no trained codec: the folder has "
+            f"no {FILE}. Name the run folder of `pathline codec train`."
         )
     try:
         about = json.loads(file.read_text())
@@ -124,35 +116,29 @@ def _about(folder: Path) -> dict[str, Any]:
         about = {}
     missing = [key for key in KEYS if key not in about]
     if missing or about["network"] not in NETWORKS:
+        problem = f"{missing[0]} is missing" if missing else f"{about['network']} is no network"
         raise ValueError(
-            f"{file} can't be read: {missing[0] if missing else about['network']} is "
-            f"{'missing' if missing else 'no network'}. Write it anew by "
+            f"{file} can't be read: {problem}. Write it again: "
             f"pathline codec train --resume {folder}"
         )
     if not all(value > 0 for value in about["std"]):
-        raise ValueError(f"A channel of the codec in {folder} is constant: train it further.")
+        raise ValueError(f"A channel of the codec in {folder} is constant. Train it longer.")
     return about
 
 
 def _load(folder: Path, about: Mapping[str, Any]) -> Autoencoder:
     file = folder / WEIGHTS
     if not file.is_file():
-        raise FileNotFoundError(f"{file}, the weights of this codec, is gone.")
-    if _digest(file) != about["sha256"]:
+        raise FileNotFoundError(f"{file}, the weights of this codec, is missing.")
+    if digest(file) != about["sha256"]:
         raise ValueError(
-            f"{file} is not the file that {FILE} tells of (its digest differs). Write both anew by "
+            f"{file} is not the file that {FILE} describes (its digest differs). Write both again: "
             f"pathline codec train --resume {folder}"
         )
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
-        network = NETWORKS[about["network"]](about["pixels"], **lists)
-    network.load_state_dict(load_file(file))
-    return network.eval().requires_grad_(False)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
+    with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
+        network = NETWORKS[about["network"]](about["pixels"], **options)
+    return load_weights(network, read_tensors(file), file).eval().requires_grad_(False)
 
 
 NETWORKS = {"kl_small": kl_small, "vqvae": vqvae, "fsq": fsq}

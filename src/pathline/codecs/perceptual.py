@@ -1,22 +1,23 @@
-"""How alike two pictures look: distance of VGG-16 features, for who has the weights."""
+"""How alike two images look: distance of VGG-16 features, where its weights are at hand."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.weights import load_weights, read_tensors
+
 WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)  # 0: halve
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures it was trained on
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images it was trained on
 
 
 def perceptual(
     features: nn.Sequential, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]
 ) -> Float[Tensor, ""]:
-    """LPIPS without its learnt weights (arXiv 1801.03924): squared distance of unit features.
+    """LPIPS without its trained weights (arXiv 1801.03924): squared distance of unit features.
 
     Taken before every halving and at the end; x, y in [-1, 1], of 16 pixels a side and more.
     """
@@ -33,21 +34,18 @@ def vgg(path: str) -> nn.Sequential:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"There is no {file} for loss.vgg: it wants torchvision's vgg16 weights "
-            "(vgg16-397923af.pth)."
+            f"loss.vgg={file} is wrong because there is no such file. Name torchvision's vgg16 "
+            "weights (vgg16-397923af.pth)."
         )
-    safe = file.suffix == ".safetensors"
-    state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-    ours = {key.removeprefix("features."): value for key, value in state.items() if "feat" in key}
+    state = {
+        name.removeprefix("features."): value
+        for name, value in read_tensors(file).items()
+        if name.startswith("features.")
+    }
     with torch.device("meta"):
         network = nn.Sequential(*_layers())
-    try:
-        network.load_state_dict(ours, assign=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{file} is no VGG-16 of torchvision: {' '.join(str(error).split())[:200]}"
-        ) from None
-    return network.eval().requires_grad_(False)
+    network = network.to_empty(device="cpu")
+    return load_weights(network, state, f"VGG-16 in {file}").eval().requires_grad_(False)
 
 
 def _layers() -> Iterator[nn.Module]:

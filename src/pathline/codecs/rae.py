@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pathline.codecs.pretrained import Known, frozen
-from pathline.codecs.weights import WEIGHTS, config_of, id_of, pretrained
+from pathline.codecs.diffusers_folder import identify, load_codec, read_config
+from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
 
@@ -21,26 +21,23 @@ def rae(
 
     path: a folder or hub name. The network behind must be as wide as its channels (768).
     """
-    config, folder = config_of(path, "rae")
+    config, files = read_config(path, "rae")
     if not config.get("reshape_to_2d", True):
-        raise ValueError(f"{folder / 'config.json'}: without reshape_to_2d there is no grid.")
+        raise ValueError(
+            f"{files[0]}: reshape_to_2d=false is wrong because its latents have no grid. "
+            "Take a RAE with reshape_to_2d=true."
+        )
     patch = config.get("patch_size", 16)
     grid = config.get("encoder_input_size", 224) // config.get("encoder_patch_size", 14)
-    known = Known(
-        id_of(
-            "rae",
-            path,
-            [folder / "config.json", folder / WEIGHTS],
-            dtype=None if dtype == "fp32" else dtype,
-        ),
+    description = Description(
+        identify("rae", path, files, **unless_default(dtype=(dtype, "fp32"))),
         config.get("encoder_hidden_size", 768),
         patch,
         side=patch * grid,
-        unit=True,
+        is_unit=True,
     )
-    return frozen(
-        facts, known, partial(pretrained, "AutoencoderRAE", path), _encode, _decode, dtype
-    )
+    load = partial(load_codec, "AutoencoderRAE", path)
+    return pretrained_codec(facts, description, load, encode=_encode, decode=_decode, dtype=dtype)
 
 
 def _encode(network: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tiny autoencoders (madebyollin/taesd): small, quick, in the latent spaces of large ones."""
+"""Tiny autoencoders (madebyollin/taesd): small and fast, in the latent spaces of large ones."""
 
 from functools import partial
 from pathlib import Path
@@ -7,22 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathline.codecs.kl import constants_of
-from pathline.codecs.pretrained import Known, frozen
-from pathline.codecs.weights import (
-    WEIGHTS,
-    config_of,
-    file_of,
-    fill,
-    id_of,
-    pretrained,
-    read_tensors,
-)
+from pathline.codecs.diffusers_folder import find_file, identify, load_codec, read_config
+from pathline.codecs.kl import read_constants
+from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
 from pathline.types import Codec, Facts
+from pathline.weights import load_weights, read_tensors
 
-PARTS = ("taef2_encoder.pth", "taef2_decoder.pth")  # as on GitHub
-WHOLE = "taef2.safetensors"  # as on the hub
+PAIR = ("taef2_encoder.pth", "taef2_decoder.pth")  # as on GitHub
+SINGLE = "taef2.safetensors"  # as on the hub
 
 
 def taesd(facts: Facts, *, path: str = "madebyollin/taesd", dtype: Dtype = "fp32") -> Codec:
@@ -30,22 +23,16 @@ def taesd(facts: Facts, *, path: str = "madebyollin/taesd", dtype: Dtype = "fp32
 
     path: a folder or hub name. Raw latents are already those of the large codec, scaled.
     """
-    config, folder = config_of(path, "taesd")
-    mean, std = constants_of(config, None, None, default=1.0)
-    known = Known(
-        id_of(
-            "taesd",
-            path,
-            [folder / "config.json", folder / WEIGHTS],
-            dtype=None if dtype == "fp32" else dtype,
-        ),
+    config, files = read_config(path, "taesd")
+    description = Description(
+        identify("taesd", path, files, **unless_default(dtype=(dtype, "fp32"))),
         config.get("latent_channels", 4),
         2 ** (len(config.get("encoder_block_out_channels", range(4))) - 1),
-        mean,
-        std,
+        *read_constants(config, None, None, default=1.0),
     )
-    load = partial(pretrained, "AutoencoderTiny", path)
-    return frozen(facts, known, load, _tiny_encode, _tiny_decode, dtype)
+    load = partial(load_codec, "AutoencoderTiny", path)
+    doors = {"encode": _tiny_encode, "decode": _tiny_decode}
+    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
 
 
 def _tiny_encode(network: Any, x: Tensor) -> Tensor:
@@ -62,14 +49,21 @@ def taef2(facts: Facts, *, path: str = "madebyollin/taef2", dtype: Dtype = "fp32
     path: a folder with taef2_encoder.pth and taef2_decoder.pth or with taef2.safetensors, or a hub
     name. Raw latents are FLUX.2's before its patches and batch norm: mean about 0, std about 0.8.
     """
+    files = _find_files(path)
+    id = identify("taef2", path, files, **unless_default(dtype=(dtype, "fp32")))
+    description = Description(id, 32, 8, is_unit=True)
+    load = partial(_load, path)
+    doors = {"encode": Tiny.encode, "decode": Tiny.decode}
+    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
+
+
+def _find_files(path: str) -> list[Path]:
+    """The encoder's and decoder's files where a folder has one of them, else the one file."""
     folder = Path(path).expanduser()
-    pair = [folder / name for name in PARTS]
-    files = pair if any(part.is_file() for part in pair) else [folder / WHOLE]
-    if not folder.is_dir():
-        files = [file_of(path, WHOLE)]
-    id = id_of("taef2", path, files, dtype=None if dtype == "fp32" else dtype)
-    known = Known(id, 32, 8, unit=True)
-    return frozen(facts, known, partial(_load, path), Tiny.encode, Tiny.decode, dtype)
+    pair = [folder / name for name in PAIR]
+    if any(file.is_file() for file in pair):
+        return pair
+    return [folder / SINGLE] if folder.is_dir() else [find_file(path, SINGLE)]
 
 
 class Block(nn.Module):
@@ -93,7 +87,7 @@ def _branch(width: int, inner: int) -> nn.Sequential:
 
 
 class Bound(nn.Module):
-    """Latents softly held within 3."""
+    """Latents, softly clipped to [-3, 3]."""
 
     def forward(self, z: Tensor) -> Tensor:
         return 3 * torch.tanh(z / 3)
@@ -128,22 +122,25 @@ def _conv(inner: int, outer: int, *, stride: int = 1, bias: bool = True) -> nn.C
 
 
 def _load(path: str) -> nn.Module:
-    folder = Path(path).expanduser()
-    if any((folder / name).is_file() for name in PARTS):
-        state = _of_pair(*(file_of(path, name) for name in PARTS))
-    elif folder.is_dir() and not (folder / WHOLE).is_file():
-        raise FileNotFoundError(f"The folder {path} has neither {' and '.join(PARTS)} nor {WHOLE}.")
+    files = _find_files(path)
+    if len(files) > 1:
+        state = _join(*(find_file(path, file.name) for file in files))
+    elif not files[0].is_file():
+        raise FileNotFoundError(
+            f"codec.path={path} is wrong because the folder has neither {' and '.join(PAIR)} nor "
+            f"{SINGLE}. Download one of them into it."
+        )
     else:
-        state = _of_whole(file_of(path, WHOLE))
+        state = _rename(files[0])
     with torch.random.fork_rng(devices=[]):
         network = Tiny()
-    fill(network, {name: value.float() for name, value in state.items()}, path)
+    load_weights(network, {name: value.float() for name, value in state.items()}, path)
     last = torch.channels_last  # a third quicker on a CPU
     return network.to(memory_format=last)  # pyright: ignore[reportCallIssue] - torch's stub lacks it
 
 
-def _of_pair(*files: Path) -> dict[str, Tensor]:
-    """Encoder's and decoder's weights under one roof."""
+def _join(*files: Path) -> dict[str, Tensor]:
+    """Encoder's and decoder's weights in one dictionary."""
     return {
         f"{side}.{name}": value
         for side, file in zip(("encoder", "decoder"), files, strict=True)
@@ -151,10 +148,10 @@ def _of_pair(*files: Path) -> dict[str, Tensor]:
     }
 
 
-def _of_whole(file: Path) -> dict[str, Tensor]:
+def _rename(file: Path) -> dict[str, Tensor]:
     """The hub's names count layers as diffusers does: the decoder's first has no number."""
-    found = {}
+    state = {}
     for name, value in read_tensors(file).items():
         side, _, number, rest = name.split(".", 3)
-        found[f"{side}.{int(number) + (side == 'decoder')}.{rest}"] = value
-    return found
+        state[f"{side}.{int(number) + (side == 'decoder')}.{rest}"] = value
+    return state

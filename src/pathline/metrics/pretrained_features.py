@@ -1,5 +1,7 @@
 """Large pretrained encoders of pictures, from transformers: DINOv2 and CLIP."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,26 +92,29 @@ def hear(network: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "n d"]:
 
 def load(model: str, kind: str) -> Any:
     """A model of transformers of the kind `clip` or `dinov2`, every weight read."""
-    with hub.quiet():
-        network, told = _read("AutoModel", model, output_loading_info=True)
+    with _hint():
+        network = hub.load_model("AutoModel", hub.locate(model, EXTRACTOR), EXTRACTOR)
     if network.config.model_type != kind:
         raise ValueError(
-            f"{model} is a {network.config.model_type!r} model; this extractor needs {kind!r}"
+            f"model={model} is wrong because it is a {network.config.model_type!r} model. "
+            f"Take one of the kind {kind!r}."
         )
-    hub.refuse_gaps(model, told)
-    return network.float().eval().requires_grad_(False)
+    return network.float()
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer that lies beside a model."""
-    return _read("AutoTokenizer", model)
+    """The tokenizer of a model."""
+    with _hint():
+        return hub.read("AutoTokenizer", hub.locate(model, EXTRACTOR), EXTRACTOR)
 
 
-def _read(door: str, model: str, **given: Any) -> Any:
+@contextmanager
+def _hint() -> Iterator[None]:
+    """Errors for missing models name the features that need none."""
     try:
-        return hub.read(door, hub.located(model, EXTRACTOR), EXTRACTOR, **given)
+        yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} features=pca needs no weights.") from error
+        raise FileNotFoundError(f"{error} Or use features=pca, which needs no weights.") from error
 
 
 def _pooled(found: Any) -> Tensor:

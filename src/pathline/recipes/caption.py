@@ -95,7 +95,7 @@ def caption(
     _refuse(batch=batch, max_new_tokens=max_new_tokens, pixels=pixels)
     _refuse(0, retries=retries, temperature=temperature, dry_run=dry_run)
     asked = read_template(template)
-    where, commit = captioner.located(model, revision)
+    where, commit = captioner.find_model(model, revision)
     maker = _maker(model, commit, asked, temperature, pixels, seed)
     asking = Asking(asked, maker, temperature, retries, seed, pixels, max_new_tokens)
     given = {"dtype": short_name(dtype), "max_new_tokens": max_new_tokens}
@@ -110,7 +110,7 @@ def caption(
         else:
             tasks = tasks[:: max(1, len(tasks) // dry_run)][:dry_run]
         share = tasks[world.rank :: world.size]
-        ask = captioner.load(where, device=place, **given) if share else None
+        ask = captioner.load_model(where, device=place, **given) if share else None
         answers = answered(share, ask, asking, batch) if ask else iter(())
         if dry_run:
             return _show(console, answers)

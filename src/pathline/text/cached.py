@@ -1,46 +1,31 @@
-"""Frozen encoders whose weights stay on disk until the first word is encoded."""
+"""A text encoder as its cache describes it: loaded only when new captions are to be encoded."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
-from torch import device
-
+from pathline.deferred import load_by_id
 from pathline.types import Cond, Made, Text
 
-UNMADE = Cond()
+NOT_ENCODED = Cond()  # the null of a `LazyText` that was not set
 
 
-class Lazy(Text):
-    """A Text whose null is made when it is asked for, unless one was given."""
+class LazyText(Text):
+    """A Text whose null is encoded at its first use, unless it was set."""
 
     @property
     def null(self) -> Cond:  # pyright: ignore[reportIncompatibleVariableOverride]
-        given: Cond = self[1]
-        return self.encode([None]) if given.tokens is None else given
+        null: Cond = self[1]
+        return self.encode([None]) if null.tokens is None else null
 
 
-def stored(make: Callable[[], Text], made: Made) -> Text:
-    """An encoder as its cache knows it; `make` looks for it when new words are to be encoded.
+def cached_text(make: Callable[[], Text], made: Made) -> Text:
+    """The encoder that `make` builds, with the widths of the cached states.
 
-    Encoding raises ValueError if the encoder that is found is another.
+    Encoding raises ValueError if it is not the encoder that made them.
     """
-    where: list[device] = []
-
-    @cache
-    def found() -> Text:
-        text = make()
-        if text.id != made.text:
-            raise ValueError(
-                f"The text states were made by the encoder {made.text!r}, but the settings name "
-                f"{text.id!r}: take the encoder that made them, or run pathline preprocess again."
-            )
-        return text
+    text, to = load_by_id(make, made.text, "states of the text encoder")
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
-        text = found()
-        if where and text.to:
-            text.to(where[-1])
-        return text.encode(captions)
+        return text().encode(captions)
 
-    wide, pooled = made.text_width, made.pooled_width
-    return Lazy(encode, UNMADE, wide, pooled_width=pooled, id=made.text, to=where.append)
+    width, pooled_width = made.text_width, made.pooled_width
+    return LazyText(encode, NOT_ENCODED, width, pooled_width=pooled_width, id=made.text, to=to)

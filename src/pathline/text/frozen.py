@@ -1,118 +1,124 @@
-"""A found encoder as a Text: its weights load at the first word, and stay as they are."""
+"""A pretrained encoder as a Text: its weights load at the first caption and are never trained."""
 
 import warnings
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
-from torch import device, nn
 
+from pathline.deferred import load_on_use
 from pathline.dtypes import TORCH_NAMES, Dtype
-from pathline.text.cached import UNMADE, Lazy
-from pathline.text.loading import Found, load, load_tokenizer, title
-from pathline.text.states import Reading, states_of, tokenize, worded
+from pathline.text.cached import NOT_ENCODED, LazyText
+from pathline.text.loading import Encoder, identify, load_encoder, load_tokenizer
+from pathline.text.states import Reading, clean_caption, encode_rows, tokenize
 from pathline.types import Cond, Text
 
-USUAL = 128  # tokens of a caption, where nothing is said
+DEFAULT_LENGTH = 128  # tokens of a caption
 
 
-def usual(found: Found, length: int | None, layer: int) -> Reading:
-    """As this kind is read; length None: USUAL, or as much as it can read."""
-    kind, most = found.kind, _most(found)
+def default_reading(encoder: Encoder, length: int | None, layer: int) -> Reading:
+    """As this family is read; length None: 128 tokens, or as many as it can read."""
+    family, longest = encoder.family, _max_length(encoder)
     if length is None:
-        length = most if kind.whole and most else min(USUAL, most or USUAL)
-    return Reading(length, layer, "own" if kind.own else "mean", kind.whole)
+        shorter = min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
+        length = longest if family.is_padded and longest else shorter
+    return Reading(length, layer, "own" if family.has_pooled else "mean", family.is_padded)
 
 
-def frozen(row: str, found: Found, reading: Reading, dtype: Dtype, projected: bool = False) -> Text:
-    """The encoder as a Text: weights load at the first word and stay; null = encode([None])."""
-    _refuse(found, reading, projected)
-    where, memory, told = [torch.device("cpu")], {}, []
+def frozen_text(
+    row: str, encoder: Encoder, reading: Reading, dtype: Dtype, *, projected: bool = False
+) -> Text:
+    """The encoder as a Text; its null is the encoded empty caption."""
+    _check_settings(encoder, reading, projected)
+    model, to = load_on_use(partial(load_encoder, encoder, dtype, projected))
+    tokenizer = cache(partial(load_tokenizer, encoder))
+    warn = _warn_once(encoder, reading)
 
-    @cache
-    def loaded() -> tuple[Any, nn.Module]:
-        return load_tokenizer(found), load(found, dtype, projected)
-
-    def to(place: device) -> None:
-        where[0] = place
-        if loaded.cache_info().currsize:
-            loaded()[1].to(place)
-
-    def fresh(captions: Sequence[str]) -> Cond:
-        tokenizer, module = loaded()
+    def encode_captions(captions: Sequence[str]) -> Cond:
+        # each caption once: a batch of a cached set has many alike
         unique = list(dict.fromkeys(captions))
-        rows, cut = tokenize(tokenizer, unique, reading)
-        _tell([unique[at] for at in cut], len(unique), found, reading, told)
-        states = states_of(module.to(where[0]), rows, tokenizer.pad_token_id or 0, reading)
+        rows, cut = tokenize(tokenizer(), unique, reading)
+        warn([unique[row] for row in cut], len(unique))
+        states = encode_rows(model(), rows, tokenizer().pad_token_id or 0, reading)
         if len(unique) == len(captions):
             return Cond(*states)
-        number = {caption: at for at, caption in enumerate(unique)}
-        rank = torch.tensor([number[caption] for caption in captions])
-        return Cond(*(None if value is None else value[rank] for value in states))
+        number = {caption: row for row, caption in enumerate(unique)}
+        order = torch.tensor([number[caption] for caption in captions])
+        return Cond(*(None if value is None else value[order] for value in states))
+
+    encode_empty = cache(partial(encode_captions, [""]))  # needed again and again
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
-        words = [worded(caption) for caption in captions]
-        if words != [""]:
-            return fresh(words)
-        if not memory:  # the null is asked for again and again
-            memory["null"] = fresh(words)
-        return memory["null"]
+        texts = [clean_caption(caption) for caption in captions]
+        return encode_empty() if texts == [""] else encode_captions(texts)
 
-    width = found.config.hidden_size
-    pooled = _pooled_width(found, reading, projected)
-    name = _name(row, found, reading, dtype, projected)
-    return Lazy(encode, UNMADE, width, pooled_width=pooled, id=name, to=to)
-
-
-def _pooled_width(found: Found, reading: Reading, projected: bool) -> int:
-    if reading.pooled == "none":
-        return 0
-    if projected:
-        return found.projection
-    own = getattr(found.config, "projection_size", None) if found.kind.whole else None
-    return own or found.config.hidden_size
-
-
-def _name(row: str, found: Found, reading: Reading, dtype: Dtype, projected: bool) -> str:
-    """All that changes a state, in words."""
-    usually = Reading._field_defaults
-    said = [f"{k}={v}" for k, v in reading._asdict().items() if v != usually.get(k)]
-    return " ".join(
-        [row, title(found), *said, TORCH_NAMES[dtype], *(["projected"] if projected else [])]
+    return LazyText(
+        encode,
+        NOT_ENCODED,
+        encoder.config.hidden_size,
+        pooled_width=_pooled_width(encoder, reading, projected),
+        id=_full_id(row, encoder, reading, dtype, projected),
+        to=to,
     )
 
 
-def _most(found: Found) -> int | None:
+def _pooled_width(encoder: Encoder, reading: Reading, projected: bool) -> int:
+    if reading.pooled == "none":
+        return 0
+    if projected:
+        return encoder.projection
+    projection = getattr(encoder.config, "projection_size", None)
+    return (projection if encoder.family.is_padded else None) or encoder.config.hidden_size
+
+
+def _full_id(row: str, encoder: Encoder, reading: Reading, dtype: Dtype, projected: bool) -> str:
+    """All that changes a state, in words."""
+    defaults = Reading._field_defaults
+    changed = [f"{k}={v}" for k, v in reading._asdict().items() if v != defaults.get(k)]
+    more = ["projected"] if projected else []
+    return " ".join([row, identify(encoder), *changed, TORCH_NAMES[dtype], *more])
+
+
+def _max_length(encoder: Encoder) -> int | None:
     """Tokens that it can read; None: any number."""
-    return getattr(found.config, "max_position_embeddings", None)
+    return getattr(encoder.config, "max_position_embeddings", None)
 
 
-def _refuse(found: Found, reading: Reading, projected: bool) -> None:
-    layers = found.config.num_hidden_layers
+def _check_settings(encoder: Encoder, reading: Reading, projected: bool) -> None:
+    layers = encoder.config.num_hidden_layers
     if not -layers - 1 <= reading.layer <= layers:
         raise ValueError(
-            f"text.layer={reading.layer} is no hidden state of {found.name}: it has {layers} "
-            f"layers, so 0 … {layers}, or -1 … {-layers - 1} from the end."
+            f"text.layer={reading.layer} is wrong because {encoder.location} has {layers} layers. "
+            f"Take 0 … {layers}, or -1 … {-layers - 1} from the end."
         )
-    most = _most(found) or reading.length
-    least = most if reading.whole else 1
-    if not least <= reading.length <= most:
+    longest = _max_length(encoder) or reading.length
+    shortest = longest if reading.is_padded else 1
+    if not shortest <= reading.length <= longest:
         raise ValueError(
-            f"text.length={reading.length} tokens can't be read by {found.name}: "
-            f"it reads {least} … {most}."
+            f"text.length={reading.length} is wrong because {encoder.location} reads {shortest} … "
+            f"{longest} tokens. Take a length in that range."
         )
-    if projected and not found.projection:
-        raise ValueError(f"{found.name} has no projection; use text.projected=false.")
+    if projected and not encoder.projection:
+        raise ValueError(
+            f"text.projected=true is wrong because {encoder.location} has no projection. "
+            "Use text.projected=false."
+        )
 
 
-def _tell(cut: list[str], asked: int, found: Found, reading: Reading, told: list[bool]) -> None:
-    if cut and not told:
-        told.append(True)
-        most = _most(found)
+def _warn_once(encoder: Encoder, reading: Reading) -> Callable[[list[str], int], None]:
+    """A function that warns of captions that were cut, the first time there are any."""
+    warned: list[bool] = []
+
+    def warn(cut: list[str], count: int) -> None:
+        if not cut or warned:
+            return
+        warned.append(True)
+        longest = _max_length(encoder)
         warnings.warn(
-            f"{len(cut)} of {asked} captions are longer than text.length={reading.length} tokens "
+            f"{len(cut)} of {count} captions are longer than text.length={reading.length} tokens "
             f"and are cut, the first {cut[0][:60]!r} …"
-            + (f" {found.name} reads up to {most}." if most else ""),
+            + (f" {encoder.location} reads up to {longest}." if longest else ""),
             stacklevel=4,
         )
+
+    return warn

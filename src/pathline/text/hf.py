@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import device
 
 from pathline.dtypes import Dtype
-from pathline.text.cached import UNMADE, Lazy
-from pathline.text.frozen import frozen, usual
-from pathline.text.loading import Found, find
+from pathline.text.cached import NOT_ENCODED, LazyText
+from pathline.text.frozen import default_reading, frozen_text
+from pathline.text.loading import Encoder, find_encoder
 from pathline.text.states import Reading
 from pathline.types import Cond, Facts, Text
 
@@ -23,7 +23,7 @@ def t5(
 
     path: a folder or a name on the hub. length: most tokens of a caption.
     """
-    return frozen("t5", _of(path, T5S), Reading(length), dtype)
+    return frozen_text("t5", _find(path, T5S), Reading(length), dtype)
 
 
 def t5gemma(
@@ -37,7 +37,7 @@ def t5gemma(
 
     path: a folder or a name on the hub. length: most tokens of a caption.
     """
-    return frozen("t5gemma", _of(path, ("t5gemma",)), Reading(length), dtype)
+    return frozen_text("t5gemma", _find(path, ("t5gemma",)), Reading(length), dtype)
 
 
 def t5gemma2(
@@ -47,11 +47,11 @@ def t5gemma2(
     length: int = 256,
     dtype: Dtype = "bf16",
 ) -> Text:
-    """T5Gemma 2's text encoder; decoder and vision tower are let go.
+    """T5Gemma 2's text encoder; decoder and vision tower are not used.
 
     path: a folder or a name on the hub. length: most tokens of a caption.
     """
-    return frozen("t5gemma2", _of(path, ("t5gemma2",)), Reading(length), dtype)
+    return frozen_text("t5gemma2", _find(path, ("t5gemma2",)), Reading(length), dtype)
 
 
 def clip(
@@ -65,11 +65,11 @@ def clip(
 ) -> Text:
     """CLIP's text tower, with its pooled vector.
 
-    layer: -2 for the penultimate states of SDXL; web pages' "clip skip n" is layer=-n. projected:
-    the pooled vector in the space shared with pictures (SDXL, SD3); otherwise before it (FLUX.1).
+    layer: -2 for the penultimate states of SDXL; "clip skip n" is layer=-n. projected: the pooled
+    vector in the space shared with images (SDXL, SD3); otherwise before it (FLUX.1).
     """
-    found, pooled = _of(path, CLIPS), "own"
-    return frozen("clip", found, Reading(length, layer, pooled), dtype, projected)
+    encoder, reading = _find(path, CLIPS), Reading(length, layer, "own")
+    return frozen_text("clip", encoder, reading, dtype, projected=projected)
 
 
 def siglip2(
@@ -81,10 +81,10 @@ def siglip2(
 ) -> Text:
     """SigLIP 2's text tower, with its pooled vector; also SigLIP's.
 
-    As it was trained: lower case, always padded to its full length, padding read like words.
+    As in its training: lower case, always padded to its full length, padding read like words.
     """
-    found = _of(path, SIGLIPS)
-    return frozen("siglip2", found, usual(found, None, layer), dtype)
+    encoder = _find(path, SIGLIPS)
+    return frozen_text("siglip2", encoder, default_reading(encoder, None, layer), dtype)
 
 
 def hidden(
@@ -99,24 +99,24 @@ def hidden(
 ) -> Text:
     """A hidden layer of a language model: Gemma 2 or 3, Qwen 3, also inside a vision model.
 
-    before: words before each caption, left out of the null: Lumina 2 has google/gemma-2-2b with
+    before: text before each caption, left out of the null: Lumina 2 has google/gemma-2-2b with
     "You are an assistant … <Prompt Start> " and length 256. chat: the tokenizer's chat template:
-    Z-Image has Qwen/Qwen3-4B so. layer: of hidden_states, 0 the embedding, -1 the last, normed.
+    as Z-Image with Qwen/Qwen3-4B. layer: of hidden_states, 0 the embedding, -1 the last, normed.
     """
     reading = Reading(length, layer, before=before, chat=chat)
-    return frozen("hidden", find(path), reading, dtype)
+    return frozen_text("hidden", find_encoder(path), reading, dtype)
 
 
 def encoder(
     _: Facts, *, path: str, length: int | None = None, layer: int = -1, dtype: Dtype = "fp32"
 ) -> Text:
-    """Any text encoder of transformers, known by its config.json; pooled by itself or as a mean.
+    """Any text encoder of transformers, by its config.json; pooled as it does itself, or a mean.
 
     path: a folder, a name on the hub, or package:NAME/FOLDER of an installed Python package.
     length: most tokens of a caption; null: 128, or what it can read.
     """
-    found = find(path)
-    return frozen("encoder", found, usual(found, length, layer), dtype)
+    model = find_encoder(path)
+    return frozen_text("encoder", model, default_reading(model, length, layer), dtype)
 
 
 def pair(
@@ -130,31 +130,37 @@ def pair(
 ) -> Text:
     """Two encoders: states of one, pooled vector of the other (FLUX.1: T5 and CLIP).
 
-    states, pooled: paths as of text=encoder. length, layer: of the states. Drop them apart in
-    training with objective.dropout_pooled.
+    states, pooled: paths as of text=encoder. length, layer: of the states. Training drops them
+    independently with objective.dropout_pooled.
     """
-    tall, short = find(states), find(pooled)
-    reading = usual(tall, length, layer)._replace(pooled="none")
-    one = frozen("states", tall, reading, dtype)
-    two = frozen("pooled", short, usual(short, None, -1), dtype)
+    first, second = find_encoder(states), find_encoder(pooled)
+    reading = default_reading(first, length, layer)._replace(pooled="none")
+    sequence = frozen_text("states", first, reading, dtype)
+    vector = frozen_text("pooled", second, default_reading(second, None, -1), dtype)
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
-        return one.encode(captions)._replace(pooled=two.encode(captions).pooled)
+        return sequence.encode(captions)._replace(pooled=vector.encode(captions).pooled)
 
     def to(place: device) -> None:
-        for text in (one, two):
+        for text in (sequence, vector):
             assert text.to is not None
             text.to(place)
 
-    name = f"pair {one.id} + {two.id}"
-    return Lazy(encode, UNMADE, one.width, pooled_width=two.pooled_width, id=name, to=to)
+    return LazyText(
+        encode,
+        NOT_ENCODED,
+        sequence.width,
+        pooled_width=vector.pooled_width,
+        id=f"pair {sequence.id} + {vector.id}",
+        to=to,
+    )
 
 
-def _of(path: str, kinds: Sequence[str]) -> Found:
-    found = find(path)
-    if found.model_type not in kinds:
+def _find(path: str, model_types: Sequence[str]) -> Encoder:
+    encoder = find_encoder(path)
+    if encoder.model_type not in model_types:
         raise ValueError(
-            f"{path} is a {found.model_type!r} model, but this row reads {kinds[0]!r}: "
-            "text=encoder takes any kind."
+            f"text.path={path} is wrong because it is a {encoder.model_type!r} model, but this row "
+            f"reads {model_types[0]!r}. Use text=encoder, which takes any kind."
         )
-    return found
+    return encoder

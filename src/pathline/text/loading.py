@@ -1,8 +1,6 @@
-"""Models of transformers that read text: which part of each reads it, and how that is loaded."""
+"""Text encoders of transformers: which part of each model reads text, and how it is loaded."""
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -10,106 +8,107 @@ from torch import nn
 from pathline import hub
 from pathline.dtypes import Dtype
 from pathline.types import DTYPES
+from pathline.weights import submodule
 
 Pooled = Literal["none", "mean", "own"]
 
 
-class Kind(NamedTuple):
+class Family(NamedTuple):
     """How a family of models is loaded and which part of it reads text."""
 
-    door: str = "AutoModel"  # class of transformers
-    part: str = ""  # the text encoder in the loaded model
+    model_class: str = "AutoModel"  # of transformers
+    part: str = ""  # the text encoder in the loaded model, a dotted path
     config: str = ""  # its settings in the model's
-    given: Mapping[str, Any] = {}
-    own: bool = False  # has a pooled vector of its own
-    whole: bool = False  # reads always its full length, padding too, and lower case only
+    options: Mapping[str, Any] = {}
+    has_pooled: bool = False  # a pooled vector of its own
+    is_padded: bool = False  # always reads its full length, padding too, and lower case only
 
 
-class Found(NamedTuple):
+class Encoder(NamedTuple):
     """An encoder whose weights need not be loaded yet."""
 
-    name: str  # folder, or name on the hub
-    kind: Kind
+    location: hub.Location
+    family: Family
     model_type: str
     config: Any  # of the text encoder
-    digest: str  # of what lies in the folder, or the hub's revision
-    projection: int  # width of the shared space of pictures and texts; 0: none
+    version: str  # commit, or a digest of the folder
+    projection: int  # width of the space shared by images and texts; 0: none
 
 
-def find(path: str) -> Found:
-    """The encoder of that name, folder or package:NAME/FOLDER; reads its config.json alone.
+def find_encoder(path: str) -> Encoder:
+    """The encoder of that name, folder or package:NAME/FOLDER; reads its config.json only.
 
-    Raises FileNotFoundError, saying how to fetch it, where it is neither on disk nor reachable.
+    Raises FileNotFoundError, with the way to fetch it, where it cannot be had.
     """
-    name = hub.located(path)
-    whole = hub.read("AutoConfig", name)
-    kind = KINDS.get(whole.model_type, Kind())
-    config = hub.inner(whole, kind.config)
-    projection = getattr(whole, "projection_dim", 0) or 0
-    return Found(name, kind, whole.model_type, config, hub.digest_of(name), projection)
+    location = hub.locate(path, hub.TEXT)
+    config = hub.read("AutoConfig", location, hub.TEXT)
+    family = FAMILIES.get(config.model_type, Family())
+    inner = submodule(config, family.config)
+    projection = getattr(config, "projection_dim", 0) or 0
+    version = hub.version_of(location)
+    return Encoder(location, family, config.model_type, inner, version, projection)
 
 
-def load(found: Found, dtype: Dtype, projected: bool = False) -> nn.Module:
+def load_encoder(encoder: Encoder, dtype: Dtype, projected: bool = False) -> nn.Module:
     """The text encoder alone, frozen, in evaluation mode. ValueError unless every weight is read.
 
     Encoder classes that would load random weights from a whole model's file
     (huggingface/transformers#43559) are not used: the whole is loaded, the part is taken.
     """
-    door, given = found.kind.door, dict(found.kind.given)
+    model_class, options = encoder.family.model_class, dict(encoder.family.options)
     if projected:
-        door, found.config.projection_dim = door + "WithProjection", found.projection
-        given["config"] = found.config
-    with hub.quiet():
-        read = partial(hub.read, door, found.name, output_loading_info=True, **given)
-        model, told = read(dtype=DTYPES[dtype])
-    hub.refuse_gaps(found.name, told)
-    module = hub.inner(model, found.kind.part)
-    module.config.use_cache = False  # one pass, no generation
-    return module.eval().requires_grad_(False)
+        model_class += "WithProjection"
+        encoder.config.projection_dim = encoder.projection
+        options["config"] = encoder.config
+    part, options["dtype"] = encoder.family.part, DTYPES[dtype]
+    model = hub.load_model(model_class, encoder.location, hub.TEXT, part=part, **options)
+    model.config.use_cache = False  # one pass, no generation
+    return model
 
 
-def load_tokenizer(found: Found) -> Any:
-    """The tokenizer that lies beside a model.
+def load_tokenizer(encoder: Encoder) -> Any:
+    """The tokenizer of a model.
 
-    Where its files are missing, transformers makes one up that knows a handful of tokens; so it
-    must know half of the words that the model has vectors for. Raises ValueError.
+    Where its files are missing, transformers makes one up of a handful of tokens; so it must have
+    half of the tokens that the model has vectors for. Raises ValueError.
     """
-    here = Path(found.name).is_dir() or hub.cached(found.name, "tokenizer_config.json")
-    tokenizer = hub.read("AutoTokenizer", found.name, local=bool(here))
-    if len(tokenizer) * 2 < found.config.vocab_size:
+    is_local = hub.cached_file(encoder.location, "tokenizer_config.json") is not None
+    tokenizer = hub.read("AutoTokenizer", encoder.location, hub.TEXT, local=is_local)
+    if len(tokenizer) * 2 < encoder.config.vocab_size:
         raise ValueError(
-            f"The tokenizer of {found.name} knows {len(tokenizer)} tokens, its model "
-            f"{found.config.vocab_size}: its files are missing (tokenizer.json, or a .model file "
-            "with tokenizer_config.json); fetch them into the same folder."
+            f"text.path={encoder.location} is wrong because its tokenizer has {len(tokenizer)} "
+            f"tokens and its model {encoder.config.vocab_size}: its files are missing. Fetch "
+            "tokenizer.json, or a .model file with tokenizer_config.json, into the same folder."
         )
     return tokenizer
 
 
-def title(found: Found) -> str:
-    """What an encoder is called in the id of what it made: where a folder lies does not matter."""
-    kind = found.model_type if Path(found.name).is_dir() else found.name
-    return f"{kind}@{found.digest}"
+def identify(encoder: Encoder) -> str:
+    """An encoder's part of the id of what it encodes: where a folder is does not matter."""
+    location = encoder.location
+    title = location.title if isinstance(location, hub.Repository) else encoder.model_type
+    return f"{title}@{encoder.version}"
 
 
-CLIP = Kind("CLIPTextModel", config="text_config", own=True)
-SIGLIP = Kind("SiglipTextModel", config="text_config", own=True, whole=True)
-INNER = Kind(part="language_model", config="text_config")  # of a model that sees pictures too
-KINDS = {
-    "t5": Kind("T5EncoderModel"),
-    "mt5": Kind("MT5EncoderModel"),
-    "umt5": Kind("UMT5EncoderModel"),
-    "t5gemma": Kind(
-        "T5GemmaEncoderModel", "encoder", "encoder", given={"is_encoder_decoder": False}
+CLIP = Family("CLIPTextModel", config="text_config", has_pooled=True)
+SIGLIP = Family("SiglipTextModel", config="text_config", has_pooled=True, is_padded=True)
+MULTIMODAL = Family(part="language_model", config="text_config")
+FAMILIES = {
+    "t5": Family("T5EncoderModel"),
+    "mt5": Family("MT5EncoderModel"),
+    "umt5": Family("UMT5EncoderModel"),
+    "t5gemma": Family(
+        "T5GemmaEncoderModel", "encoder", "encoder", options={"is_encoder_decoder": False}
     ),
-    "t5gemma2": Kind("T5Gemma2Model", "encoder.text_model", "encoder.text_config"),
+    "t5gemma2": Family("T5Gemma2Model", "encoder.text_model", "encoder.text_config"),
     "clip": CLIP,
     "clip_text_model": CLIP,
-    "siglip": SIGLIP,  # SigLIP 2 of one resolution calls itself so
+    "siglip": SIGLIP,  # also SigLIP 2 of one resolution
     "siglip_text_model": SIGLIP,
-    "siglip2": SIGLIP._replace(door="Siglip2TextModel"),
-    "siglip2_text_model": SIGLIP._replace(door="Siglip2TextModel"),
-    "gemma3": INNER,
-    "mistral3": INNER,
-    "qwen2_5_vl": INNER,
-    "qwen3_vl": INNER,
+    "siglip2": SIGLIP._replace(model_class="Siglip2TextModel"),
+    "siglip2_text_model": SIGLIP._replace(model_class="Siglip2TextModel"),
+    "gemma3": MULTIMODAL,
+    "mistral3": MULTIMODAL,
+    "qwen2_5_vl": MULTIMODAL,
+    "qwen3_vl": MULTIMODAL,
 }
