@@ -29,7 +29,9 @@ from rich.console import Console
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
-from pathline.evaluation.score import Judge, asked_of, drawer, judge, training_pictures
+from pathline.evaluation.reference import training_reference
+from pathline.evaluation.score import Scorer, prepare_scorer
+from pathline.evaluation.shared_sampling import shared_sampler, training_items
 from pathline.metrics.frechet import frechet
 from pathline.metrics.frechet import statistics as moments
 from pathline.recipes.train import Trained, run_training
@@ -49,15 +51,15 @@ def trained(run: Run) -> Trained:
     return found
 
 
-def distance(found: Trained, run: Run, forwards: int, judged: Judge, n: int) -> float:
+def distance(found: Trained, run: Run, forwards: int, scorer: Scorer, n: int) -> float:
     """Of n pictures drawn without guidance in so many steps."""
-    sample = replace(run.sample, steps=forwards, guidance=pick("none"))
-    items = asked_of(run, found.data, n, 0)
-    draws = sampler(sample, found.parts.path)
-    draw = drawer(found.parts, draws, 250, found.player.precision.autocast)
+    settings_of = replace(run.sample, steps=forwards, guidance=pick("none"))
+    items = training_items(run, found.data, n, 0)
+    draws = sampler(settings_of, found.parts.path)
+    sample = shared_sampler(found.parts, draws, 250, found.player.precision.autocast)
     with found.player.emas[0].lent_to(found.player.network):
-        seen = judged.feature.embed(draw(items, list(range(n))))
-    return frechet(moments(seen), moments(judged.real))
+        features = scorer.feature.embed(sample(items, list(range(n))))
+    return frechet(moments(features), moments(scorer.real))
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -89,37 +91,37 @@ def costs_of(given: argparse.Namespace) -> dict[str, float]:
     return known
 
 
-def judge_of(run: Run, found: Trained, given: argparse.Namespace) -> Judge:
+def scorer_of(run: Run, found: Trained, given: argparse.Namespace) -> Scorer:
     """The real pictures as the feature sees them; what it is goes into the folder."""
     device = next(found.player.network.parameters()).device
-    real = training_pictures(run, found.data, given.n, 0)
-    judged = judge(Pick("pca"), real, given.n, 0, device)
+    real = training_reference(run, found.data, given.n, 0)
+    scorer = prepare_scorer(Pick("pca"), real, given.n, 0, device)
     facts = {
         "preset": given.preset,
         "settings": given.settings,
         "updates of flow": given.updates,
         "n": given.n,
-        "feature": judged.feature.name,
-        "real against real": judged.baseline["frechet"],
-        "of so many each": judged.baseline_n,
+        "feature": scorer.feature.name,
+        "real against real": scorer.baseline["FD-pca"],
+        "of so many each": scorer.baseline_n,
     }
     (given.out / FACTS).write_text(json.dumps(facts, indent=1))
-    return judged
+    return scorer
 
 
 def compare(given: argparse.Namespace) -> None:
     """Train and judge every arm and seed that is left."""
     given.out.mkdir(parents=True, exist_ok=True)
-    costs, judged = costs_of(given), None
+    costs, scorer = costs_of(given), None
     for arm, seed in arms_left(given):
         updates = max(10, round(given.updates * (given.share or 1 / costs[arm])))
         own = [*given.settings, f"train.updates={updates}", f"seed={seed}"]
         run = settings(given.preset, arm, own)
         found = trained(run)
-        judged = judged or judge_of(run, found, given)
+        scorer = scorer or scorer_of(run, found, given)
         for drawn, how in ARMS[arm].draws.items():
             drawing = settings(given.preset, arm, [*own, *how])
-            told = {k: distance(found, drawing, k, judged, given.n) for k in given.forwards}
+            told = {k: distance(found, drawing, k, scorer, given.n) for k in given.forwards}
             row = {"arm": arm, "seed": seed, "share": given.share, "updates": updates}
             with (given.out / ROWS).open("a") as file:
                 file.write(json.dumps({**row, "drawn": drawn, "distances": told}) + "\n")

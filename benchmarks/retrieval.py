@@ -22,7 +22,7 @@ from torch import Tensor
 from pathline.assemble import Parts, sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
-from pathline.evaluation.score import some
+from pathline.evaluation.shared_sampling import random_rows
 from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
 from pathline.metrics.features import Feature
@@ -107,7 +107,7 @@ def main() -> None:
     parts, weights = runs.parts_of(opened, ema=None, device=device)
     run, _, data_for = found(opened.run, None, console)
     data = data_for(parts)
-    rows = data.train[some(len(data.train), given.n, given.seed)]
+    rows = data.train[random_rows(len(data.train), given.n, given.seed)]
     sample = run.sample
     if given.guidance is not None:
         sample = replace(sample, guidance=pick("cfg", scale=given.guidance))

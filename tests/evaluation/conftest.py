@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from pathline.data.sources.rows import digits
-from pathline.evaluation.score import some
+from pathline.evaluation.shared_sampling import random_rows
 
 
 @pytest.fixture(scope="module")
 def pixels():
     """600 digits in random order: the writers' hands change along the data set."""
     source = digits()
-    return torch.stack([source.read(int(row)).image for row in some(source.count, 600, 0)])
+    return torch.stack([source.read(int(row)).image for row in random_rows(source.count, 600, 0)])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pathline.evaluation.plots import Spot, abscissa
+from pathline.metrics.features import FEATURES
 from pathline.recipes.eval import evaluate
 from pathline.recipes.train import train
 
@@ -59,11 +60,11 @@ def test_a_result_says_how_it_was_got_and_none_is_overwritten(run, tmp_path, cap
     assert {key: one[key] for key in wanted} == wanted
     assert one["weights"] == "EMA 0.9"
     assert one["guidance"] == {"name": "cfg", "scale": 1.0}
-    assert one["reference"] == "training pictures of debug"
+    assert one["reference"] == "training images of debug"
     (feature,) = one["features"]
     assert feature["feature"] == "pca-64"
-    assert feature["scores"].keys() >= {"frechet", "kid", "nearest_ratio", "diversity"}
-    assert feature["baseline"]["frechet"] < feature["scores"]["frechet"]
+    assert feature["scores"].keys() >= {"FD-pca", "kid", "nearest_ratio", "diversity"}
+    assert feature["baseline"]["FD-pca"] < feature["scores"]["FD-pca"]
     assert feature["held_out_n"] == feature["reference_n"] == feature["baseline_n"] == 12
     printed = capsys.readouterr().out
     for word in ("n 12", "seed 3", "2 steps", "euler", "EMA 0.9", "pca-64", "real against real"):
@@ -72,15 +73,17 @@ def test_a_result_says_how_it_was_got_and_none_is_overwritten(run, tmp_path, cap
 
 def test_a_sweep_gives_every_combination_a_table_and_curves(run, tmp_path, capsys):
     sweep = ["guidance=1,2", "steps=1,2"]
-    options = {"feature": ["pca"], "set": ["pca.width=5", "solver=heun"], "metric": "kid"}
-    assert evaluate(run, n=8, sweep=sweep, out=tmp_path, **options) == 0
+    options = {"feature": ["pca"], "metric": "kid"}
+    assert (
+        evaluate(run, "pca.width=5", "solver=heun", n=8, sweep=sweep, out=tmp_path, **options) == 0
+    )
     found = results(tmp_path / "sweep-0001.json")
     settings = [{"guidance": g, "steps": s} for g in "12" for s in "12"]
     assert [one["setting"] for one in found] == settings
     assert [one["guidance"]["scale"] for one in found] == [1, 1, 2, 2]
     assert {one["solver"] for one in found} == {"heun"}
     assert {one["features"][0]["feature"] for one in found} == {"pca-5"}
-    assert len({one["features"][0]["scores"]["frechet"] for one in found}) == 4
+    assert len({one["features"][0]["scores"]["FD-pca"] for one in found}) == 4
     with Image.open(tmp_path / "sweep-0001.png") as picture:
         assert picture.width > 900
     best = min(found, key=lambda one: one["features"][0]["scores"]["kid"])["setting"]
@@ -89,9 +92,10 @@ def test_a_sweep_gives_every_combination_a_table_and_curves(run, tmp_path, capsy
 
 
 def test_labels_are_read_by_the_classifier(run, tmp_path):
-    short = ["classifier.updates=20"]
-    assert evaluate(run, n=20, steps=1, set=short, out=tmp_path, json=True) == 0
+    words = ["classifier.updates=20", "eval.n=20", "sample.steps=1"]
+    assert evaluate(run, *words, out=tmp_path, json=True) == 0
     (one,) = results(tmp_path / "eval-0001.json")
+    assert (one["n"], one["steps"]) == (20, 1)
     assert 0 <= one["features"][0]["scores"]["accuracy"] < 0.6  # four updates teach nothing
     assert "held-out accuracy" in one["features"][0]["note"]
 
@@ -103,32 +107,46 @@ def test_two_folders_and_a_folder_against_a_run(run, pixels, tmp_path):
     (one,), (two,) = (results(tmp_path / "out" / f"eval-000{n}.json") for n in (1, 2))
     assert one["n"] == two["n"] == 9
     assert one["features"][0]["reference_n"] == 9
-    assert two["reference"] == "training pictures of debug"
-    assert two["features"][0]["scores"]["frechet"] < 3 * two["features"][0]["baseline"]["frechet"]
+    assert two["reference"] == "training images of debug"
+    assert two["features"][0]["scores"]["FD-pca"] < 3 * two["features"][0]["baseline"]["FD-pca"]
     assert not list(drawn.glob("*.json"))
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"n": 1}, "1 drawn picture: .* from 2 on"),
+        ({"n": 1}, "1 sampled image: .* from 2 on"),
         ({"feature": ["pcaa"]}, "Did you mean 'pca'"),
         ({"metric": "frechett"}, "Did you mean 'frechet'"),
-        ({"metric": "accuracy"}, "no metric called 'accuracy' here"),
-        ({"set": ["pca.with=3"]}, "Did you mean 'width'"),
-        ({"set": ["pca"]}, "write FEATURE.OPTION=VALUE"),
+        ({"metric": "accuracy"}, "metric=accuracy is wrong"),
+        ({"words": ["pca.with=3"]}, "Did you mean 'width'"),
+        ({"words": ["pca=3"]}, "write FEATURE.OPTION=VALUE"),
+        ({"words": ["stps=3"]}, "stps is no sampling setting. Did you mean 'steps'"),
+        ({"words": ["train.updates=3"]}, "can't be changed after training"),
+        ({"words": ["eval.m=3"]}, "eval.m is not a setting"),
+        ({"words": ["steps=4"], "sweep": ["steps=3,4"]}, "set it once"),
         ({"sweep": ["steps"]}, "no axis of a sweep"),
-        ({"sweep": ["step=3,4"]}, "sample.steps"),
-        ({"sweep": ["steps=3,4"], "steps": 3}, "give it once"),
-        ({"sweep": ["ema=half"]}, "ema wants a number"),
-        ({"ema": 0.3}, "keeps no EMA 0.3"),
+        ({"sweep": ["step=3,4"]}, "Did you mean 'steps'"),
+        ({"sweep": ["steps=3,4"], "steps": 3}, "set it once"),
+        ({"sweep": ["ema=half"]}, "ema=half is no number"),
+        ({"ema": 0.3}, "ema=0.3 is wrong because this run keeps no such EMA"),
         ({"solver": "jump"}, "average velocities"),
         ({"size": 9}, "--size is for folders"),
     ],
 )
 def test_what_a_run_cannot_be_asked(run, options, told):
+    options = dict(options)
     with pytest.raises(ValueError, match=told):
-        evaluate(run, **{"n": 8, **options})
+        evaluate(run, *options.pop("words", []), **{"n": 8, **options})
+
+
+@pytest.mark.parametrize("metric", ["fid", "FID", "fd", "frechet", "FD-pca", "fd-pca"])
+def test_the_frechet_distance_is_ranked_by_any_of_its_names(run, tmp_path, capsys, metric):
+    """Table, JSON and curves call it by its feature; FID is that of Inception's features."""
+    assert evaluate(run, n=6, metric=metric, sweep=["steps=1,2"], out=tmp_path) == 0
+    assert "best FD-pca: steps=" in capsys.readouterr().out
+    assert {*results(tmp_path / "sweep-0001.json")[0]["features"][0]["baseline"]} >= {"FD-pca"}
+    assert FEATURES["inception"].frechet_name == "FID"
 
 
 def test_folders_that_cannot_be_compared(run, pixels, tmp_path):
@@ -141,19 +159,19 @@ def test_folders_that_cannot_be_compared(run, pixels, tmp_path):
     for name in "ab":
         Image.new("L", (16, 16)).save(large / f"{name}.png")
     told = {
-        "1 drawn picture": (one, few, {}),
-        "1 reference .* picture": (few, one, {}),
+        "1 sampled image:": (one, few, {}),
+        "1 reference .* image": (few, one, {}),
         "holds no picture": (empty, few, {}),
-        "z.png is 9x8, where 8x8": (mixed, few, {}),
-        "a.png is 16x16, where 8x8": (large, run, {}),
+        "z.png is 9x8, not 8x8": (mixed, few, {}),
+        "a.png is 16x16, not 8x8": (large, run, {}),
         "is not the size|are 16x16": (large, run, {"size": 16}),
         "give the real ones too": (few, None, {}),
-        "--steps is for a run": (few, one, {"steps": 3}),
-        "has 4 pictures; --n 9": (few, few, {"n": 9}),
+        "--steps is for sampling from a run": (few, one, {"steps": 3}),
+        "--n 9 is more than the 4 images": (few, few, {"n": 9}),
     }
     for words, (drawn, real, options) in told.items():
         with pytest.raises(ValueError, match=words):
-            evaluate(drawn, real, **options)
+            evaluate(drawn, *([real] if real else []), **options)
     with pytest.raises(ValueError, match="once"):
         evaluate(few, few, reference=few)
 

@@ -12,7 +12,7 @@ from pathline.assemble import assemble
 from pathline.config.pick import pick
 from pathline.config.resolve import read
 from pathline.evaluation import eval_hook as bests
-from pathline.evaluation.eval_hook import best_of, eval_hook, exam_of, is_better
+from pathline.evaluation.eval_hook import best_of, eval_hook, is_better, prepare_evaluation
 from pathline.recipes.train import player_of
 from pathline.runs.feed import found
 from pathline.training import checkpoint
@@ -35,8 +35,10 @@ class Scene:
         self.player = player_of(self.run, parts, precision, CPU)
         self.tracked, self.saved, self.said, self.folder = [], [], [], folder
         data = data_for(parts)
-        exam = exam_of(self.run, parts, data, self.player, precision.autocast, self.said.append)
-        self.hooks = list(eval_hook(exam, folder, self.track, self.save, self.said.append))
+        evaluation = prepare_evaluation(
+            self.run, parts, data, self.player, precision.autocast, self.said.append
+        )
+        self.hooks = list(eval_hook(evaluation, folder, self.track, self.save, self.said.append))
 
     def track(self, update, images, values):
         self.tracked.append((update, images, dict(values)))
@@ -55,7 +57,7 @@ def rigged(monkeypatch):
     values = []
 
     def score(*_):
-        return {"scores": {"frechet": values.pop(0)}}
+        return {"scores": {"FD-pca": values.pop(0)}}
 
     monkeypatch.setattr(bests, "score", score)
     return values
@@ -67,8 +69,8 @@ def test_every_so_many_updates_all_scores_are_logged_with_the_baseline(tmp_path)
     for update in range(1, 5):
         scene.at(update)
     assert [(update, images) for update, images, _ in scene.tracked] == [(2, 32), (4, 64)]
-    assert scene.tracked[0][2].keys() >= {"eval/frechet", "eval/precision", "eval/nearest_ratio"}
-    assert scene.tracked[0][2]["eval/baseline_frechet"] > 0
+    assert scene.tracked[0][2].keys() >= {"eval/FD-pca", "eval/precision", "eval/nearest_ratio"}
+    assert scene.tracked[0][2]["eval/baseline_FD-pca"] > 0
     assert scene.tracked[0][2] == scene.tracked[1][2]  # the same weights, noise and prompts
     assert scene.player.network.training
     assert all(map(torch.equal, weights, scene.player.network.parameters()))
@@ -84,7 +86,7 @@ def test_the_best_is_saved_and_named_and_a_worse_one_is_not(tmp_path, rigged):
     assert scene.saved == [2, 8]
     found = best_of(tmp_path)
     assert found is not None
-    assert (found.update, found.metric, found.value) == (8, "frechet", 1.5)
+    assert (found.update, found.metric, found.value) == (8, "FD-pca", 1.5)
     assert (tmp_path / "best").read_text().splitlines()[0] == "checkpoints/step-00000008"
 
 
@@ -119,8 +121,8 @@ def test_a_resumed_run_goes_on_from_its_best_unless_it_is_measured_otherwise(tmp
 
 def test_a_best_that_cannot_be_read_is_named(tmp_path):
     assert best_of(tmp_path) is None
-    (tmp_path / "best").write_text("checkpoints/step-\nfrechet\n")
-    with pytest.raises(ValueError, match="best can't be read; delete it"):
+    (tmp_path / "best").write_text("checkpoints/step-\nFD-pca\n")
+    with pytest.raises(ValueError, match=r"best can't be read\. Delete it"):
         best_of(tmp_path)
 
 
@@ -128,8 +130,11 @@ def test_a_best_that_cannot_be_read_is_named(tmp_path):
     ("options", "told"),
     [
         ({"metric": "frechte"}, "Did you mean 'frechet'"),
-        ({"metric": "accuracy"}, "no metric called 'accuracy' here"),  # pca knows no classes
-        ({"n": 1}, "1 drawn picture"),
+        (
+            {"metric": "accuracy"},
+            "metric=accuracy is wrong because there is no such metric",
+        ),  # pca knows no classes
+        ({"n": 1}, "1 sampled image:"),
         ({"feature": pick("pcaa")}, "Did you mean 'pca'"),
     ],
 )
@@ -143,8 +148,8 @@ def test_never_means_no_hook(tmp_path):
 
 
 def test_less_of_a_distance_and_more_of_a_share_is_better():
-    assert is_better("frechet", 1.0, 2.0)
-    assert not is_better("frechet", 2.0, 1.0)
+    assert is_better("FID", 1.0, 2.0)
+    assert not is_better("FID", 2.0, 1.0)
     assert is_better("recall", 0.9, 0.8)
     assert not is_better("recall", math.nan, 0.1)
     assert not is_better("kid", math.nan, 0.1)

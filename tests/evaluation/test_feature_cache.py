@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathline.evaluation.feature_cache import embedded
+from pathline.evaluation.feature_cache import embed_cached
 from pathline.metrics.features import Feature
 
 
@@ -25,7 +25,7 @@ def pixels():
 
 def test_the_second_time_nothing_is_embedded_but_what_marks_the_weights(pixels, tmp_path):
     feature, asked = extractor()
-    once, again = (embedded(feature, pixels, tmp_path) for _ in range(2))
+    once, again = (embed_cached(feature, pixels, tmp_path) for _ in range(2))
     assert torch.equal(once, feature.embed(pixels))
     assert torch.equal(once, again)
     assert asked[:3] == [2, 9, 2]
@@ -33,25 +33,25 @@ def test_the_second_time_nothing_is_embedded_but_what_marks_the_weights(pixels, 
 
 @pytest.mark.parametrize("change", [{"name": "net-bilinear16"}, {"scale": 1.001}])
 def test_another_resize_or_other_weights_are_made_anew(change, pixels, tmp_path):
-    embedded(extractor()[0], pixels, tmp_path)
+    embed_cached(extractor()[0], pixels, tmp_path)
     other, asked = extractor(**change)
-    assert torch.equal(embedded(other, pixels, tmp_path), other.embed(pixels))
+    assert torch.equal(embed_cached(other, pixels, tmp_path), other.embed(pixels))
     assert 9 in asked
 
 
 def test_other_pictures_are_made_anew(pixels, tmp_path):
     feature, _ = extractor()
-    embedded(feature, pixels, tmp_path)
+    embed_cached(feature, pixels, tmp_path)
     changed = pixels.clone()
     changed[8, 0, 0, 0] ^= 1
-    assert torch.equal(embedded(feature, changed, tmp_path), feature.embed(changed))
+    assert torch.equal(embed_cached(feature, changed, tmp_path), feature.embed(changed))
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_cut_file_is_named(pixels, tmp_path):
     feature, _ = extractor()
-    embedded(feature, pixels, tmp_path)
+    embed_cached(feature, pixels, tmp_path)
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="delete it to have it made anew"):
-        embedded(feature, pixels, tmp_path)
+    with pytest.raises(ValueError, match="Delete it to compute it again"):
+        embed_cached(feature, pixels, tmp_path)

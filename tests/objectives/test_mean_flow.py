@@ -106,8 +106,7 @@ def test_differences_agree_with_the_derivative(step):
     x, t, r = way(500)
     v = some(500, 1, 2, 2, seed=4, dtype=torch.float64)
     exactly, nearly = (
-        lift(true_average, x, t, r, v).constant
-        for lift in (exact, partial(difference, step=step))
+        lift(true_average, x, t, r, v).constant for lift in (exact, partial(difference, step=step))
     )
     error = (exactly - nearly).square().mean().sqrt() / exactly.square().mean().sqrt()
     assert error < 40 * step**2 + 2 * step * (t < step).double().mean()

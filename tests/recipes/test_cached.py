@@ -14,7 +14,7 @@ from pathline.assemble import assemble
 from pathline.cli import main
 from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
-from pathline.evaluation.score import training_pictures
+from pathline.evaluation.reference import training_reference
 from pathline.runs import folder as runs
 from pathline.runs.feed import batch_of, feeder, found, held_out
 from pathline.runs.from_cache import adopted
@@ -192,9 +192,9 @@ def test_no_encoder_is_needed_for_what_the_cache_holds(run, tmp_path, monkeypatc
 
 def test_measuring_says_which_size_it_measured(cache):
     run, facts, data_for = opened(cache)
-    found = training_pictures(run, data_for(assemble(run, facts)), 2, seed=0)
+    found = training_reference(run, data_for(assemble(run, facts)), 2, seed=0)
     assert found.pixels.shape[2:] == (facts.height, facts.width)
-    assert found.name.endswith(f", of {facts.height}x{facts.width} alone, the commonest size")
+    assert found.name.endswith(f", only {facts.height}x{facts.width}, the most frequent size")
 
 
 def test_a_picture_to_begin_from_and_a_file_of_prompts(run, tmp_path):

@@ -83,7 +83,7 @@ def test_bf16_trains_validates_draws_and_measures_in_two_processes(strategy):
     assert "Warning" not in said
     assert len(list(Path("two/samples").glob("*.png"))) == 2
     text = Path("two/metrics.jsonl").read_text()
-    assert all(word in text for word in ("eval/frechet", "val/loss", "gradient/mlp"))
+    assert all(word in text for word in ("eval/FD-pca", "val/loss", "gradient/mlp"))
     assert torch.isfinite(tensors("two")["network/final.linear.weight"]).all()
 
 

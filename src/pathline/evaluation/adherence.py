@@ -1,4 +1,7 @@
-"""Do a run's pictures of captioned scenes show what was asked: seen, never seen, places swapped."""
+"""Whether a run's images of captioned scenes show what their prompts say.
+
+Scored are pairs of colour and shape that were trained on, pairs that were not, and places swapped.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +12,13 @@ from torch import Tensor
 
 from pathline.data.sources.shapes import draw as draw_scene
 from pathline.data.sources.shapes import scored
-from pathline.evaluation.score import Draw, Item
+from pathline.evaluation.shared_sampling import SampleFn
+from pathline.generate import Item
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.scene_grammar import SIDE, Scene, caption, parse
 
 PROMPTS = 200  # scored on each split, at most
-SCORE_SEED = 1_000_000  # prompts that no training scene was drawn with
+SCORE_SEED = 1_000_000  # of prompts that no training scene was made with
 SPLITS = ("seen", "held_out", "swapped")
 
 
@@ -28,57 +32,58 @@ def is_scenes(items: Sequence[Item], height: int, width: int) -> bool:
     return bool(items) and (height, width) == (SIDE, SIDE)
 
 
-def scene_scores(draw: Draw, n: int, seed: int) -> dict[str, Any]:
-    """Adherence on each split beside that of the detector on real scenes, its ceiling.
+def scene_scores(sample: SampleFn, n: int, seed: int) -> dict[str, Any]:
+    """Adherence on each split, with that of the detector on real scenes, its upper limit.
 
-    swapped: the seen prompts of two things, each thing at the other's place, from the same noise.
-    `told_apart` is the share of both kinds of picture that fit their own prompt better.
+    swapped: the prompts of two objects with their places exchanged, from the same noise.
+    `order_accuracy` is the share of both kinds of image that fit their own prompt better.
     """
     count = min(n, PROMPTS)
-    found, drawn = {}, {}
+    scores, images = {}, {}
     for split in SPLITS:
         scenes = _scenes(split, count)
-        asked = [caption(scene) for scene in scenes.values()]
-        drawn[split] = draw(asked, [seed + index for index in scenes])
+        prompts = [caption(scene) for scene in scenes.values()]
+        images[split] = sample(prompts, [seed + index for index in scenes])
         real = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes.values()]))
-        found[split] = {
-            "drawn": _facts(adherence(drawn[split], asked)),
-            "ceiling": _facts(adherence(real, asked)),
+        scores[split] = {
+            "sampled": _to_dict(adherence(images[split], prompts)),
+            "real": _to_dict(adherence(real, prompts)),
         }
-    found["swapped"]["told_apart"] = _told_apart(drawn["seen"], drawn["swapped"], count)
-    return found
+    order = _order_accuracy(images["seen"], images["swapped"], count)
+    scores["swapped"]["order_accuracy"] = order
+    return scores
 
 
 def _scenes(split: str, count: int) -> dict[int, Scene]:
-    """The split's scenes by their place among `count`."""
+    """The split's scenes by their index among `count`."""
     if split != "swapped":
         return dict(enumerate(scored(split, count, SCORE_SEED)))
-    seen = enumerate(scored("seen", count, SCORE_SEED))
-    return {at: swapped(scene) for at, scene in seen if caption(scene) != caption(swapped(scene))}
+    scenes = enumerate(scored("seen", count, SCORE_SEED))
+    return {at: swapped(scene) for at, scene in scenes if caption(scene) != caption(swapped(scene))}
 
 
 def swapped(scene: Scene) -> Scene:
-    """Each of two things at the other's place; one alone stays."""
+    """Each of two objects at the other's place; a single one stays."""
     if len(scene.things) == 1:
         return scene
     first, second = scene.things
     return Scene((second._replace(box=first.box), first._replace(box=second.box)), scene.relation)
 
 
-def _told_apart(seen: Tensor, other: Tensor, count: int) -> float:
+def _order_accuracy(images: Tensor, swapped_images: Tensor, count: int) -> float:
+    """Share of images that fit their own prompt better than the one with places exchanged."""
     before, after = _scenes("seen", count), _scenes("swapped", count)
-    pixels = torch.cat([seen[list(after)], other])
-    own = [caption(before[at]) for at in after] + [caption(scene) for scene in after.values()]
-    turned = own[len(after) :] + own[: len(after)]
-    fits = np.asarray(_shares(adherence(pixels, own))) > _shares(adherence(pixels, turned))
-    return float(fits.mean())
+    pixels = torch.cat([images[list(after)], swapped_images])
+    first = [caption(before[at]) for at in after]
+    second = [caption(scene) for scene in after.values()]
+    right = np.asarray(_attribute_shares(adherence(pixels, first + second)))
+    wrong = np.asarray(_attribute_shares(adherence(pixels, second + first)))
+    return float((right > wrong).mean())
 
 
-def _shares(found: Adherence) -> list[float]:
-    return [float(np.mean(list(picture.values()))) for picture in found.pictures]
+def _attribute_shares(result: Adherence) -> list[float]:
+    return [float(np.mean(list(picture.values()))) for picture in result.pictures]
 
 
-def _facts(found: Adherence) -> dict[str, Any]:
-    told = found._asdict()
-    del told["pictures"]
-    return told
+def _to_dict(result: Adherence) -> dict[str, Any]:
+    return {key: value for key, value in result._asdict().items() if key != "pictures"}

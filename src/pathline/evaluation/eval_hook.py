@@ -1,4 +1,4 @@
-"""Measure a run while it trains, and keep its best checkpoint."""
+"""Score a run while it trains, and keep its best checkpoint."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,26 +7,27 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pathline.assemble import Parts, sampler
+from pathline.assemble import Parts
 from pathline.config.run import Run
+from pathline.console import Say
 from pathline.evaluation.adherence import is_scenes
+from pathline.evaluation.reference import training_reference
 from pathline.evaluation.score import (
-    LOWER,
-    Draw,
-    Item,
-    Judge,
-    asked_of,
-    drawer,
-    judge,
-    known_metrics,
-    refuse_metric,
+    Scorer,
+    available_metrics,
+    check_metric,
+    is_lower_better,
+    metric_name,
+    prepare_scorer,
     score,
-    training_pictures,
 )
-from pathline.generate import Autocast, check_sampler
+from pathline.evaluation.shared_sampling import SampleFn, shared_sampler, training_items
+from pathline.files import write_whole
+from pathline.generate import Autocast, Item
 from pathline.metrics.scenes import adherence
 from pathline.runs.dataset import Data
 from pathline.runs.folder import BEST
+from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.training import checkpoint
 from pathline.training.distributed import first_says, place
 from pathline.training.ema import Ema
@@ -35,107 +36,123 @@ from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
 from pathline.training.trackers.jsonl import Track
 
-Say = Callable[[str], None]
-
 
 class Best(NamedTuple):
-    """What the file `best` of a run folder says."""
+    """The content of the file `best` of a run folder."""
 
     update: int
     metric: str
     value: float
-    how: str  # feature, n, seed, steps and weights; values got otherwise can't be compared
+    method: str  # feature, n, seed, steps and weights; other methods' values can't be compared
 
 
-class Exam(NamedTuple):
-    """All that a look at a run needs but its weights."""
+class Evaluation(NamedTuple):
+    """All that an evaluation of a training needs besides its weights."""
 
     run: Run
     player: Player
     ema: Ema
-    judged: Judge
+    scorer: Scorer
+    metric: str  # by which the best checkpoint is kept, as results have it
     items: list[Item]
-    draw: Draw
+    sample: SampleFn
     scenes: bool  # the items are captions of scenes
-    how: str
+    method: str
 
 
-def exam_of(
+def prepare_evaluation(
     run: Run, parts: Parts, data: Data, player: Player, autocast: Autocast, say: Say
-) -> Exam | None:
-    """Make ready to measure a run while it trains; None where it is not asked for.
+) -> Evaluation | None:
+    """All that the evaluations of a training need; None with eval.every=0.
 
-    Raises ValueError, before anything is trained, for what this run can't be measured by.
+    Raises ValueError, before anything is trained, for what this run can't be scored by.
     """
     if not run.eval.every:
         return None
-    wanted = run.train.ema[0] if run.sample.ema is None else run.sample.ema
-    ema = next(ema for ema in player.emas if ema.name == f"ema-{wanted}")
-    draws, sample = sampler(run.sample, parts.path), run.sample
-    check_sampler(parts, draws)
+    ema, sample = sampling_ema(run, player.emas), run.sample
+    sampler = checked_sampler(parts, sample)
     device = next(player.network.parameters()).device
     n, seed = run.eval.n, run.seed
-    judged = judge(run.eval.feature, training_pictures(run, data, n, seed), n, seed, device)
-    items = asked_of(run, data, n, seed)
+    reference = training_reference(run, data, n, seed)
+    scorer = prepare_scorer(run.eval.feature, reference, n, seed, device)
+    items = training_items(run, data, n, seed)
     scenes = is_scenes(items, parts.facts.height, parts.facts.width)
-    refuse_metric(run.eval.metric, known_metrics(judged, run, scenes))
+    check_metric(run.eval.metric, available_metrics(scorer, run, scenes))
     guidance = " ".join(map(str, (sample.guidance.name, *sample.guidance.options.values())))
-    how = f"{judged.feature.name}, n {n}, seed {seed}, EMA {wanted}, {sample.solver.name}, "
-    how += f"{sample.steps} steps, {sample.grid.name} grid, guidance {guidance}"
-    _introduce(judged, how, n, say)
-    draw = drawer(parts, draws, sample.batch, autocast)
-    return Exam(run, player, ema, judged, items, draw, scenes, how)
+    method = f"{scorer.feature.name}, n {n}, seed {seed}, {_title(ema)}, {sample.solver.name}, "
+    method += f"{sample.steps} steps, {sample.grid.name} grid, guidance {guidance}"
+    _print_baseline(scorer, method, n, say)
+    return Evaluation(
+        run,
+        player,
+        ema,
+        scorer,
+        metric_name(run.eval.metric, scorer.extractor.frechet_name),
+        items,
+        shared_sampler(parts, sampler, sample.batch, autocast),
+        scenes,
+        method,
+    )
+
+
+def _title(ema: Ema) -> str:
+    return f"EMA {ema.name.removeprefix('ema-')}"
 
 
 def eval_hook(
-    exam: Exam | None, folder: Path, track: Track, save: Callable[[Progress], Any], say: Say
+    evaluation: Evaluation | None,
+    folder: Path,
+    track: Track,
+    save: Callable[[Progress], Any],
+    say: Say,
 ) -> Iterator[Hook]:
-    """Draw and measure every `eval.every` updates, log `eval/…`, keep the best checkpoint.
+    """Sample and score every `eval.every` updates, log `eval/…`, keep the best checkpoint.
 
     save: writes the checkpoint of an update that turns out best, to its last byte, if it is not
-    there yet. The hook is for every process; the first measures.
+    there yet. The hook is for every process; the first scores.
     """
-    if exam is None:
+    if evaluation is None:
         return
-    seeds = [exam.run.seed + index for index in range(len(exam.items))]
+    seeds = [evaluation.run.seed + index for index in range(len(evaluation.items))]
 
-    def look(progress: Progress, _: Reports) -> None:
-        with exam.ema.lent_to(exam.player.network):
-            drawn = exam.draw(exam.items, seeds)
-        exam.player.network.train()
-        value = first_says(lambda: _measured(exam, drawn, progress, track))
-        best = Best(progress.update, exam.run.eval.metric, value, exam.how)
+    def evaluate(progress: Progress, _: Reports) -> None:
+        with evaluation.ema.lent_to(evaluation.player.network):
+            images = evaluation.sample(evaluation.items, seeds)
+        evaluation.player.network.train()
+        value = first_says(lambda: _score(evaluation, images, progress, track))
+        best = Best(progress.update, evaluation.metric, value, evaluation.method)
         if math.isnan(value):
             say(
-                f"eval: {best.metric} is unknown with eval.n={exam.run.eval.n}, so no checkpoint "
-                "is the best by it: raise eval.n, or take another eval.metric"
+                f"eval: {best.metric} is not defined with eval.n={evaluation.run.eval.n}, so no "
+                "checkpoint is the best by it: raise eval.n, or set another eval.metric"
             )
         if first_says(lambda: _is_best(folder, best)):
-            _keep(folder, best, lambda: save(progress), say)
+            _keep_best(folder, best, lambda: save(progress), say)
 
-    yield every(exam.run.eval.every, look, last=exam.run.train.updates)
+    yield every(evaluation.run.eval.every, evaluate, last=evaluation.run.train.updates)
 
 
-def _measured(exam: Exam, drawn: Tensor, progress: Progress, track: Track) -> float:
-    """Measure and log; the value of the metric that chooses."""
-    metric = exam.run.eval.metric
-    scores = score(exam.judged, drawn, exam.items, exam.run.seed)["scores"]
-    if exam.scenes:
-        scores["adherence"] = adherence(drawn, [str(item) for item in exam.items]).mean
-    baseline = {f"baseline_{k}": v for k, v in exam.judged.baseline.items() if k == metric}
+def _score(evaluation: Evaluation, images: Tensor, progress: Progress, track: Track) -> float:
+    """Score and log; the value of the metric that the best checkpoint is kept by."""
+    metric = evaluation.metric
+    scores = score(evaluation.scorer, images, evaluation.items, evaluation.run.seed)["scores"]
+    if evaluation.scenes:
+        scores["adherence"] = adherence(images, [str(item) for item in evaluation.items]).mean
+    baseline = evaluation.scorer.baseline
+    baseline = {f"baseline_{metric}": baseline[metric]} if metric in baseline else {}
     values = {f"eval/{name}": value for name, value in (scores | baseline).items()}
     track(progress.update, progress.images, values)
     return scores.get(metric, math.nan)
 
 
-def _introduce(judged: Judge, how: str, n: int, say: Say) -> None:
-    if n < judged.feature.width:
+def _print_baseline(scorer: Scorer, method: str, n: int, say: Say) -> None:
+    if n < scorer.feature.width:
         say(
-            f"warning: eval.n={n} is below the {judged.feature.width} numbers of "
-            f"{judged.feature.name}: the Fréchet distance is biased upwards"
+            f"warning: eval.n={n} is below the {scorer.feature.width} dimensions of "
+            f"{scorer.feature.name}: the Fréchet distance is biased upwards"
         )
-    real = ", ".join(f"{name} {value:.4g}" for name, value in judged.baseline.items())
-    say(f"eval: {how}; real against real: {real or 'too few pictures'}")
+    baseline = ", ".join(f"{name} {value:.4g}" for name, value in scorer.baseline.items())
+    say(f"eval: {method}; real against real: {baseline or 'too few images'}")
 
 
 def best_of(folder: Path) -> Best | None:
@@ -143,40 +160,40 @@ def best_of(folder: Path) -> Best | None:
     if not (folder / BEST).is_file():
         return None
     try:
-        where, line, how = (folder / BEST).read_text().splitlines()
+        path, line, method = (folder / BEST).read_text().splitlines()
         metric, value = line.split()
-        return Best(int(where.rpartition("step-")[2]), metric, float(value), how)
+        return Best(int(path.rpartition("step-")[2]), metric, float(value), method)
     except ValueError:
         raise ValueError(
-            f"{folder / BEST} can't be read; delete it, and the next look at the run writes it."
+            f"{folder / BEST} can't be read. Delete it; the next evaluation writes it."
         ) from None
 
 
 def is_better(metric: str, new: float, old: float) -> bool:
-    """Whether `new` beats `old`; what is no number never does."""
-    return new < old if metric in LOWER else new > old
+    """Whether `new` beats `old`; NaN never does."""
+    return new < old if is_lower_better(metric) else new > old
 
 
 def _is_best(folder: Path, now: Best) -> bool:
-    """Whether nothing that can be compared was better; what a dropped branch wrote is no rival."""
+    """Whether no earlier evaluation by the same method was better."""
     old = best_of(folder)
-    if old is None or (old.metric, old.how) != (now.metric, now.how) or old.update >= now.update:
+    # a later update's best was written by a branch that a resume dropped
+    is_comparable = old and (old.metric, old.method) == (now.metric, now.method)
+    if old is None or not is_comparable or old.update >= now.update:
         return not math.isnan(now.value)
     return is_better(now.metric, now.value, old.value)
 
 
-def _keep(folder: Path, best: Best, save: Callable[[], Any], say: Say) -> None:
+def _keep_best(folder: Path, best: Best, save: Callable[[], Any], say: Say) -> None:
     """Save first, then name it: a kill between the two leaves the former best in place."""
     saved = folder / "checkpoints" / checkpoint.name(best.update) / checkpoint.MANIFEST
     if not first_says(saved.is_file):
         save()
-    if place()[0] or not saved.is_file():  # the disk was full, which was told
+    if place()[0] or not saved.is_file():  # the disk was full, which was printed
         return
-    text = f"checkpoints/{checkpoint.name(best.update)}\n{best.metric} {best.value!r}\n{best.how}\n"
-    fresh = folder / f".{BEST}.tmp"
+    path = f"checkpoints/{checkpoint.name(best.update)}"
     try:
-        fresh.write_text(text)
-        fresh.replace(folder / BEST)
+        write_whole(folder / BEST, f"{path}\n{best.metric} {best.value!r}\n{best.method}\n")
     except OSError as error:
         say(f"the best, update {best.update}, was not named in {folder / BEST}: {error}")
         return

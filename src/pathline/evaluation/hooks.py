@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pathline.assemble import Parts
 from pathline.config.run import Run
-from pathline.evaluation.eval_hook import eval_hook, exam_of
+from pathline.evaluation.eval_hook import eval_hook, prepare_evaluation
 from pathline.runs.dataset import Data
 from pathline.runs.feed import held_out
 from pathline.runs.folder import AVERAGES
@@ -50,7 +50,9 @@ def hooks_of(ready: Ready) -> Late:
     """
     run, player, data = ready.run, ready.player, ready.data
     samples = prepare_grid(run, ready.parts, data, player, player.precision.autocast)
-    exam = exam_of(run, ready.parts, data, player, player.precision.autocast, ready.say)
+    evaluation = prepare_evaluation(
+        run, ready.parts, data, player, player.precision.autocast, ready.say
+    )
 
     def hooks(start: Progress, tracker: Tracker, saver: Saver, show: Show) -> list[Hook]:
         track, last = tracker.numbers, run.train.updates
@@ -64,7 +66,7 @@ def hooks_of(ready: Ready) -> Late:
             *_validation(ready, tracker, show),
             every(run.train.save_every, lambda p, _: attempt(saver, p, ready.console)),
             *sampling_hook(samples, ready.where / "samples", tracker, ready.world, ready.say),
-            *eval_hook(exam, ready.where, track, save, ready.say),
+            *eval_hook(evaluation, ready.where, track, save, ready.say),
         ]
 
     return hooks

@@ -1,11 +1,13 @@
-"""Pictures that are there already: those of a folder, and those that a run was trained on."""
+"""Real images to compare with: those of a folder, and those that a run was trained on."""
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from pathline.assemble import Parts
 from pathline.config.pick import Pick, bind
@@ -13,83 +15,123 @@ from pathline.config.run import Run
 from pathline.console import tracked
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
-from pathline.data.sources.source import Source
-from pathline.evaluation.score import Reference, training_pictures
+from pathline.evaluation.shared_sampling import random_rows
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Data, changed
-from pathline.runs.feed import found
+from pathline.runs.feed import found as find_data
 from pathline.tables import TABLES
+from pathline.types import Example
+
+MOST = 10_000  # reference images, unless more are sampled
 
 
-def is_run(where: Path) -> bool:
-    """Whether this names a run or a checkpoint, rather than pictures."""
-    is_named = where.name.startswith("step-") or (where.name == runs.LATEST and not where.exists())
-    return is_named or (where / runs.SETTINGS).is_file()
+class Reference(NamedTuple):
+    """Real images to compare with."""
+
+    name: str
+    pixels: Tensor  # uint8 [N c h w]
+    labels: Tensor | None = None  # [N]
+    held: Tensor | None = None  # uint8 [M c h w], never trained on
+    names: tuple[str, ...] = ()  # of the classes
 
 
-def pictures_in(where: Path, channels: int, console: Console, *, size: int | None) -> Pictures:
-    """The pictures of a folder, cut square and scaled to `size`; none may be unreadable."""
-    source = bind(TABLES["data.source"], Pick(*detect(where)), "data source")()
+def is_run(path: Path) -> bool:
+    """Whether this names a run or a checkpoint, rather than a folder of images."""
+    is_name = path.name.startswith("step-") or (path.name == runs.LATEST and not path.exists())
+    return is_name or (path / runs.SETTINGS).is_file()
 
-    side = size or _first_side(source)
-    return load(
-        source,
-        size=side,
-        channels=channels,
-        max_bad=0.0,
-        progress=partial(tracked, task="reading pictures", console=console),
+
+def training_reference(run: Run, data: Data, n: int, seed: int) -> Reference:
+    """The run's training and held-out images; a random part of many, enough to score n images."""
+    most = max(MOST, 2 * n)  # the baseline takes two sets of n
+    train, held = (_of_one_size(data, rows) for rows in (data.train, data.held))
+    rows = train[random_rows(len(train), min(most, len(train)), seed)]
+    labels, held = data.labels, held[:most]
+    pixels = data.pixels(rows)
+    height, width = pixels.shape[2:]
+    decoded = ", as its codec decodes them" if run.data.cache else ""
+    size = "" if data.bucket is None else f", only {height}x{width}, the most frequent size"
+    return Reference(
+        f"training images of {run.name}{decoded}{size}",
+        pixels,
+        None if labels is None else labels[rows],
+        data.pixels(held) if len(held) > 1 else None,
+        data.names,
     )
 
 
-def refuse_other_sizes(where: Path, size: int | None) -> None:
-    """Raises ValueError for a picture that is not size × size; None: the first one's."""
-    source = bind(TABLES["data.source"], Pick(*detect(where)), "data source")()
-    side = size or _first_side(source)
-    for row in range(source.count):
+def _of_one_size(data: Data, rows: Tensor) -> Tensor:
+    """The rows of the most frequent size, which is the one in facts; all where there is one."""
+    if data.bucket is None or not len(rows):
+        return rows
+    return rows[data.bucket[rows] == torch.bincount(data.bucket).argmax()]
+
+
+def load_folder(
+    folder: Path, channels: int, console: Console, *, size: int | None, scale: bool = True
+) -> Pictures:
+    """The images of a folder, cropped square and scaled to `size`; none may be unreadable.
+
+    size: None is the first image's. scale: False raises ValueError for images of other sizes.
+    """
+    source = bind(TABLES["data.source"], Pick(*detect(folder)), "data source")()
+    side = size or source.read(0).image.shape[-1]
+    wrong_sizes: dict[int, str] = {}
+
+    def read_measured(row: int) -> Example:
         example = source.read(row)
         _, height, width = example.image.shape
         if (height, width) != (side, side):
-            raise ValueError(
-                f"{where}: {example.key} is {width}x{height}, where {side}x{side} was wanted. "
-                "Cutting and scaling change every score: take it away, or ask for it by --size."
-            )
+            wrong_sizes[row] = f"{example.key} is {width}x{height}"
+        return example
 
-
-def _first_side(source: Source) -> int:
-    return source.read(0).image.shape[-1]
-
-
-def reference_of(
-    where: Path, size: int, channels: int, n: int, seed: int, console: Console
-) -> Reference:
-    """The training pictures of a run, or a folder's, cut and scaled as training data are.
-
-    n: pictures that they will be compared with.
-    """
-    if not is_run(where):
-        found = pictures_in(where, channels, console, size=size)
-        return Reference(str(where), found.pixels, found.labels, names=found.names)
-    opened = runs.open_run(where, lambda text: console.print(f"warning: {text}"))
-    _, height, width = opened.facts[:3]
-    if (opened.facts.channels, height) != (channels, size):
+    pictures = load(
+        source._replace(read=read_measured),
+        size=side,
+        channels=channels,
+        max_bad=0.0,
+        progress=partial(tracked, task="reading images", console=console),
+    )
+    if wrong_sizes and not scale:
         raise ValueError(
-            f"The drawn pictures are {size}x{size} with {channels} channels, those of {where} "
-            f"{width}x{height} with {opened.facts.channels}: no comparison of the two means "
-            "anything. Take real pictures of the same kind."
+            f"{folder}: {wrong_sizes[min(wrong_sizes)]}, not {side}x{side}. Cropping and scaling "
+            "change every score: remove it, or crop and scale all of them with --size."
+        )
+    return pictures
+
+
+def read_reference(
+    path: Path, size: int, channels: int, n: int, seed: int, console: Console
+) -> Reference:
+    """The training images of a run, or a folder's, cropped and scaled as training data are.
+
+    n: images that they will be compared with.
+    """
+    if not is_run(path):
+        pictures = load_folder(path, channels, console, size=size)
+        return Reference(str(path), pictures.pixels, pictures.labels, names=pictures.names)
+    opened = runs.open_run(path, lambda text: console.print(f"warning: {text}"))
+    facts = opened.facts
+    if (facts.channels, facts.height) != (channels, size):
+        raise ValueError(
+            f"The sampled images are {size}x{size} with {channels} channels, those of {path} "
+            f"{facts.width}x{facts.height} with {facts.channels}, and scores between them mean "
+            "nothing. Take real images of the same size and channels."
         )
     parts, _ = runs.parts_of(opened, ema=None, device=torch.device("cpu"))
-    return training_pictures(*data_again(opened, parts, console), n, seed)
+    return training_reference(*reread_data(opened, parts, console), n, seed)
 
 
-def data_again(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Data]:
+def reread_data(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Data]:
     """A run's data, read as for its training. Raises ValueError if it has changed since."""
-    unseen = replace(opened.run, vision=Pick("none"))  # no loss is taken: its encoder may be gone
-    run, facts, data = found(unseen, opened.folder / runs.UNREADABLE, console)
+    # no loss is computed: the vision encoder of the alignment term need not exist any more
+    without_vision = replace(opened.run, vision=Pick("none"))
+    run, facts, data = find_data(without_vision, opened.folder / runs.UNREADABLE, console)
     run = replace(run, vision=opened.run.vision)
     facts = facts._replace(vision=opened.facts.vision, vision_width=opened.facts.vision_width)
-    if found_another := changed(opened.facts, facts):
+    if difference := changed(opened.facts, facts):
         raise ValueError(
-            f"The data of {opened.folder} is not what it was trained on: {found_another}. Put it "
-            "back as it was; prompts, labels and what was held out are taken from it."
+            f"The data of {opened.folder} is not what it was trained on: {difference}. Restore it: "
+            "prompts, labels and held-out images are taken from it."
         )
     return run, data(parts)

@@ -10,134 +10,136 @@ from rich.console import Console
 from rich.table import Table
 
 from pathline.evaluation.plots import Spot, curves
-from pathline.evaluation.score import LOWER
+from pathline.evaluation.score import is_lower_better, metric_name
 
-SHOWN = ("frechet", "kid", "precision", "recall", "coverage", "diversity")  # first, in a sweep
-UNSHOWN = (
+FIRST = ("kid", "precision", "recall", "coverage", "diversity")  # columns of a sweep, in order
+HIDDEN = (
     *("density", "diversity_real", "inception_score", "nearest_ratio"),
     *("exact held out", "exact swapped"),
 )
-MEANINGS = {
-    "nearest_ratio": "distance to the nearest training picture over that of held-out ones; "
-    "about 1 is good, towards 0 are copies",
-    "told_apart": "pictures that fit their own prompt better than the one with places swapped",
-}
+NEAREST_RATIO = (
+    "nearest_ratio: distance to the nearest training image over that of held-out images; about 1 "
+    "is good, towards 0 are copies"
+)
+ORDER_ACCURACY = "share of images that fit their own prompt better than with places swapped"
 
 
-def tell(
-    found: Sequence[dict[str, Any]], out: Path | None, console: Console, *, as_json: bool
+def print_results(
+    results: Sequence[dict[str, Any]], out: Path | None, console: Console, *, as_json: bool
 ) -> None:
-    """Print the results, and write them where `out` is given: JSON, and curves for a sweep."""
-    is_sweep = len(found) > 1
+    """Print the results, and write them where `out` is set: JSON, and curves for a sweep."""
+    is_sweep = len(results) > 1
     if as_json:
-        print(json.dumps({"results": found}, indent=1))  # noqa: T201
+        print(json.dumps({"results": results}, indent=1))  # noqa: T201
     elif is_sweep:
-        _tell_sweep(found, console)
+        _print_sweep(results, console)
     else:
-        _tell_one(found[0], console)
+        _print_single(results[0], console)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    file = write(out, "sweep" if is_sweep else "eval", found)
+    file = write_json(out, "sweep" if is_sweep else "eval", results)
     console.print(f"written: {file}", soft_wrap=True, highlight=False)
     if is_sweep:
-        _plot(found, file, console)
+        _plot(results, file, console)
 
 
-def write(out: Path, stem: str, found: Sequence[dict[str, Any]]) -> Path:
-    """The results as the next free file STEM-0001.json, …"""
-    taken = [int(path.stem[-4:]) for path in out.glob(f"{stem}-[0-9][0-9][0-9][0-9].json")]
-    file = out / f"{stem}-{max(taken, default=0) + 1:04d}.json"
+def write_json(out: Path, stem: str, results: Sequence[dict[str, Any]]) -> Path:
+    """The results as the next unused file STEM-0001.json, …"""
+    numbers = [int(path.stem[-4:]) for path in out.glob(f"{stem}-[0-9][0-9][0-9][0-9].json")]
+    file = out / f"{stem}-{max(numbers, default=0) + 1:04d}.json"
     with file.open("x") as stream:
-        json.dump({"results": found}, stream, indent=1)
+        json.dump({"results": results}, stream, indent=1)
     return file
 
 
-def _plot(found: Sequence[dict[str, Any]], file: Path, console: Console) -> None:
-    for at, feature in enumerate(found[0]["features"]):
-        spots = [Spot(one["setting"], _scores(one, at)) for one in found]
-        metrics = [m for m in _columns(found, at) if any(m in spot.scores for spot in spots)]
-        of = f"-{feature['feature']}" if len(found[0]["features"]) > 1 else ""
-        picture = file.with_name(f"{file.stem}{of}.png")
-        title = f"{found[0]['what']}: {_how(found[0])}; {feature['feature']}"
+def _plot(results: Sequence[dict[str, Any]], file: Path, console: Console) -> None:
+    for at, feature in enumerate(results[0]["features"]):
+        spots = [Spot(result["setting"], _scores(result, at)) for result in results]
+        metrics = _columns(results, at)
+        suffix = f"-{feature['feature']}" if len(results[0]["features"]) > 1 else ""
+        picture = file.with_name(f"{file.stem}{suffix}.png")
+        title = f"{results[0]['what']}: {_describe(results[0])}; {feature['feature']}"
         try:
-            curves(spots, metrics, _real(found[0], at), title, picture)
+            curves(spots, metrics, _baseline(results[0], at), title, picture)
         except ImportError as error:
             console.print(f"no curves: {error}", soft_wrap=True, markup=False)
             return
         console.print(f"curves: {picture}", soft_wrap=True, highlight=False)
 
 
-def _scores(one: Mapping[str, Any], at: int) -> dict[str, float]:
+def _scores(result: Mapping[str, Any], at: int) -> dict[str, float]:
     """All that a table or a curve may show of a feature, by name."""
-    return one["features"][at]["scores"] | _adherence(one, "drawn")
+    return result["features"][at]["scores"] | _adherence(result, "sampled")
 
 
-def _real(one: Mapping[str, Any], at: int) -> dict[str, float]:
-    """What real pictures score."""
-    feature = one["features"][at]
-    found, scores = dict(feature["baseline"]), feature["scores"]
-    found |= {k: scores[f"{k}_real"] for k in scores if f"{k}_real" in scores}
-    return found | _adherence(one, "ceiling")
+def _baseline(result: Mapping[str, Any], at: int) -> dict[str, float]:
+    """Scores of real images."""
+    feature = result["features"][at]
+    baseline, scores = dict(feature["baseline"]), feature["scores"]
+    baseline |= {k: scores[f"{k}_real"] for k in scores if f"{k}_real" in scores}
+    return baseline | _adherence(result, "real")
 
 
-def _adherence(one: Mapping[str, Any], whose: str) -> dict[str, float]:
-    """Shares of right atoms and right scenes by split, of the drawn or of the real scenes."""
-    found = {}
-    for split, scores in one.get("adherence", {}).items():
+def _adherence(result: Mapping[str, Any], images: str) -> dict[str, float]:
+    """Attribute and whole-scene accuracy by split, of the sampled or of the real images."""
+    shares = {}
+    for split, scores in result.get("adherence", {}).items():
         of = "" if split == "seen" else f" {split}".replace("_", " ")
-        found |= {f"adherence{of}": scores[whose]["mean"], f"exact{of}": scores[whose]["exact"]}
-    return found
+        shares |= {f"adherence{of}": scores[images]["mean"], f"exact{of}": scores[images]["exact"]}
+    return shares
 
 
-def _columns(found: Sequence[Mapping[str, Any]], at: int) -> list[str]:
-    names = dict.fromkeys(name for one in found for name in _scores(one, at))
-    first = [found[0].get("ranked_by", ""), *SHOWN]
-    rest = [name for name in names if name not in UNSHOWN]
+def _columns(results: Sequence[Mapping[str, Any]], at: int) -> list[str]:
+    """Names of the metrics that a sweep shows: the one it is ranked by, the usual ones, others."""
+    frechet_name = results[0]["features"][at]["frechet_name"]
+    names = dict.fromkeys(name for result in results for name in _scores(result, at))
+    first = [metric_name(results[0]["metric"], frechet_name), frechet_name, *FIRST]
+    rest = [name for name in names if name not in HIDDEN]
     return [name for name in dict.fromkeys([*first, *rest]) if name in names]
 
 
-def _how(one: Mapping[str, Any]) -> str:
-    """n, seed and, for a run, everything that pictures were drawn with but the sweep's axes."""
-    parts = [f"n {one['n']}", f"seed {one['seed']}"]
-    if "steps" in one:
-        guidance = " ".join(f"{value}" for value in one["guidance"].values())
-        drawn = {
-            "weights": one["weights"],
-            "solver": one["solver"],
-            "steps": f"{one['steps']} steps",
-            "grid": f"{one['grid']} grid",
+def _describe(result: Mapping[str, Any]) -> str:
+    """n, seed and, for a run, everything that images were sampled with but the sweep's axes."""
+    words = [f"n {result['n']}", f"seed {result['seed']}"]
+    if "steps" in result:
+        guidance = " ".join(f"{value}" for value in result["guidance"].values())
+        settings = {
+            "weights": result["weights"],
+            "solver": result["solver"],
+            "steps": f"{result['steps']} steps",
+            "grid": f"{result['grid']} grid",
             "guidance": f"guidance {guidance}",
         }
-        parts += [text for name, text in drawn.items() if name not in one["setting"]]
-        parts.insert(0, one["checkpoint"])
-    return ", ".join(parts)
+        words += [text for name, text in settings.items() if name not in result["setting"]]
+        words.insert(0, result["checkpoint"])
+    return ", ".join(words)
 
 
-def _tell_one(one: Mapping[str, Any], console: Console) -> None:
+def _print_single(result: Mapping[str, Any], console: Console) -> None:
     say = console.print
-    say(f"{one['what']}: {_how(one)}", soft_wrap=True, highlight=False)
-    say(f"real pictures: {one['reference']}", soft_wrap=True, highlight=False)
-    for at, feature in enumerate(one["features"]):
-        say(_feature_table(feature, _real(one, at)))
+    say(f"{result['what']}: {_describe(result)}", soft_wrap=True, highlight=False)
+    say(f"real images: {result['reference']}", soft_wrap=True, highlight=False)
+    for at, feature in enumerate(result["features"]):
+        say(_feature_table(feature, _baseline(result, at)))
         if feature["note"]:
             say(f"{feature['feature']}: {feature['note']}", soft_wrap=True, highlight=False)
-    if "adherence" in one:
-        say(_adherence_table(one["adherence"]))
-        told = one["adherence"]["swapped"]["told_apart"]
-        say(f"told apart {told:.3f}: {MEANINGS['told_apart']}", soft_wrap=True, highlight=False)
-    _caution([one], console)
+    if "adherence" in result:
+        say(_adherence_table(result["adherence"]))
+        order = result["adherence"]["swapped"]["order_accuracy"]
+        say(f"order accuracy {order:.3f}: {ORDER_ACCURACY}", soft_wrap=True, highlight=False)
+    _print_cautions([result], console)
 
 
-def _feature_table(feature: Mapping[str, Any], real: Mapping[str, float]) -> Table:
-    """One row a metric: drawn pictures against real ones, and real against real."""
+def _feature_table(feature: Mapping[str, Any], baseline: Mapping[str, float]) -> Table:
+    """One row a metric: sampled images against real ones, and real against real."""
     heads = [feature["feature"], f"against {feature['reference_n']} real"]
     columns = [feature["scores"]]
     if "held_out" in feature:
         heads.append(f"against {feature['held_out_n']} held out")
         columns.append(feature["held_out"])
     heads.append(f"real against real, {feature['baseline_n']} each")
-    columns.append(real)
+    columns.append(baseline)
     table = Table(*heads)
     for name in feature["scores"]:
         if name != "diversity_real":
@@ -146,53 +148,55 @@ def _feature_table(feature: Mapping[str, Any], real: Mapping[str, float]) -> Tab
 
 
 def _adherence_table(adherence: Mapping[str, Any]) -> Table:
-    table = Table("prompts", "n", "atoms right", "geometric", "whole scene", "detector's ceiling")
+    heads = ("prompts", "n", "attribute accuracy", "geometric mean", "whole-scene accuracy")
+    table = Table(*heads, "detector on real images")
     for split, scores in adherence.items():
-        drawn, real = scores["drawn"], scores["ceiling"]
-        numbers = [f"{drawn[key]:.3f}" for key in ("mean", "geometric", "exact")]
-        ceiling = f"{real['mean']:.3f} / {real['geometric']:.3f} / {real['exact']:.3f}"
-        table.add_row(split.replace("_", " "), str(drawn["n"]), *numbers, ceiling)
+        sampled, real = scores["sampled"], scores["real"]
+        numbers = [f"{sampled[key]:.3f}" for key in ("mean", "geometric", "exact")]
+        limit = f"{real['mean']:.3f} / {real['geometric']:.3f} / {real['exact']:.3f}"
+        table.add_row(split.replace("_", " "), str(sampled["n"]), *numbers, limit)
     return table
 
 
-def _tell_sweep(found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    first = found[0]
-    console.print(f"{first['what']}: {_how(first)}", soft_wrap=True, highlight=False)
-    console.print(f"real pictures: {first['reference']}", soft_wrap=True, highlight=False)
+def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    first = results[0]
+    console.print(f"{first['what']}: {_describe(first)}", soft_wrap=True, highlight=False)
+    console.print(f"real images: {first['reference']}", soft_wrap=True, highlight=False)
     for at, feature in enumerate(first["features"]):
-        names = _columns(found, at)
+        names = _columns(results, at)
         table = Table(*first["setting"], title=feature["feature"], box=SIMPLE_HEAD, pad_edge=False)
         for name in names:
             table.add_column(name, overflow="fold")
-        for one in found:
-            scores = _scores(one, at)
-            table.add_row(*one["setting"].values(), *(_number(scores.get(m)) for m in names))
-        real = _real(first, at)
+        for result in results:
+            scores = _scores(result, at)
+            table.add_row(*result["setting"].values(), *(_number(scores.get(m)) for m in names))
+        baseline = _baseline(first, at)
         blank = [""] * (len(first["setting"]) - 1)
         table.add_section()
-        table.add_row("real", *blank, *(_number(real.get(m)) for m in names))
+        table.add_row("real", *blank, *(_number(baseline.get(m)) for m in names))
         console.print(table)
-        console.print(f"real: two sets of {feature['baseline_n']} real pictures", highlight=False)
-        _tell_best(found, at, console)
-    _caution(found, console)
+        console.print(f"real: two sets of {feature['baseline_n']} real images", highlight=False)
+        _print_best(results, at, console)
+    _print_cautions(results, console)
 
 
-def _tell_best(found: Sequence[Mapping[str, Any]], at: int, console: Console) -> None:
-    metric = found[0]["ranked_by"]
-    known = [one for one in found if metric in _scores(one, at)]
-    if not known:
+def _print_best(results: Sequence[Mapping[str, Any]], at: int, console: Console) -> None:
+    metric = metric_name(results[0]["metric"], results[0]["features"][at]["frechet_name"])
+    scored = [result for result in results if metric in _scores(result, at)]
+    if not scored:
         return
-    choose = min if metric in LOWER else max
-    best = choose(known, key=lambda one: _scores(one, at)[metric])
+    choose = min if is_lower_better(metric) else max
+    best = choose(scored, key=lambda result: _scores(result, at)[metric])
     setting = " ".join(f"{key}={value}" for key, value in best["setting"].items())
     console.print(f"best {metric}: {setting}", highlight=False)
 
 
-def _caution(found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    said = [text for one in found for each in one["features"] for text in each["cautions"]]
-    if any("nearest_ratio" in each["scores"] for one in found for each in one["features"]):
-        said.append(f"nearest_ratio: {MEANINGS['nearest_ratio']}")
-    for text in dict.fromkeys(said):
+def _print_cautions(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    features = [feature for result in results for feature in result["features"]]
+    notes = [text for feature in features for text in feature["cautions"]]
+    if any("nearest_ratio" in feature["scores"] for feature in features):
+        notes.append(NEAREST_RATIO)
+    for text in dict.fromkeys(notes):
         console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -1,292 +1,218 @@
-"""Draw and judge: what `pathline eval` and the looks at a run while it trains have in common."""
+"""Scores of sampled images, for `pathline eval` and for the evaluations of a training."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, Sampler
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
-from pathline.evaluation.feature_cache import LONG, cache, embedded
-from pathline.generate import Autocast, sample_images
+from pathline.evaluation.feature_cache import cache_folder, embed_cached
+from pathline.evaluation.reference import Reference
+from pathline.evaluation.shared_sampling import REPEATS, random_rows
+from pathline.generate import Item
 from pathline.hints import listing, nearest
-from pathline.metrics.clip_score import clip_score, conditional_accuracy
-from pathline.metrics.features import Feature
+from pathline.metrics.clip_score import conditional_accuracy
+from pathline.metrics.feature import Extractor, Feature
+from pathline.metrics.features import FEATURES
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio
 from pathline.metrics.scores import baseline, cautions, measure
-from pathline.runs.dataset import Data
-from pathline.tables import TABLES
 from pathline.text.table import reads_of
-from pathline.training.distributed import gathered, place
 
-Item = str | int | None
-Draw = Callable[[Sequence[Item], Sequence[int]], Tensor]  # items, seeds -> uint8 [n c h w]
-Walk = Callable[[Sequence[slice]], Iterable[slice]]  # shows how far a loop has come
-
-DECODED = ", as its codec gives them back"
-SHARES = 8  # batches that pictures are drawn in at least, so that processes can share them
-MOST = 10_000  # reference pictures looked at, unless more are drawn
-FIXED, TIMES = 4, 16  # prompts that diversity is looked at with, and pictures of each
-LOWER = ("frechet", "kid", "cmmd")  # the less the better
-HIGHER = (  # the more the better
+FRECHET_NAMES = ("fid", "fd", "frechet")  # accepted for the Fréchet distance by any feature
+LOWER = ("kid", "cmmd")  # metrics besides the Fréchet distance of which less is better
+HIGHER = (
     *("precision", "recall", "density", "coverage"),
     *("accuracy", "inception_score", "clip_score", "adherence"),
 )
 
 
-class Reference(NamedTuple):
-    """Real pictures to compare with."""
+class Scorer(NamedTuple):
+    """An extractor of features, and those of the reference images."""
 
-    name: str
-    pixels: Tensor  # uint8 [N c h w]
-    labels: Tensor | None = None  # [N]
-    held: Tensor | None = None  # uint8 [M c h w], never trained on
-    names: tuple[str, ...] = ()  # of the classes
-
-
-class Judge(NamedTuple):
-    """A feature, and the reference as it sees it."""
-
-    chosen: Pick
+    extractor: Extractor
+    options: Mapping[str, Any]  # of the extractor, as they were set
     feature: Feature
     device: torch.device
     real: Tensor  # [N D]
     held: Tensor | None  # [M D]
     labels: Tensor | None  # [N]; None too where they mean other classes than the run's
-    baseline: dict[str, float]  # of two random halves of the reference
-    baseline_n: int  # pictures of each half
+    baseline: dict[str, float]  # scores of two random halves of the reference
+    baseline_n: int  # images in each half
 
 
-def draw_shared(
-    draw: Draw, items: Sequence[Item], seeds: Sequence[int], *, batch: int, walk: Walk = iter
-) -> Tensor:
-    """All pictures, on every process, each having drawn its share of the batches.
+def prepare_scorer(
+    feature: Pick, reference: Reference, n: int, seed: int, device: torch.device
+) -> Scorer:
+    """Embed the reference images and score random halves of them against each other.
 
-    The batches are the same for any number of processes, and so are the pictures, to the bit. Every
-    process draws equally often, as sharded weights demand: what is left over is drawn twice and
-    counted once.
+    n: images that will be sampled; the halves have as many, where there are 2·n.
+    Raises ValueError for fewer than 2 images.
     """
-    batch = min(batch, math.ceil(len(items) / SHARES))
-    parts = [slice(start, start + batch) for start in range(0, len(items), batch)]
-    rank, world = place()
-    turns = range(math.ceil(len(parts) / world))
-    mine = [parts[min(turn * world + rank, len(parts) - 1)] for turn in turns]
-    drawn = [draw(items[part], seeds[part]) for part in walk(mine)]
-    everyone = gathered(drawn)
-    return torch.cat([everyone[at % world][at // world] for at in range(len(parts))])
+    check_count(n, "sampled")
+    check_count(len(reference.pixels), f"reference ({reference.name})")
+    build = bind(FEATURES, feature, "feature")
+    extractor = FEATURES[feature.name]
+    built = build(reference.pixels, reference.labels, device)
+    folder = cache_folder() if extractor.is_pretrained else None
+    real = embed_cached(built, reference.pixels, folder)
+    held = None if reference.held is None else embed_cached(built, reference.held, folder)
+    scorer = Scorer(extractor, feature.options, built, device, real, held, reference.labels, {}, 0)
 
-
-def drawer(
-    parts: Parts,
-    draws: Sampler,
-    batch: int,
-    autocast: Autocast,
-    *,
-    walk: Walk = iter,
-) -> Draw:
-    """The way from items and seeds to pictures of these parts, shared among processes."""
-
-    def one(items: Sequence[Item], seeds: Sequence[int]) -> Tensor:
-        return sample_images(parts, items, seeds, draws, batch=batch, autocast=autocast)
-
-    return partial(draw_shared, one, batch=batch, walk=walk)
-
-
-def asked_of(run: Run, data: Data, n: int, seed: int) -> list[Item]:
-    """The labels or captions of n random training pictures; None for anything."""
-    rows = data.train[some(len(data.train), n, seed)].tolist()
-    if reads_of(run.text.name) == "labels":
-        assert data.labels is not None
-        return data.labels[rows].tolist()
-    captions = data.captions
-    if reads_of(run.text.name) == "nothing" or captions is None:
-        return [None] * n
-    return [captions[row] for row in rows]
-
-
-def some(count: int, n: int, seed: int) -> Tensor:
-    """n of `count` rows at random, none twice before all were taken."""
-    rng = torch.Generator().manual_seed(seed)
-    rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(n / count))]
-    return torch.cat(rounds)[:n]
-
-
-def training_pictures(run: Run, data: Data, n: int, seed: int) -> Reference:
-    """The run's training and held-out pictures; of many a random part, enough to judge n by."""
-    most = max(MOST, 2 * n)  # the baseline takes two sets of n
-    train, held = (of_one_size(data, rows) for rows in (data.train, data.held))
-    rows = train[some(len(train), min(most, len(train)), seed)]
-    labels, held = data.labels, held[:most]
-    pixels = data.pixels(rows)
-    height, width = pixels.shape[2:]
-    sized = "" if data.bucket is None else f", of {height}x{width} alone, the commonest size"
-    return Reference(
-        f"training pictures of {run.name}{DECODED if run.data.cache else ''}{sized}",
-        pixels,
-        None if labels is None else labels[rows],
-        data.pixels(held) if len(held) > 1 else None,
-        data.names,
-    )
-
-
-def of_one_size(data: Data, rows: Tensor) -> Tensor:
-    """The rows of the commonest size; all where there is one."""
-    if data.bucket is None or not len(rows):
-        return rows
-    return rows[data.bucket[rows] == torch.bincount(data.bucket).argmax()]  # as facts tell it
-
-
-def refuse_few(count: int, what: str) -> None:
-    """Raises ValueError below 2 pictures."""
-    if count < 2:
-        raise ValueError(
-            f"{count} {what} picture{'s' * (count != 1)}: a set of pictures is measured from 2 on, "
-            "and the numbers mean something from hundreds on."
-        )
-
-
-def refuse_metric(name: str, known: Iterable[str]) -> None:
-    """Raises ValueError that names the nearest metric."""
-    known = tuple(known)
-    if name not in known:
-        raise ValueError(
-            f"There is no metric called {name!r} here.{nearest(name, known)} "
-            f"There are: {listing(known)}."
-        )
-
-
-def judge(chosen: Pick, ref: Reference, n: int, seed: int, device: torch.device) -> Judge:
-    """Embed the reference with the chosen feature; measure halves of it against each other.
-
-    n: pictures that will be drawn; the baseline's halves have as many, where there are 2·n.
-    Raises ValueError for fewer than 2 pictures.
-    """
-    refuse_few(n, "drawn")
-    refuse_few(len(ref.pixels), f"reference ({ref.name})")
-    feature = bind(TABLES["eval.feature"], chosen, "feature")(ref.pixels, ref.labels, device)
-    folder = cache() if chosen.name in LONG else None
-    real = embedded(feature, ref.pixels, folder)
-    held = None if ref.held is None else embedded(feature, ref.held, folder)
-    both = real[some(len(real), min(2 * n, len(real)), seed)]
-    halves = baseline(both, seed=seed) if len(both) > 3 else {}
-    if halves and chosen.name == "clip":
+    # what a perfect model would score: real images against other real ones
+    both = real[random_rows(len(real), min(2 * n, len(real)), seed)]
+    halves = _rename(extractor, baseline(both, seed=seed)) if len(both) > 3 else {}
+    if halves and extractor.has_cmmd:
         halves["cmmd"] = cmmd(both[: len(both) // 2], both[len(both) // 2 :])
-    return Judge(chosen, feature, device, real, held, ref.labels, halves, len(both) // 2)
+    return scorer._replace(baseline=halves, baseline_n=len(both) // 2)
 
 
-def score(judged: Judge, drawn: Tensor, items: Sequence[Item], seed: int) -> dict[str, Any]:
-    """What the feature says of drawn pictures, beside what it says of real ones.
+def score(scorer: Scorer, images: Tensor, items: Sequence[Item], seed: int) -> dict[str, Any]:
+    """All scores of sampled images by one feature, next to those of real images.
 
-    items: the class or caption that each picture was asked for; empty where that is unknown.
+    items: the class or caption that each image was sampled for; empty where that is unknown.
     """
-    name, width, embed, note, _ = judged.feature
-    seen = embed(drawn)
-    real = judged.real[some(len(judged.real), min(len(seen), len(judged.real)), seed)]
-    said = cautions(real, seen)
-    if judged.baseline_n < len(seen):
-        said.append(
-            f"real against real is of {judged.baseline_n} pictures each, too few for {len(seen)}: "
-            "its Fréchet distance would be lower at equal n"
+    feature = scorer.feature
+    features = feature.embed(images)
+    n = len(features)
+    real = scorer.real[random_rows(len(scorer.real), min(n, len(scorer.real)), seed)]
+    notes = cautions(real, features)
+    if scorer.baseline_n < n:
+        notes.append(
+            f"the baseline (real against real) has {scorer.baseline_n} images in each set, not "
+            f"{n}: its Fréchet distance would be lower at equal n"
         )
-    scores = _of_sets(judged, real, seen, seed) | _of_items(judged, drawn, items, said)
-    found: dict[str, Any] = {
-        "feature": name,
-        "width": width,
-        "note": note,
+    scores = _score_sets(scorer, real, features, seed) | _score_items(scorer, images, items, notes)
+    result: dict[str, Any] = {
+        "feature": feature.name,
+        "frechet_name": scorer.extractor.frechet_name,
+        "width": feature.width,
+        "note": feature.note,
         "reference_n": len(real),
         "scores": scores,
-        "baseline": judged.baseline,
-        "baseline_n": judged.baseline_n,
-        "cautions": said,
+        "baseline": scorer.baseline,
+        "baseline_n": scorer.baseline_n,
+        "cautions": notes,
     }
-    if judged.held is not None:
-        few = min(len(judged.held), len(seen))  # sets of unequal size can't be compared
-        held = _of_sets(judged, judged.held[:few], seen[:few], seed)
-        found |= {"held_out": held, "held_out_n": few}
-        scores |= _memorised(judged, seen, said)
-    return found
+    if scorer.held is not None:
+        few = min(len(scorer.held), n)  # sets of unequal size can't be compared
+        held = _score_sets(scorer, scorer.held[:few], features[:few], seed)
+        result |= {"held_out": held, "held_out_n": few}
+        scores |= _score_memorisation(scorer, scorer.held, features, notes)
+    return result
 
 
-def _of_sets(judged: Judge, real: Tensor, drawn: Tensor, seed: int) -> dict[str, float]:
-    found = measure(real, drawn, seed=seed)
-    return found | {"cmmd": cmmd(real, drawn)} if judged.chosen.name == "clip" else found
+def _rename(extractor: Extractor, scores: dict[str, float]) -> dict[str, float]:
+    """The scores with the Fréchet distance called by its feature: FID, FD-pca, …"""
+    names = {"frechet": extractor.frechet_name}
+    return {names.get(name, name): value for name, value in scores.items()}
 
 
-def _of_items(
-    judged: Judge, drawn: Tensor, items: Sequence[Item], said: list[str]
+def _score_sets(scorer: Scorer, real: Tensor, features: Tensor, seed: int) -> dict[str, float]:
+    scores = _rename(scorer.extractor, measure(real, features, seed=seed))
+    return scores | {"cmmd": cmmd(real, features)} if scorer.extractor.has_cmmd else scores
+
+
+def _score_items(
+    scorer: Scorer, images: Tensor, items: Sequence[Item], notes: list[str]
 ) -> dict[str, float]:
-    """Whether the pictures show what was asked for, and look like something."""
-    logits, labels = judged.feature.logits, [item for item in items if isinstance(item, int)]
+    """Whether the images show their class or caption, and look like some class."""
+    extractor = scorer.extractor
     captions = [item for item in items if isinstance(item, str)]
-    if judged.chosen.name == "clip" and len(captions) == len(drawn):
-        found = clip_score(drawn, captions, judged.device, **judged.chosen.options)
-        said.append(f"clip_score is by {found.name}; {found.cut} captions are longer than it hears")
-        return {"clip_score": found.mean}
-    if logits is None:
+    if extractor.score_captions and len(captions) == len(images):
+        result = extractor.score_captions(images, captions, scorer.device, **scorer.options)
+        notes.append(
+            f"clip_score is by {result.name}; it cut {result.cut} captions at its longest length"
+        )
+        return {"clip_score": result.mean}
+    if scorer.feature.logits is None:
         return {}
-    told = logits(drawn)
-    scores = {"inception_score": inception_score(told, splits=min(10, len(told))).mean}
-    knows = judged.chosen.name == "classifier" and judged.labels is not None
-    if knows and len(labels) == len(drawn):
-        scores["accuracy"] = conditional_accuracy(told, torch.tensor(labels))
+    logits = scorer.feature.logits(images)
+    scores = {"inception_score": inception_score(logits, splits=min(10, len(logits))).mean}
+    labels = [item for item in items if isinstance(item, int)]
+    if _scores_labels(scorer) and len(labels) == len(images):
+        scores["accuracy"] = conditional_accuracy(logits, torch.tensor(labels))
     return scores
 
 
-def _memorised(judged: Judge, drawn: Tensor, said: list[str]) -> dict[str, float]:
-    """How near drawn pictures are to training pictures; a set with repeats can't tell."""
-    assert judged.held is not None
+def _scores_labels(scorer: Scorer) -> bool:
+    return scorer.extractor.has_reference_classes and scorer.labels is not None
+
+
+def _score_memorisation(
+    scorer: Scorer, held: Tensor, features: Tensor, notes: list[str]
+) -> dict[str, float]:
+    """How near sampled images are to training images; not defined for sets with repeats."""
     try:
-        return {"nearest_ratio": nearest_ratio(judged.real, judged.held, drawn)}
+        return {"nearest_ratio": nearest_ratio(scorer.real, held, features)}
     except ValueError as reason:
-        said.append(f"nearest_ratio is left out: {reason}")
+        notes.append(f"nearest_ratio is left out: {reason}")
         return {}
 
 
-def same_prompt(draw: Draw, items: Sequence[Item], seed: int) -> dict[Item, Tensor]:
-    """TIMES pictures for each of the first FIXED different items, from seeds of their own."""
-    asked = list(dict.fromkeys(items))[:FIXED]
-    many = [item for item in asked for _ in range(TIMES)]
-    pixels = draw(many, [seed + index for index in range(len(many))])
-    return dict(zip(asked, pixels.split(TIMES), strict=True))
+def score_diversity(scorer: Scorer, images: Mapping[Item, Tensor]) -> dict[str, float]:
+    """Mean diversity of each item's images; for classes, that of as many real images too."""
+    embed = scorer.feature.embed
+    scores = {"diversity": _mean([diversity(embed(pixels)) for pixels in images.values()])}
+    rows = [_rows_of_item(scorer, item) for item in images]
+    if all(len(of_item) > 1 for of_item in rows):
+        scores["diversity_real"] = _mean([diversity(scorer.real[of_item]) for of_item in rows])
+    return scores
 
 
-def diversities(judged: Judge, sets: dict[Item, Tensor]) -> dict[str, float]:
-    """Mean diversity within a prompt's pictures; for classes, that of as many real ones too."""
-    embed = judged.feature.embed
-    found = {"diversity": _mean([diversity(embed(pixels)) for pixels in sets.values()])}
-    rows = [_rows_of(judged, item) for item in sets]
-    if all(len(each) > 1 for each in rows):
-        found["diversity_real"] = _mean([diversity(judged.real[each]) for each in rows])
-    return found
-
-
-def _rows_of(judged: Judge, item: Item) -> Tensor:
-    """Up to TIMES reference pictures of a class, or of any for None; none for a caption."""
+def _rows_of_item(scorer: Scorer, item: Item) -> Tensor:
+    """Up to REPEATS reference images of a class, or of any for None; none for a caption."""
     if item is None:
-        return some(len(judged.real), min(TIMES, len(judged.real)), 0)
-    if isinstance(item, str) or judged.labels is None:
+        return random_rows(len(scorer.real), min(REPEATS, len(scorer.real)), 0)
+    if isinstance(item, str) or scorer.labels is None:
         return torch.arange(0)
-    return (judged.labels == item).nonzero().flatten()[:TIMES]
+    return (scorer.labels == item).nonzero().flatten()[:REPEATS]
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def known_metrics(judged: Judge, run: Run, scenes: bool) -> list[str]:
-    """The metrics that can rank this run's pictures by this feature. scenes: captioned ones."""
-    is_clip = judged.chosen.name == "clip"
-    given = {
-        "accuracy": judged.chosen.name == "classifier"
-        and judged.labels is not None
-        and reads_of(run.text.name) == "labels",
-        "inception_score": judged.feature.logits is not None,
-        "cmmd": is_clip,
-        "clip_score": is_clip and reads_of(run.text.name) in ("words", "captions"),
+def available_metrics(scorer: Scorer, run: Run, scenes: bool) -> list[str]:
+    """The metrics that can rank this run's images by this feature. scenes: captions of scenes."""
+    reads = reads_of(run.text.name)
+    is_available = {
+        "accuracy": _scores_labels(scorer) and reads == "labels",
+        "inception_score": scorer.feature.logits is not None,
+        "cmmd": scorer.extractor.has_cmmd,
+        "clip_score": bool(scorer.extractor.score_captions) and reads in ("words", "captions"),
         "adherence": scenes,
     }
-    return [name for name in (*LOWER, *HIGHER) if given.get(name, True)]
+    names = (scorer.extractor.frechet_name, *LOWER, *HIGHER)
+    return [name for name in names if is_available.get(name, True)]
+
+
+def metric_name(name: str, frechet_name: str) -> str:
+    """The metric as results have it: fid, fd and frechet are the feature's Fréchet distance."""
+    is_frechet = name.lower() in (*FRECHET_NAMES, frechet_name.lower())
+    return frechet_name if is_frechet else name.lower()
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether less of a metric is better, by its name in results."""
+    return metric in LOWER or metric.startswith(("FID", "FD-"))
+
+
+def check_metric(name: str, available: Iterable[str]) -> None:
+    """Raises ValueError for a metric that is not available, with the nearest name."""
+    names = (*FRECHET_NAMES, *dict.fromkeys(available))
+    if name not in names and name.lower() not in map(str.lower, names):
+        raise ValueError(
+            f"metric={name} is wrong because there is no such metric for this run and feature."
+            f"{nearest(name, names)} There are: {listing(names)}."
+        )
+
+
+def check_count(count: int, kind: str) -> None:
+    """Raises ValueError below 2 images."""
+    if count < 2:
+        raise ValueError(
+            f"{count} {kind} image{'s' * (count != 1)}: a set of images is scored from 2 on, and "
+            "the scores mean something from hundreds on."
+        )

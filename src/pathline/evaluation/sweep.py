@@ -1,66 +1,92 @@
-"""What `pathline eval` was asked for: features with their options, and ways to draw."""
+"""Settings of `pathline eval`: features with their options, and every combination of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from pathline.assemble import problems_of
 from pathline.config.pick import Pick, bind
 from pathline.config.resolve import read
-from pathline.config.run import Sample
+from pathline.config.run import Eval, Run, Sample
 from pathline.config.values import read_scalar
 from pathline.config.yaml_io import read_value
-from pathline.runs import folder as runs
-from pathline.tables import TABLES
+from pathline.metrics.features import FEATURES
+from pathline.runs.folder import SETTINGS, Opened
+from pathline.runs.sampling import full_keys, sampling_settings
 
 
-class Way(NamedTuple):
-    """One way to draw from a run."""
+class Variant(NamedTuple):
+    """One combination of a sweep: how the images are sampled."""
 
-    setting: dict[str, str]  # axis of the sweep -> value, as it was typed
+    setting: dict[str, str]  # axis -> value, as it was typed
     sample: Sample
     ema: float | None
 
 
-def is_feature(text: str) -> bool:
-    return text.partition("=")[0].partition(".")[0] in TABLES["eval.feature"]
+class EvalSettings(NamedTuple):
+    """key=value settings by what they are for."""
+
+    sampling: list[str]
+    evaluation: list[str]  # eval.n, eval.feature, eval.metric
+    options: list[str]  # of features, such as pca.width=32
 
 
-def features_of(names: Sequence[str], options: Sequence[str]) -> list[Pick]:
-    """The features with their options; empty for the run's own."""
-    found = {name: {} for name in names}
+def sort_settings(settings: Sequence[str]) -> EvalSettings:
+    """Settings of features and of `eval` apart from those of sampling."""
+    groups = EvalSettings([], [], [])
+    for text in settings:
+        first = text.partition("=")[0].partition(".")[0]
+        group = groups.options if first in FEATURES else groups.sampling
+        (groups.evaluation if first == "eval" else group).append(text)
+    return groups
+
+
+def eval_settings(opened: Opened[Run] | None, settings: Sequence[str]) -> Eval:
+    """The run's settings of evaluations, or the defaults, with others over them."""
+    base = None if opened is None else (opened.saved or opened.folder) / SETTINGS
+    return read(None, (), settings, base=base).run.eval
+
+
+def read_features(names: Sequence[str], options: Sequence[str]) -> list[Pick]:
+    """The features that are named, with their options; empty for the run's."""
+    options_of: dict[str, dict[str, Any]] = {name: {} for name in names}
     for text in options:
-        key, equals, value = text.partition("=")
+        key, _, value = text.partition("=")
         name, _, option = key.partition(".")
-        if not equals or not option:
-            raise ValueError(f"{text!r} is no option: write FEATURE.OPTION=VALUE.")
-        found.setdefault(name, {})[option] = read_value(value)
-    picks = [Pick(name, given) for name, given in found.items()]
+        if not option:
+            raise ValueError(f"{text!r} is no option of a feature: write FEATURE.OPTION=VALUE.")
+        options_of.setdefault(name, {})[option] = read_value(value)
+    picks = [Pick(name, values) for name, values in options_of.items()]
     for pick in picks:
-        bind(TABLES["eval.feature"], pick, "feature")
+        bind(FEATURES, pick, "feature")
     return picks
 
 
-def ways_of(opened: runs.Opened, sweep, flags: dict[str, Any], further: Sequence[str]) -> list[Way]:
-    """Every combination of the sweep's axes, laid over the run's own sampling settings."""
-    axes = _axes(sweep)
-    if twice := [key for key in axes if flags.get(key) is not None]:
-        raise ValueError(f"--{twice[0]} is an axis of the sweep too; give it once.")
-    flags = {key: str(value) for key, value in flags.items() if value is not None}
-    found = []
+def read_variants(
+    opened: Opened[Run], sweep: Sequence[str], settings: Sequence[str], flags: Mapping[str, Any]
+) -> list[Variant]:
+    """Every combination of the sweep's axes, over the run's sampling settings and the others.
+
+    flags: values of options by their setting's name, None where not typed.
+    """
+    axes = _read_axes(sweep)
+    typed = [*settings, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    typed = [text.removeprefix("sample.") for text in typed]
+    keys = {full_keys([text])[0].partition("=")[0] for text in typed}
+    for axis, (value, *_) in axes.items():
+        if full_keys([f"{axis}={value}"])[0].partition("=")[0] in keys:
+            raise ValueError(f"{axis} is an axis of --sweep and set too; set it once.")
+    variants = []
     for values in product(*axes.values()):
         setting = dict(zip(axes, values, strict=True))
-        said = flags | setting
-        ema = said.pop("ema", None)
-        overrides = [f"sample.{text}" for text in further]
-        overrides += [f"sample.{_key(key, value)}={value}" for key, value in said.items()]
-        base = (opened.saved or opened.folder) / runs.SETTINGS
-        sample = read(None, (), overrides, base=base, check=problems_of).run.sample
-        found.append(Way(setting, sample, sample.ema if ema is None else _number("ema", ema)))
-    return found
+        chosen = [*typed, *(f"{key}={value}" for key, value in setting.items())]
+        emas = [text.partition("=")[2] for text in chosen if text.startswith("ema=")]
+        chosen = [text for text in chosen if not text.startswith("ema=")]
+        sample = sampling_settings(opened, chosen)
+        variants.append(Variant(setting, sample, _to_decay(emas[-1]) if emas else sample.ema))
+    return variants
 
 
-def _axes(sweep: Sequence[str]) -> dict[str, list[str]]:
+def _read_axes(sweep: Sequence[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     for text in sweep:
         key, _, values = text.partition("=")
@@ -68,20 +94,14 @@ def _axes(sweep: Sequence[str]) -> dict[str, list[str]]:
         if not key or not all(words) or key in axes:
             raise ValueError(
                 f"{text!r} is no axis of a sweep: write KEY=VALUE,VALUE,… for each key once, such "
-                "as --sweep guidance=1,1.5,2 steps=4,8,20 (the run stands before --sweep)."
+                "as --sweep guidance=1,1.5,2 steps=4,8,20 (the run comes before --sweep)."
             )
         axes[key] = list(dict.fromkeys(words))
     return axes
 
 
-def _key(key: str, value: str) -> str:
-    """`guidance=2` means its scale, `guidance=interval` the row."""
-    is_scale = key == "guidance" and not isinstance(read_scalar(value), str)
-    return "guidance.scale" if is_scale else key
-
-
-def _number(key: str, value: str) -> float:
-    found = read_scalar(value)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"{key} wants a number, got {value!r}.")
-    return float(found)
+def _to_decay(value: str) -> float:
+    decay = read_scalar(value)
+    if isinstance(decay, bool) or not isinstance(decay, int | float):
+        raise ValueError(f"ema={value} is no number. Give a decay of train.ema, or 0 for no EMA.")
+    return float(decay)

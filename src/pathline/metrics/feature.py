@@ -1,7 +1,7 @@
 """What an extractor is, and what every one needs: three channels, one size, batches."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,22 @@ Resize = Literal["bilinear", "clean"]
 class Feature(NamedTuple):
     """An extractor ready to use. logits: class scores, where it has classes."""
 
-    name: str  # with the way pictures are resized, where they are
+    name: str  # with how images are resized, where they are
     width: int
     embed: Embed  # to float32 on the CPU
     note: str = ""
     logits: Embed | None = None
+
+
+class Extractor(NamedTuple):
+    """A row of FEATURES: what builds the feature, and which scores it is for."""
+
+    build: Callable[..., Feature]  # (reference images, labels or None, device)
+    frechet_name: str  # of its Fréchet distance in results
+    is_pretrained: bool = False  # has weights of its own: reference features are kept on disk
+    has_reference_classes: bool = False  # its logits are of the reference's classes: accuracy
+    has_cmmd: bool = False
+    score_captions: Callable[..., Any] | None = None  # (images, captions, device) -> ClipScore
 
 
 def in_batches(

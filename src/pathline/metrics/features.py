@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pathline.metrics.classifier import classifier
-from pathline.metrics.feature import Embed, Feature, in_batches, shrinking, shrunk
+from pathline.metrics.clip_score import clip_score
+from pathline.metrics.feature import Embed, Extractor, Feature, in_batches, shrinking, shrunk
 from pathline.metrics.inception import inception
 from pathline.metrics.pretrained_features import clip, dinov2
 
@@ -56,9 +57,11 @@ def _axes(spread: Float[Tensor, "n d"], width: int) -> Float[Tensor, "d k"]:
 
 
 FEATURES = {
-    "pca": pca,
-    "classifier": classifier,
-    "inception": inception,
-    "dinov2": dinov2,
-    "clip": clip,
+    "pca": Extractor(pca, "FD-pca"),
+    "classifier": Extractor(classifier, "FD-classifier", has_reference_classes=True),
+    "inception": Extractor(inception, "FID", is_pretrained=True),
+    "dinov2": Extractor(dinov2, "FD-dinov2", is_pretrained=True),
+    "clip": Extractor(
+        clip, "FD-clip", is_pretrained=True, has_cmmd=True, score_captions=clip_score
+    ),
 }

@@ -1,56 +1,46 @@
-"""`pathline eval`: a run's pictures, or a folder's, measured against real ones."""
+"""`pathline eval`: scores of a run's images, or a folder's, against real ones."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import track
 
-from pathline.assemble import Parts, sampler
+from pathline.assemble import Parts
 from pathline.config.pick import Pick
-from pathline.config.run import Run
+from pathline.console import tracked
 from pathline.data.decoded import Pictures
-from pathline.evaluation import report as results
+from pathline.evaluation import reference as references
+from pathline.evaluation import shared_sampling as sampling
+from pathline.evaluation import sweep as sweeps
 from pathline.evaluation.adherence import is_scenes, scene_scores
-from pathline.evaluation.reference import (
-    data_again,
-    is_run,
-    pictures_in,
-    reference_of,
-    refuse_other_sizes,
-)
+from pathline.evaluation.report import print_results
 from pathline.evaluation.score import (
-    Judge,
-    Reference,
-    asked_of,
-    diversities,
-    drawer,
-    judge,
-    known_metrics,
-    refuse_few,
-    refuse_metric,
-    same_prompt,
+    Scorer,
+    available_metrics,
+    check_count,
+    check_metric,
+    prepare_scorer,
     score,
-    some,
-    training_pictures,
+    score_diversity,
 )
-from pathline.evaluation.sweep import Way, features_of, is_feature, ways_of
-from pathline.generate import check_sampler
+from pathline.generate import Item
 from pathline.runs import folder as runs
+from pathline.runs.sampling import checked_sampler, split_words
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
 
-PLAIN = 160  # columns of a table that no terminal shows
-DRAWN = 1000  # pictures of a run, where --n is not given
+PLAIN = 160  # columns of a table where there is no terminal
+DEFAULT_N = 1000  # images of a run
 
 
 class Task(NamedTuple):
-    """What every comparison has in common."""
+    """What all comparisons of one command share."""
 
     features: list[Pick]
     metric: str
@@ -61,9 +51,8 @@ class Task(NamedTuple):
 
 def evaluate(
     what: Path,
-    other: Path | None = None,
     /,
-    *,
+    *words: str,
     reference: Path | None = None,
     n: int | None = None,
     seed: int = 0,
@@ -74,7 +63,6 @@ def evaluate(
     feature: Sequence[str] = (),
     metric: str | None = None,
     sweep: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
-    set: Sequence[str] = (),
     batch: int | None = None,
     size: int | None = None,
     device: str = "auto",
@@ -82,41 +70,41 @@ def evaluate(
     json: bool = False,
     debug: bool = False,
 ) -> int:
-    """Measure a run's pictures, or a folder of pictures, against real ones.
+    """Score a run's images, or a folder of images, against real ones.
 
     Parameters
     ----------
     what:
-        A run folder, one of its checkpoints, "latest", or a folder of drawn pictures.
-    other:
-        The real pictures, when `what` is a folder; the same as --reference.
+        A run folder, one of its checkpoints, "latest", or a folder of sampled images.
+    words:
+        Settings as key=value: of sampling, such as grid=edm or guidance=interval (`sample.` before
+        them may be left out), eval.n, eval.feature, eval.metric, and a feature's options, such as
+        pca.width=32. When WHAT is a folder: also the folder of real images, as by --reference.
     reference:
-        A folder of real pictures, or a run whose training data they are. By default the run's own.
+        A folder of real images, or a run whose training data they are. By default the run's own.
     n:
-        Pictures drawn, 1000 by default; of a folder as many as there are.
+        Number of images, 1000 by default; of a folder as many as there are.
     seed:
-        Of the first picture and of every random choice.
+        Seed of the first image and of every random choice.
     steps:
         Solver steps.
     solver:
         euler, heun, midpoint, unipc2, … (`pathline config list sample.solver`).
     guidance:
-        Scale of the guidance; 1 is none.
+        Guidance scale; 1 is no guidance.
     ema:
         Which average of the weights; 0 for the weights themselves.
     feature:
-        What pictures are compared by (`pathline config list eval.feature`); may be given again.
+        What images are compared by (`pathline config list eval.feature`); may be repeated.
     metric:
-        The one that a sweep is ranked by: frechet, kid, precision, recall, coverage, accuracy, …
+        What a sweep is ranked by: fid (the feature's Fréchet distance), kid, precision, recall,
+        coverage, accuracy, …
     sweep:
-        Axes such as guidance=1,1.5,2 steps=4,8,20: every combination is measured.
-    set:
-        Further sampling settings, such as --set grid=edm, and a feature's options, such as
-        --set pca.width=32.
+        Axes such as guidance=1,1.5,2 steps=4,8,20: every combination is scored.
     batch:
-        Pictures drawn at once.
+        Images sampled at once.
     size:
-        Cut the pictures of folders square and scale them to so many pixels.
+        Crop the images of folders square and scale them to so many pixels.
     device:
         auto, cpu, cuda, cuda:1, mps.
     out:
@@ -126,103 +114,139 @@ def evaluate(
     debug:
         Show tracebacks.
     """
-    del debug  # read by the door
+    del debug  # read by the command line
     strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     with joined(strategy, pick_device(device)) as (_, chosen):
         width = None if Console().is_terminal else PLAIN
         console = Console(stderr=json, quiet=place()[0] > 0, width=width)
-        options = [text for text in set if is_feature(text)]
-        task = Task(features_of(feature, options), metric or "", seed, chosen, console)
-        flags = {"steps": steps, "solver": solver, "guidance": guidance, "batch": batch}
-        if other and reference:
-            raise ValueError("Give the real pictures once: as the second folder or as --reference.")
-        real = reference or other
-        if is_run(what):
-            further = [text for text in set if text not in options]
-            opened = runs.open_run(what, lambda text: console.print(f"warning: {text}"))
-            ways = ways_of(opened, sweep, flags | {"ema": ema}, further)
-            found = _of_run(opened, ways, real, DRAWN if n is None else n, size, task)
+        settings, paths = split_words(words)
+        groups = sweeps.sort_settings(settings)
+        real = _read_reference_path(paths, reference)
+        opened = _open(what, console) if references.is_run(what) else None
+        defaults = sweeps.eval_settings(opened, groups.evaluation)
+        features = sweeps.read_features(feature, groups.options) or [defaults.feature]
+        task = Task(features, metric or defaults.metric, seed, chosen, console)
+        if n is None and any(text.startswith("eval.n=") for text in groups.evaluation):
+            n = defaults.n
+        flags = {
+            **{"steps": steps, "solver": solver, "guidance.scale": guidance},
+            **{"batch": batch, "ema": ema},
+        }
+        if opened:
+            variants = sweeps.read_variants(opened, sweep, groups.sampling, flags)
+            results = _score_run(opened, variants, real, DEFAULT_N if n is None else n, size, task)
             out = out or opened.folder / "eval"
         else:
-            _refuse_drawing(flags | {"ema": ema, "sweep": sweep or None})
-            found = _of_folder(what, real, n, size, task)
+            _check_no_sampling(flags | {"sweep": sweep or None}, groups.sampling)
+            results = _score_folder(what, real, n, size, task)
         if place()[0] == 0:
-            results.tell(found, out, console, as_json=json)
+            print_results(results, out, console, as_json=json)
     return 0
 
 
-def _refuse_drawing(flags: dict[str, Any]) -> None:
-    if given := [key for key, value in flags.items() if value is not None]:
-        raise ValueError(f"--{given[0]} is for a run, which draws; a folder's pictures are there.")
+def _open(path: Path, console: Console) -> runs.Opened:
+    return runs.open_run(path, lambda text: console.print(f"warning: {text}"))
 
 
-def _of_run(
-    opened: runs.Opened, ways: list[Way], real: Path | None, n: int, size: int | None, task: Task
+def _read_reference_path(paths: Sequence[str], reference: Path | None) -> Path | None:
+    if len(paths) + (reference is not None) > 1:
+        raise ValueError("Give the real images once: as the second folder or as --reference.")
+    return Path(paths[0]) if paths else reference
+
+
+def _check_no_sampling(flags: Mapping[str, Any], settings: Sequence[str]) -> None:
+    names = [f"--{key.partition('.')[0]}" for key, value in flags.items() if value is not None]
+    if names := [*names, *settings]:
+        raise ValueError(f"{names[0]} is for sampling from a run, and this is a folder of images.")
+
+
+def _score_run(
+    opened: runs.Opened,
+    variants: list[sweeps.Variant],
+    real: Path | None,
+    n: int,
+    size: int | None,
+    task: Task,
 ) -> list[dict[str, Any]]:
-    """Draw and measure each way in turn; results on the first process, empty on the others."""
-    refuse_few(n, "drawn")
+    """Sample and score each variant; results on the first process, empty on the others."""
+    check_count(n, "sampled")
     if size is not None and real is None:
-        raise ValueError("--size is for folders; a run's pictures have the size of the run.")
-    parts, _ = runs.parts_of(opened, ema=ways[0].ema, device=task.device)
-    for way in ways:
-        check_sampler(parts, sampler(way.sample, parts.path))
-        _refuse_ema(opened.run, way)
-    run, data = data_again(opened, parts, task.console)
-    height, width = parts.facts.height, parts.facts.width
-    ref = training_pictures(run, data, n, task.seed)
+        raise ValueError("--size is for folders; a run's images have the size of the run.")
+    for variant in variants:
+        _check_ema(opened.run.train.ema, variant)
+    parts, _ = runs.parts_of(opened, ema=variants[0].ema, device=task.device)
+    for variant in variants:
+        checked_sampler(parts, variant.sample)
+
+    # real images and prompts come from the run's own data
+    run, data = references.reread_data(opened, parts, task.console)
+    facts = parts.facts
+    reference = references.training_reference(run, data, n, task.seed)
     if real:
-        ref = reference_of(real, height, parts.facts.channels, n, task.seed, task.console)
-    items = asked_of(run, data, n, task.seed)
-    scenes = is_scenes(items, height, width)
-    judges = _judges(task, ref, n, run)
-    if ref.names != parts.facts.names:  # its labels mean other classes
-        judges = [judged._replace(labels=None) for judged in judges]
-    known = {name for judged in judges for name in known_metrics(judged, run, scenes)}
-    refuse_metric(task.metric or run.eval.metric, known)
+        reference = references.read_reference(
+            real, facts.height, facts.channels, n, task.seed, task.console
+        )
+    items = sampling.training_items(run, data, n, task.seed)
+    scenes = is_scenes(items, facts.height, facts.width)
+    scorers = _prepare_scorers(task, reference, n)
+    if reference.names != facts.names:  # its labels mean other classes
+        scorers = [scorer._replace(labels=None) for scorer in scorers]
+    metrics = [name for scorer in scorers for name in available_metrics(scorer, run, scenes)]
+    check_metric(task.metric, metrics)
 
-    found = []
-    for number, way in enumerate(ways, start=1):
-        parts, weights = runs.parts_of(opened, ema=way.ema, device=task.device)
-        told = f"drawing {number} of {len(ways)}" if len(ways) > 1 else "drawing"
-        one = _measured(parts, way, items, judges, scenes, task, told)
-        about = _about(opened, way, weights) | {"n": n, "seed": task.seed, "reference": ref.name}
-        metric = task.metric or run.eval.metric
-        found.append(about | {"setting": way.setting, "ranked_by": metric} | one)
-    return found
+    results = []
+    for number, variant in enumerate(variants, start=1):
+        parts, weights = runs.parts_of(opened, ema=variant.ema, device=task.device)
+        label = f"sampling {number} of {len(variants)}" if len(variants) > 1 else "sampling"
+        scores = _score_variant(parts, variant, items, scorers, scenes, task, label)
+        results.append(
+            _describe(opened, variant, weights)
+            | {"n": n, "seed": task.seed, "reference": reference.name}
+            | {"setting": variant.setting, "metric": task.metric}
+            | scores
+        )
+    return results
 
 
-def _measured(parts: Parts, way: Way, items, judges, scenes: bool, task: Task, told: str):
-    def walk(turns: Sequence[slice]) -> Iterator[slice]:
-        hidden = not task.console.is_terminal or place()[0] > 0
-        yield from track(turns, told, console=task.console, disable=hidden, transient=True)
-
-    draws = sampler(way.sample, parts.path)
-    draw = drawer(parts, draws, way.sample.batch, nullcontext, walk=walk)
-    drawn = draw(items, [task.seed + index for index in range(len(items))])
-    sets = same_prompt(draw, items, task.seed + len(items))
-    adherence = {"adherence": scene_scores(draw, len(items), task.seed)} if scenes else {}
+def _score_variant(
+    parts: Parts,
+    variant: sweeps.Variant,
+    items: Sequence[Item],
+    scorers: Sequence[Scorer],
+    scenes: bool,
+    task: Task,
+    label: str,
+) -> dict[str, Any]:
+    progress = partial(tracked, task=label, console=task.console)
+    sampler = checked_sampler(parts, variant.sample)
+    sample = sampling.shared_sampler(
+        parts, sampler, variant.sample.batch, nullcontext, progress=progress
+    )
+    images = sample(items, [task.seed + index for index in range(len(items))])
+    repeats = sampling.sample_repeats(sample, items, task.seed + len(items))
+    adherence = {"adherence": scene_scores(sample, len(items), task.seed)} if scenes else {}
     if place()[0]:
         return {}
-    found = [score(judged, drawn, items, task.seed) for judged in judges]
-    for judged, one in zip(judges, found, strict=True):
-        one["scores"] |= diversities(judged, sets)
-    return {"features": found, **adherence}
+    features = [score(scorer, images, items, task.seed) for scorer in scorers]
+    for scorer, result in zip(scorers, features, strict=True):
+        result["scores"] |= score_diversity(scorer, repeats)
+    return {"features": features, **adherence}
 
 
-def _judges(task: Task, ref: Reference, n: int, run: Run | None) -> list[Judge]:
-    picks = task.features or [run.eval.feature if run else Pick("pca")]
-    return [judge(pick, ref, n, task.seed, task.device) for pick in picks]
+def _prepare_scorers(task: Task, reference: references.Reference, n: int) -> list[Scorer]:
+    return [prepare_scorer(pick, reference, n, task.seed, task.device) for pick in task.features]
 
 
-def _refuse_ema(run: Run, way: Way) -> None:
-    if way.ema and way.ema not in run.train.ema:
+def _check_ema(decays: Sequence[float], variant: sweeps.Variant) -> None:
+    if variant.ema and variant.ema not in decays:
         raise ValueError(
-            f"This run keeps no EMA {way.ema}; there are {list(run.train.ema)}, or 0 for no EMA."
+            f"ema={variant.ema} is wrong because this run keeps no such EMA. Give one of "
+            f"{list(decays)}, or 0 for no EMA."
         )
 
 
-def _about(opened: runs.Opened, way: Way, weights: str) -> dict[str, Any]:
-    sample = way.sample
+def _describe(opened: runs.Opened, variant: sweeps.Variant, weights: str) -> dict[str, Any]:
+    sample = variant.sample
     return {
         "what": str(opened.folder),
         "checkpoint": opened.checkpoint.name,
@@ -234,39 +258,37 @@ def _about(opened: runs.Opened, way: Way, weights: str) -> dict[str, Any]:
     }
 
 
-def _of_folder(
+def _score_folder(
     what: Path, real: Path | None, n: int | None, size: int | None, task: Task
 ) -> list[dict[str, Any]]:
-    """A folder of drawn pictures against a folder or the training data of a run."""
+    """A folder of sampled images against a folder or the training data of a run."""
     if real is None:
         raise ValueError(
-            f"{what} is no run; to measure a folder of pictures, give the real ones too: "
+            f"{what} is no run; to score a folder of images, give the real ones too: "
             f"pathline eval {what} --reference FOLDER (or a run)."
         )
-    console = task.console
-    opened = runs.open_run(real, console.print) if is_run(real) else None
+    console, seed = task.console, task.seed
+    opened = _open(real, console) if references.is_run(real) else None
     channels = opened.facts.channels if opened else 3
-    if size is None:
-        size = opened.facts.height if opened else None
-        refuse_other_sizes(what, size)
-    pictures = pictures_in(what, channels, console, size=size)
-    count = len(pictures.pixels)
-    ref = reference_of(real, pictures.pixels.shape[-1], channels, count, task.seed, console)
-    refuse_few(count if n is None else n, "drawn")
+    own_size = opened.facts.height if opened and size is None else size
+    images = references.load_folder(what, channels, console, size=own_size, scale=size is not None)
+    count, side = len(images.pixels), images.pixels.shape[-1]
+    reference = references.read_reference(real, side, channels, count, seed, console)
+    check_count(count if n is None else n, "sampled")
     if n is not None and n > count:
-        raise ValueError(f"{what} has {count} pictures; --n {n} asks for more.")
-    rows = some(count, n or count, task.seed)  # in no order: scores that take parts are of any
-    items = _labels(pictures, opened, rows)
-    found = [
-        score(judged, pictures.pixels[rows], items, task.seed)
-        for judged in _judges(task, ref, len(rows), None)
+        raise ValueError(f"--n {n} is more than the {count} images of {what}.")
+    rows = sampling.random_rows(count, n or count, seed)  # some scores take parts, of any order
+    items = _read_labels(images, opened, rows)
+    features = [
+        score(scorer, images.pixels[rows], items, seed)
+        for scorer in _prepare_scorers(task, reference, len(rows))
     ]
-    about = {"what": str(what), "n": len(rows), "seed": task.seed, "reference": ref.name}
-    return [about | {"setting": {}, "features": found}]
+    about = {"what": str(what), "n": len(rows), "seed": seed, "reference": reference.name}
+    return [about | {"setting": {}, "metric": task.metric, "features": features}]
 
 
-def _labels(pictures: Pictures, opened: runs.Opened | None, rows: torch.Tensor) -> list[int]:
-    """Which class each picture shows, where its folders are named as the run's classes."""
-    if opened is None or pictures.labels is None or pictures.names != opened.facts.names:
+def _read_labels(images: Pictures, opened: runs.Opened | None, rows: torch.Tensor) -> list[Item]:
+    """The class of each image, where its folders are named as the run's classes."""
+    if opened is None or images.labels is None or images.names != opened.facts.names:
         return []
-    return pictures.labels[rows].tolist()
+    return images.labels[rows].tolist()

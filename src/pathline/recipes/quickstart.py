@@ -1,4 +1,4 @@
-"""See it work, offline, in minutes: captioned scenes, a small flow, pictures, a score."""
+"""`pathline quickstart`: captioned scenes, a small flow, images and their score, in minutes."""
 
 import time
 from pathlib import Path
@@ -8,95 +8,95 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pathline.assemble import problems_of, sampler
+from pathline.assemble import problems_of
 from pathline.config.resolve import read
+from pathline.config.run import Run
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.generate import sample_images
 from pathline.images import save_png, sheet
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.recipes.train import EXIT, Trained, run_training
+from pathline.runs.sampling import checked_sampler, sampling_ema
 
-SHOWN = 12  # of each split on the picture
-SPLITS = {"seen": "pairs it saw", "held_out": "pairs it never saw"}
+SHOWN = 12  # images of each split in the sheet
+SPLITS = {"seen": "trained colour-shape pairs", "held_out": "unseen colour-shape pairs"}
 
 
 def quickstart(
-    *,
+    *settings: str,
     out: Path | None = None,
     seed: int | None = None,
     device: str | None = None,
-    set: list[str] | None = None,
     debug: bool = False,
 ) -> int:
-    """Train a text-to-image flow on drawn scenes, then draw prompts and count what is right.
+    """Train a text-to-image flow on captioned scenes, sample prompts and score the images.
 
     Parameters
     ----------
+    settings:
+        Settings to change as key=value, such as train.updates=500
+        (`pathline config show quickstart` prints all).
     out:
         The run's folder; by default runs/quickstart-1, -2, …
     seed:
-        Settles scenes, weights, order and noise.
+        Seed of scenes, weights, order and noise.
     device:
         auto, cpu, cuda, cuda:1, mps.
-    set:
-        Settings to change, such as --set train.updates=500.
     debug:
         Show tracebacks.
     """
-    del debug  # read by the door
-    begun = time.perf_counter()
+    del debug  # read by the command line
+    start = time.perf_counter()
     console = Console()
     flags = {"seed": seed, "device": device}
-    run = read("quickstart", (), set or (), flags, check=problems_of).run
-    console.print("Scenes of one or two coloured shapes with captions; a flow learns to draw them.")
+    run = read("quickstart", (), settings, flags, check=problems_of).run
+    console.print("Training a flow on scenes of one or two coloured shapes with captions.")
     trained = run_training(run, out, None, console)
     if trained.outcome.reason != "done":
         return EXIT[trained.outcome.reason]
     scores = {split: _score(trained, run, split) for split in SPLITS}
-    _report(scores, console)
-    _farewell(trained, time.perf_counter() - begun, console)
+    _print_scores(scores, console)
+    _print_next_steps(trained.folder, time.perf_counter() - start, console)
     return 0
 
 
-def _score(trained: Trained, run, split: str) -> tuple[Adherence, Adherence]:
-    """Adherence of drawn pictures, and of the detector on real ones; also writes the grid."""
-    asked = prompts(split, PROMPTS, SCORE_SEED)
-    draws = sampler(run.sample, trained.parts.path)
-    with trained.player.emas[0].lent_to(trained.player.network):
-        pixels = sample_images(
-            trained.parts, asked, list(range(PROMPTS)), draws, batch=run.sample.batch
-        )
-    page = sheet(pixels[:SHOWN], asked[:SHOWN], columns=6)
-    about = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
-    save_png(page, trained.folder / f"{split}.png", about)
+def _score(trained: Trained, run: Run, split: str) -> tuple[Adherence, Adherence]:
+    """Adherence of sampled images, and of the detector on real ones; also writes a sheet."""
+    texts = prompts(split, PROMPTS, SCORE_SEED)
+    sampler, player = checked_sampler(trained.parts, run.sample), trained.player
+    seeds = list(range(PROMPTS))
+    with sampling_ema(run, player.emas).lent_to(player.network):
+        pixels = sample_images(trained.parts, texts, seeds, sampler, batch=run.sample.batch)
+    page = sheet(pixels[:SHOWN], texts[:SHOWN], columns=6)
+    settings = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
+    save_png(page, trained.folder / f"{split}.png", settings)
     real = np.stack([draw(scene) for scene in scored(split, PROMPTS, SCORE_SEED)])
-    return adherence(pixels, asked), adherence(torch.from_numpy(real), asked)
+    return adherence(pixels, texts), adherence(torch.from_numpy(real), texts)
 
 
-def _report(scores: dict[str, tuple[Adherence, Adherence]], console: Console) -> None:
-    table = Table("prompts", "n", "atoms right", "whole scene right", "detector's ceiling")
-    for split, (drawn, real) in scores.items():
-        ceiling = f"{real.mean:.3f} / {real.exact:.3f}"
-        table.add_row(
-            SPLITS[split], str(drawn.n), f"{drawn.mean:.3f}", f"{drawn.exact:.3f}", ceiling
-        )
+def _print_scores(scores: dict[str, tuple[Adherence, Adherence]], console: Console) -> None:
+    heads = ("prompts", "n", "attribute accuracy", "whole-scene accuracy")
+    table = Table(*heads, "detector accuracy on real images")
+    for split, (sampled, real) in scores.items():
+        numbers = f"{sampled.mean:.3f}", f"{sampled.exact:.3f}"
+        limit = f"{real.mean:.3f} / {real.exact:.3f}"
+        table.add_row(SPLITS[split], str(sampled.n), *numbers, limit)
     console.print(table)
-    for split, (drawn, _) in scores.items():
-        kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(drawn.kinds.items()))
-        console.print(f"{SPLITS[split]}: {kinds}", highlight=False)
+    for split, (sampled, _) in scores.items():
+        kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(sampled.kinds.items()))
+        console.print(f"{SPLITS[split]}: accuracy by attribute: {kinds}", highlight=False)
     pairs = ", ".join(" ".join(pair) for pair in HELD_OUT)
-    console.print(f"never in a training scene: {pairs}", highlight=False)
+    console.print(f"unseen colour-shape pairs, in no training scene: {pairs}", highlight=False)
 
 
-def _farewell(trained: Trained, seconds: float, console: Console) -> None:
-    where = trained.folder
+def _print_next_steps(folder: Path, seconds: float, console: Console) -> None:
     lines = (
-        f"{seconds:.0f} seconds in all. Pictures: {where / 'seen.png'}, {where / 'held_out.png'};",
-        f"losses: {where / 'metrics.jsonl'}; settings: {where / 'run.yaml'}; weights: "
-        f"{where / 'checkpoints'}.",
+        f"{seconds:.0f} seconds in all. Images: {folder / 'seen.png'}, {folder / 'held_out.png'};",
+        f"losses: {folder / 'metrics.jsonl'}; settings: {folder / 'run.yaml'}; weights: "
+        f"{folder / 'checkpoints'}.",
         "Try next:",
-        f'  pathline generate {where} "a red circle left of a blue square" --n 4 --trajectory',
+        f'  pathline generate {folder} "a red circle left of a blue square" --n 4 --trajectory',
         "  pathline train digits",
         "  pathline train PATH/TO/YOUR/PICTURES",
     )

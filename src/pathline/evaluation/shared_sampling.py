@@ -1,0 +1,88 @@
+"""Sampling the images that are scored, shared among the processes of a run."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pathline.assemble import Parts, Sampler
+from pathline.config.run import Run
+from pathline.generate import Autocast, Item, sample_images
+from pathline.runs.dataset import Data
+from pathline.text.table import reads_of
+from pathline.training.distributed import gathered, place
+
+SampleFn = Callable[[Sequence[Item], Sequence[int]], Tensor]  # items, seeds -> uint8 [n c h w]
+Progress = Callable[[Sequence[slice]], Iterable[slice]]  # the batches, with a progress bar
+
+BATCHES = 8  # least number of batches, so that processes can share them
+REPEATED_ITEMS, REPEATS = 4, 16  # items whose diversity is measured, and images of each
+
+
+def random_rows(count: int, n: int, seed: int) -> Tensor:
+    """n of `count` rows at random; none twice before all were taken."""
+    rng = torch.Generator().manual_seed(seed)
+    rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(n / count))]
+    return torch.cat(rounds)[:n]
+
+
+def training_items(run: Run, data: Data, n: int, seed: int) -> list[Item]:
+    """The labels or captions of n random training pictures; None where the run has neither."""
+    rows = data.train[random_rows(len(data.train), n, seed)].tolist()
+    if reads_of(run.text.name) == "labels":
+        assert data.labels is not None
+        return data.labels[rows].tolist()
+    captions = data.captions
+    if reads_of(run.text.name) == "nothing" or captions is None:
+        return [None] * n
+    return [captions[row] for row in rows]
+
+
+def shared_sampler(
+    parts: Parts,
+    sampler: Sampler,
+    batch: int,
+    autocast: Autocast,
+    *,
+    progress: Progress = iter,
+) -> SampleFn:
+    """A function from items and seeds to the images of these parts, shared among processes."""
+
+    def sample(items: Sequence[Item], seeds: Sequence[int]) -> Tensor:
+        return sample_images(parts, items, seeds, sampler, batch=batch, autocast=autocast)
+
+    return partial(sample_shared, sample, batch=batch, progress=progress)
+
+
+def sample_shared(
+    sample: SampleFn,
+    items: Sequence[Item],
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    progress: Progress = iter,
+) -> Tensor:
+    """All images, on every process, each of which sampled its share of the batches.
+
+    The batches are the same for any number of processes, and so are the images, to the bit. Every
+    process samples equally often, as sharded weights require: surplus batches are sampled twice and
+    counted once.
+    """
+    batch = min(batch, math.ceil(len(items) / BATCHES))
+    batches = [slice(start, start + batch) for start in range(0, len(items), batch)]
+    rank, world = place()
+    rounds = range(math.ceil(len(batches) / world))
+    mine = [batches[min(turn * world + rank, len(batches) - 1)] for turn in rounds]
+    images = [sample(items[rows], seeds[rows]) for rows in progress(mine)]
+    by_rank = gathered(images)
+    return torch.cat([by_rank[at % world][at // world] for at in range(len(batches))])
+
+
+def sample_repeats(sample: SampleFn, items: Sequence[Item], seed: int) -> dict[Item, Tensor]:
+    """REPEATS images for each of the first different items, from seeds of their own."""
+    repeated = list(dict.fromkeys(items))[:REPEATED_ITEMS]
+    rows = [item for item in repeated for _ in range(REPEATS)]
+    images = sample(rows, [seed + index for index in range(len(rows))])
+    return dict(zip(repeated, images.split(REPEATS), strict=True))
