@@ -94,8 +94,8 @@ def test_every_table_is_on_the_page_and_every_file_is_there():
 
 
 def literals():
-    """The names of the tables that `assemble` joins."""
-    text = (ROOT / "src/pathline/assemble.py").read_text("utf-8")
+    """The names of the tables that `tables` joins."""
+    text = (ROOT / "src/pathline/tables.py").read_text("utf-8")
     joined = text[text.index("\nTABLES") : text.index("\n}\n")]
     return set(re.findall(r"\b[A-Z]{4,}\b", joined)) - {"TABLES"}
 

@@ -1,6 +1,6 @@
 """Run -> Parts: the only file that reads every table."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -30,8 +30,8 @@ from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import Guidance, Push
 from pathline.flow.paths import Path, draw_point
-from pathline.flow.solvers import Solver, counted, integrate, landed, last
-from pathline.flow.times import Grid, begun_at
+from pathline.flow.solvers import Solver, counted, last
+from pathline.flow.walks import States, adaptive_walk, walk_grid
 from pathline.objectives.alignment import seeing
 from pathline.objectives.terms import TERMS, compose, term_of
 from pathline.tables import TABLES
@@ -41,8 +41,6 @@ from pathline.text.table import is_frozen
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
 
 STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a sampler with
-X1_STOP = 0.999  # where adaptive walks of x1-predictions end; EDM's last noise level is 0.002
-States = Iterator[tuple[float, Tensor]]
 
 
 class Parts(NamedTuple):
@@ -169,11 +167,11 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     require(needs, Subject(has_fixed_steps=not record.adaptive))
     tried = named(f"sample.solver={sample.solver.name}", _evaluations)
     if record.adaptive:
-        walk = partial(_walk_adaptive, solver=step, path=path)
+        walk = partial(adaptive_walk, solver=step, path=path)
         tried(walk)
         return Sampler(walk, guide, guidance.other, needs, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
-    walk = partial(_walk, grid=grid, solver=step, path=path, evaluates_end=record.evaluates_end)
+    walk = partial(walk_grid, grid=grid, solver=step, path=path, evaluates_end=record.evaluates_end)
     evaluations = tried(partial(walk, grid=grid[:2]))
     if not needs_of({"sample.sharing": sample.sharing}):
         return Sampler(walk, guide, guidance.other, needs, share=None)
@@ -217,40 +215,6 @@ def _evaluations(walk: Callable[..., States]) -> int:
     still, calls = counted(lambda x, *_: torch.zeros_like(x))
     last(walk(still, STILL.mean[None], torch.zeros_like))
     return calls()
-
-
-def _walk(
-    field: Field,
-    x: Tensor,
-    noise: Callable,
-    start: float = 0.0,
-    *,
-    grid: Grid,
-    solver: Callable,
-    path: Path,
-    evaluates_end: bool,
-    predicts_x1: bool = False,
-) -> States:
-    times = begun_at(grid, start)
-    if predicts_x1 and evaluates_end:
-        return landed(integrate(field, x, times[:-1], solver, noise, path), field, path)
-    return integrate(field, x, times, solver, noise, path)
-
-
-def _walk_adaptive(
-    field: Field,
-    x: Tensor,
-    _: Callable,
-    start: float = 0.0,
-    *,
-    solver: Callable,
-    path: Path,
-    predicts_x1: bool = False,
-) -> States:
-    if not predicts_x1:
-        return solver(field, x, start=start)
-    before = solver(field, x, start=start, stop=X1_STOP) if start < X1_STOP else [(start, x)]
-    return landed(before, field, path)
 
 
 def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:

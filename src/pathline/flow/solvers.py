@@ -55,22 +55,6 @@ def integrate(
         yield t_next, x
 
 
-def landed(
-    states: Iterable[tuple[float, Tensor]], field: Field, path: Path = STRAIGHT
-) -> Iterator[tuple[float, Tensor]]:
-    """A walk that stops before t = 1, and from its last state a step to the x1 predicted there.
-
-    For x1-predictions, whose velocity (x1 − x) / (1 − t) is 0 / 0 at t = 1, where a solver that
-    evaluates the end of its steps would ask for it. On the straight path an Euler step, as EDM
-    (arXiv 2206.00364), JiT (2511.13720) and diffusers end their Heun.
-    """
-    t, x = 0.0, None
-    for t, x in states:
-        yield t, x
-    if x is not None:
-        yield 1.0, x1_from_velocity(path, field(x, t), x, t)
-
-
 def last(states: Iterable[tuple[float, Tensor]]) -> Tensor:
     """The state at the end of a walk."""
     x = None

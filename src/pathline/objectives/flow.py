@@ -105,7 +105,7 @@ def read_exactly(value: State, x: State, t: Time, path: Path, prediction: str) -
     if t >= 1:
         raise ValueError(
             "An x1-prediction has no velocity at t = 1: end the walk before it and take the x1 "
-            "predicted there (flow.solvers.landed)."
+            "predicted there (flow.walks.landed)."
         )
     return velocity_from_x1(path, value, x, t)
 
