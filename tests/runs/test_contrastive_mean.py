@@ -135,9 +135,7 @@ def test_a_checkpoint_alone_draws_with_contrastive_guidance(capsys):
     shutil.rmtree("run")
     assert main(["generate", str(alone), "--n", "2", "--out", "drawn"]) == 0
     with_it = {file.name: file.read_bytes() for file in Path("drawn").glob("*.png")}
-    assert (
-        main(["generate", str(alone), "--n", "2", "--out", "w", "--set", "guidance=interval"]) == 0
-    )
+    assert main(["generate", str(alone), "--n", "2", "--out", "w", "guidance=interval"]) == 0
     assert with_it.keys() == {file.name for file in Path("w").glob("*.png")}
     capsys.readouterr()
     held = pushed.read(Run(terms={"mse": 1.0, "contrastive": 0.05}), alone)
@@ -154,7 +152,7 @@ def test_a_resume_takes_the_mean_of_its_checkpoint_and_makes_a_missing_one(capsy
     del listed["files"]["push.safetensors"]
     (first / "push.safetensors").unlink()
     manifest.write_text(json.dumps(listed))
-    ask = ["generate", "run", "--n", "1", "--guidance", "2", "--set", "guidance=contrastive"]
+    ask = ["generate", "run", "--n", "1", "--guidance", "2", "guidance=contrastive"]
     assert main(ask) == 2
     assert "pathline train --resume RUN" in " ".join(capsys.readouterr().err.split())
     assert train("--resume", "run") == 0
