@@ -45,7 +45,7 @@ def test_examples(text, scene):
     ("text", "named"),
     [
         ("a red hexagon", "'hexagon'"),
-        ("a redd circle", "did you mean 'red'"),
+        ("a redd circle", "Did you mean 'red'?"),
         ("red circle", "word 1, 'red'"),
         ("a red circle left a blue square", "'left'"),
         ("a red circle in the middle of a blue square", "'of'"),

@@ -4,8 +4,9 @@
 other, so the words and colours that both use are here.
 """
 
-import difflib
 from typing import NamedTuple
+
+from pathline.hints import nearest
 
 SIDE = 32  # pixels of a scene's edge
 GROUND = (18, 18, 24)
@@ -119,7 +120,6 @@ def _end(words: list[str], at: int, text: str) -> None:
 
 def _complaint(text: str, words: list[str], at: int, wanted: tuple[str, ...]) -> str:
     came = f"word {at + 1}, {words[at]!r}, does not fit" if at < len(words) else "it ends too early"
-    near = difflib.get_close_matches(words[at], wanted, 1) if at < len(words) else []
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = nearest(words[at], wanted) if at < len(words) else ""
     instead = f"; wanted {' | '.join(wanted)}" if wanted else "; nothing may follow here"
-    return f"cannot score the prompt {text!r}: {came}{hint}{instead}. The grammar is {FORM}"
+    return f"cannot score the prompt {text!r}: {came}{instead}.{hint} The grammar is {FORM}"

@@ -20,6 +20,7 @@ from pathline.data.sources.folder import (
     splits_of,
     walk,
 )
+from pathline.files import write_whole
 
 FAULTS = "caption-faults.jsonl"
 
@@ -192,7 +193,5 @@ def _side_car(path: Path, captions: tuple[str, ...]) -> bool:
     text = "".join(f"{caption}\n" for caption in captions)
     if not text or (file.is_file() and file.read_text("utf-8-sig") == text):
         return False
-    aside = file.with_name(f".{file.name}.aside")
-    aside.write_text(text, "utf-8")
-    aside.replace(file)
+    write_whole(file, text)
     return True

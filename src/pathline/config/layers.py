@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple, get_type_hints
 
 from pathline.config.pick import Pick
 from pathline.config.values import convert
+from pathline.hints import closest
 
 Tree = Mapping[str, Any]
 
@@ -115,8 +115,8 @@ def _suggest(key: str, known: Iterable[str]) -> str:
         return f" Did you mean {same[0]}?"
     for candidates in ([o for o in others if o.rpartition(".")[0] == home], others):
         by_last = {other.rpartition(".")[2]: other for other in reversed(candidates)}
-        if near := get_close_matches(last, by_last, n=1, cutoff=0.7):
-            return f" Did you mean {by_last[near[0]]}?"
+        if name := closest(last, by_last, cutoff=0.7):
+            return f" Did you mean {by_last[name]}?"
     return ""
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pathline.data.sources.folder import tidy
+from pathline.files import write_whole
 
 Record = dict[str, Any]
 MAKER = ("model", "revision", "template", "template_digest", "settings")
@@ -178,14 +179,5 @@ def journal(file: Path) -> Iterator[Record]:
 
 
 def write(file: Path, records: Iterable[Record]) -> None:
-    """The whole file, or none of it: written aside and put in its place."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    lines = (_line(record) for record in records)
-    try:
-        with aside.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(lines)
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write the whole file, or none of it."""
+    write_whole(file, "".join(map(_line, records)))

@@ -5,7 +5,6 @@ block pools by maximum. Structure after mseitzer/pytorch-fid:src/pytorch_fid/inc
 are named as in its weights file.
 """
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 
+from pathline.files import digest
 from pathline.metrics.feature import Feature, in_batches, resized
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
@@ -189,7 +189,8 @@ def inception(
     del real, labels
     file = path or _downloaded()
     network = read_weights(file).to(device)
-    known = "as published" if (digest := _digest(file)) == SHA256 else f"sha256 {digest[:12]}"
+    sha256 = digest(file)
+    origin = "as published" if sha256 == SHA256 else f"sha256 {sha256[:12]}"
 
     def run(part: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return network(_scaled(part.to(device), resize))
@@ -200,7 +201,7 @@ def inception(
     def logits(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return in_batches(pixels, batch, lambda part: linear(run(part), network.fc.weight))
 
-    note = f"weights {file.name}, {known}"
+    note = f"weights {file.name}, {origin}"
     return Feature(f"inception-{resize}{SIZE}", WIDTH, embed, note, logits)
 
 
@@ -250,14 +251,9 @@ def _downloaded() -> Path:
                 f"the Inception weights could not be downloaded ({error}); fetch {URL} "
                 "elsewhere and give its path, or use features=pca, which needs no weights"
             ) from error
-    if (digest := _digest(file)) != SHA256:
-        raise ValueError(f"{file} is not the published file (sha256 {digest}); delete it")
+    if (sha256 := digest(file)) != SHA256:
+        raise ValueError(f"{file} is not the published file (sha256 {sha256}); delete it")
     return file
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _scaled(pixels: UInt8[Tensor, "n c h w"], mode: str) -> Float[Tensor, "n 3 299 299"]:

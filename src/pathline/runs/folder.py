@@ -1,7 +1,6 @@
 """A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
 from pathline.config.yaml_io import write as yaml_of
+from pathline.files import write_whole
 from pathline.runs import contrastive_mean as pushed
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
@@ -99,13 +99,13 @@ def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[
     }
     origin = json.dumps(_origin(), indent=1)
     for file, text in {**texts, ORIGIN: origin}.items():
-        _replace(folder / file, text)
+        write_whole(folder / file, text)
     return texts
 
 
 def publish(folder: Path, saved: Path, run: Any) -> None:
     """Name a new checkpoint in `latest`, and prune the old ones as run.train says."""
-    _replace(folder / LATEST, f"checkpoints/{saved.name}\n")
+    write_whole(folder / LATEST, f"checkpoints/{saved.name}\n")
     best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
     checkpoint.prune(
         saved.parent,
@@ -243,9 +243,3 @@ def _git() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text)
-    os.replace(fresh, path)

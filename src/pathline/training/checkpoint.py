@@ -5,7 +5,6 @@ caller adds, all listed with size and digest in `manifest.json`. Nothing here is
 whose weights are split over processes writes `shards/` instead, each rank its part (`shards.py`).
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pathline.files import digest
 from pathline.training import sharded_checkpoint as shards
 
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -112,7 +112,7 @@ def fault_of(folder: Path) -> str:
         size = (folder / file).stat().st_size
         if size != stamp["bytes"]:
             return f"{file} has {size} bytes instead of {stamp['bytes']}"
-        if _digest(folder / file) != stamp["sha256"]:
+        if digest(folder / file) != stamp["sha256"]:
             return f"{file} is not the file that was written (its digest differs)"
     return ""
 
@@ -170,12 +170,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _stamp(path: Path) -> dict[str, Any]:
     _sync(path)
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ EDM2 (arXiv 2312.02696, section 3 and appendix C). The weights at update τ of t
 length of an average is sigma_rel, the standard deviation of its profile as a share of t.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pathline.files import write_whole
 from pathline.training.distributed import whole
 from pathline.training.ema import Ema, Weights
 
@@ -100,16 +100,11 @@ def store(folder: Path, average: Ema, update: int, *, writes: bool = True) -> No
 def write(file: Path, weights: Weights, about: Mapping[str, str]) -> None:
     """A safetensors file of weights that is there whole or not at all. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.tmp")
+    contiguous = {name: weight.cpu().contiguous() for name, weight in weights.items()}
     try:
-        save_file({k: w.cpu().contiguous() for k, w in weights.items()}, fresh, dict(about))
-        with fresh.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(fresh, file)
+        write_whole(file, lambda path: save_file(contiguous, path, dict(about)))
     except SafetensorError as error:  # which is what a full disk is to it
         raise OSError(f"{file} can't be written: {error}") from None
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def read(file: Path) -> Weights:

@@ -4,10 +4,11 @@ A line of metrics.jsonl is {"update": n, "images": n, name: value}.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pathline.files import write_whole
 
 Track = Callable[[int, int, Mapping[str, float]], None]  # update, images, values
 METRICS = "metrics.jsonl"
@@ -26,9 +27,7 @@ def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
     for the resumed run will write them again."""
     if file.exists():
         kept = [json.dumps(line) + "\n" for line in lines(file) if line["update"] <= resumed_at]
-        fresh = file.with_suffix(".tmp")
-        fresh.write_text("".join(kept))
-        os.replace(fresh, file)
+        write_whole(file, "".join(kept))
 
     def track(update: int, images: int, values: Mapping[str, float]) -> None:
         with file.open("a") as stream:
