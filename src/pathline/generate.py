@@ -153,8 +153,9 @@ def sample_steps(
 
     def velocity_field(of: Parts, cond: Cond, *, skips: bool = False) -> Field:
         network = _for_sampling(of.network, autocast, skips=skips)
-        times = shared_times if _has_encoder(of.network) else ()
-        return sharing(of.objective.field, network, cond, times)
+        if shared_times and _has_encoder(of.network):
+            return sharing(of.objective.field, network, cond, shared_times)
+        return of.objective.field(network, cond)
 
     # guidance combines the conditional field with a weaker network's or the unconditional one
     if weak is not None:

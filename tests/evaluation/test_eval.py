@@ -92,7 +92,7 @@ def test_a_sweep_gives_every_combination_a_table_and_curves(run, tmp_path, capsy
 
 
 def test_labels_are_read_by_the_classifier(run, tmp_path):
-    words = ["classifier.updates=20", "eval.n=20", "sample.steps=1"]
+    words = ["classifier.updates=20", "n=20", "sample.steps=1", "eval.metric=fid"]
     assert evaluate(run, *words, out=tmp_path, json=True) == 0
     (one,) = results(tmp_path / "eval-0001.json")
     assert (one["n"], one["steps"]) == (20, 1)
@@ -121,6 +121,7 @@ def test_two_folders_and_a_folder_against_a_run(run, pixels, tmp_path):
         ({"metric": "accuracy"}, "metric=accuracy is wrong"),
         ({"words": ["pca.with=3"]}, "Did you mean 'width'"),
         ({"words": ["pca=3"]}, "write FEATURE.OPTION=VALUE"),
+        ({"words": ["seed=3"]}, "Write --seed 3"),
         ({"words": ["stps=3"]}, "stps is no sampling setting. Did you mean 'steps'"),
         ({"words": ["train.updates=3"]}, "can't be changed after training"),
         ({"words": ["eval.m=3"]}, "eval.m is not a setting"),

@@ -14,6 +14,9 @@ from pathline.runs.folder import SETTINGS, Opened
 from pathline.runs.sampling import full_keys, sampling_settings
 
 
+SHORT = ("n", "feature", "metric")  # settings of `eval` that need no `eval.` before them
+
+
 class Variant(NamedTuple):
     """One combination of a sweep: how the images are sampled."""
 
@@ -35,8 +38,12 @@ def sort_settings(settings: Sequence[str]) -> EvalSettings:
     groups = EvalSettings([], [], [])
     for text in settings:
         first = text.partition("=")[0].partition(".")[0]
-        group = groups.options if first in FEATURES else groups.sampling
-        (groups.evaluation if first == "eval" else group).append(text)
+        if first in FEATURES:
+            groups.options.append(text)
+        elif first in ("eval", *SHORT):
+            groups.evaluation.append(f"eval.{text.removeprefix('eval.')}")
+        else:
+            groups.sampling.append(text)
     return groups
 
 

@@ -31,12 +31,13 @@ from pathline.evaluation.score import (
 )
 from pathline.generate import Item
 from pathline.runs import folder as runs
-from pathline.runs.sampling import checked_sampler, split_words
+from pathline.runs.sampling import checked_sampler, full_keys, split_words
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
 
 PLAIN = 160  # columns of a table where there is no terminal
 DEFAULT_N = 1000  # images of a run
+OPTIONS = ("reference", "seed", "sweep", "size", "device", "out")
 
 
 class Task(NamedTuple):
@@ -77,8 +78,8 @@ def evaluate(
     what:
         A run folder, one of its checkpoints, "latest", or a folder of sampled images.
     words:
-        Settings as key=value: of sampling, such as grid=edm or guidance=interval (`sample.` before
-        them may be left out), eval.n, eval.feature, eval.metric, and a feature's options, such as
+        Settings as key=value: of sampling, such as grid=edm or guidance=interval, n, feature and
+        metric (`sample.` or `eval.` before them may be left out), and a feature's options, such as
         pca.width=32. When WHAT is a folder: also the folder of real images, as by --reference.
     reference:
         A folder of real images, or a run whose training data they are. By default the run's own.
@@ -121,6 +122,7 @@ def evaluate(
         console = Console(stderr=json, quiet=place()[0] > 0, width=width)
         settings, paths = split_words(words)
         groups = sweeps.sort_settings(settings)
+        full_keys(groups.sampling, OPTIONS)
         real = _read_reference_path(paths, reference)
         opened = _open(what, console) if references.is_run(what) else None
         defaults = sweeps.eval_settings(opened, groups.evaluation)
