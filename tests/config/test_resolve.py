@@ -1,12 +1,16 @@
 """What a person typed to a Run, and where each value came from."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
-from pathline.config.layers import Problem
+from pathline.config.layers import Problem, build, flatten
+from pathline.config.pick import Pick, pick
 from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import fill, read
+from pathline.config.run import Run
 
 
 @pytest.fixture
@@ -154,6 +158,60 @@ def test_no_setting(text):
 
 def test_missing_config():
     assert "There is no settings file" in refusal("digits", [Path("no.yaml")])
+
+
+class Row(NamedTuple):
+    build: Callable
+    suggests: Mapping[str, Any] = {}
+
+
+def mean(path, *, guidance: float = 1.0): ...
+
+
+SUGGESTED = {
+    "backbone.takes_r": True,
+    "terms": {"adaptive": {"power": 0.5}},
+    "sample.solver": "jump",
+    "sample.batch": 1,
+}
+TABLES = {"objective": {"mean": Row(mean, SUGGESTED), "flow": mean}}
+
+
+def test_the_chosen_row_suggests_what_nobody_set():
+    run, tree, origins = read("digits", overrides=["objective=mean"], tables=TABLES)
+    assert run.backbone.options == {**PRESETS["digits"].backbone.options, "takes_r": True}
+    assert run.terms == {"adaptive": {"power": 0.5}}  # in place of the default, mse
+    assert run.sample.solver == Pick("jump")
+    assert run.sample.batch == 500  # which the preset sets
+    for key in ("backbone.takes_r", "terms.adaptive.power", "sample.solver.name"):
+        assert origins[key] == "objective=mean"
+    assert origins["backbone.width"] == origins["sample.batch"] == "preset digits"
+    assert build(Run, tree) == run
+    assert read("digits", tables=TABLES).run == PRESETS["digits"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("backbone.takes_r=false", "backbone.takes_r", False),
+        ("sample.solver=heun", "sample.solver.name", "heun"),
+        ("sample.solver.order=2", "sample.solver.name", "euler"),
+        ("terms.l1=1", "terms.mse", 1.0),
+        ("sample.batch=7", "sample.batch", 7),
+    ],
+)
+def test_what_a_person_sets_wins_over_a_suggestion(override, key, value):
+    overrides = [override, "objective=mean"]
+    settings = read("digits", overrides=overrides, tables=TABLES)
+    assert flatten(settings.tree)[key] == value
+    assert settings.origins[key] in ("command line", "default")
+
+
+def test_another_row_takes_suggestions_again(file):
+    path = file("objective: flow\nbackbone: {name: dit, takes_r: false, width: 8}\n")
+    overrides = ["objective=mean", "backbone=ddt"]
+    run = read(base=path, overrides=overrides, tables=TABLES).run
+    assert run.backbone == pick("ddt", takes_r=True)  # the file's was an option of dit
 
 
 def test_fill_writes_out_what_rows_take():

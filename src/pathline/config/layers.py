@@ -55,6 +55,14 @@ def _shorthand(value: Any) -> dict[str, Any]:
     return {"weight": value} if is_number else {}
 
 
+def put(tree: Tree, key: str, value: Any) -> dict[str, Any]:
+    """The tree with this value at a dotted key, in place of all that was there."""
+    first, _, rest = key.partition(".")
+    below = tree.get(first, {})
+    below = below if isinstance(below, Mapping) else _shorthand(below)
+    return {**tree, first: put(below, rest, value) if rest else value}
+
+
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value, for every leaf; an empty branch is a leaf."""
     out: dict[str, Any] = {}

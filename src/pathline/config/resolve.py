@@ -1,4 +1,7 @@
-"""From what a person typed to a Run: defaults < preset < files < key=value < flags."""
+"""From what a person typed to a Run.
+
+Later ones win: defaults < suggested by the chosen rows < preset < files < key=value < flags.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,8 +9,8 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pathline.config.layers import Problem, build, flatten, merge, nest, to_tree
-from pathline.config.pick import Table, options_of, pick
+from pathline.config.layers import Problem, Tree, build, flatten, merge, nest, put, to_tree
+from pathline.config.pick import Pick, Table, options_of, pick
 from pathline.config.presets.table import PRESETS
 from pathline.config.run import Run, picks_of, problems
 from pathline.config.values import convert
@@ -26,10 +29,13 @@ class Root(Generic[R]):
     record: type[R]
     presets: Mapping[str, R]
     problems: Callable[[R], list[Problem]]
+    picks: Callable[[R], dict[str, Pick]]
     hint: str  # where every setting can be seen
 
 
-RUN = Root(Run, PRESETS, problems, "`pathline config show PRESET` prints every setting there is.")
+RUN = Root(
+    Run, PRESETS, problems, picks_of, "`pathline config show PRESET` prints every setting there is."
+)
 
 
 class Settings(NamedTuple):
@@ -57,9 +63,10 @@ def read(
     *,
     base: Path | None = None,
     check: Callable[[Run], list[Problem]] | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a run of a flow; see `read_as`."""
-    return read_as(RUN, what, files, overrides, flags, base=base, check=check)
+    return read_as(RUN, what, files, overrides, flags, base=base, check=check, tables=tables)
 
 
 def read_as(
@@ -71,13 +78,15 @@ def read_as(
     *,
     base: Path | None = None,
     check: Callable[[R], list[Problem]] | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a record of settings.
 
-    what: a preset, a folder or file of pictures, or a run.yaml; None: `base`, else defaults.
+    what: a preset, a folder or file of images, or a run.yaml; None: `base`, else defaults.
     files: YAML, later ones win. overrides: "key=value". flags: command-line flags, None where not
     given. check: finds what else is wrong, such as rows and options that the tables don't have.
-    Raises ValueError that lists all problems with their origins, FileNotFoundError.
+    tables: the rows by place; what the chosen ones suggest replaces defaults. Raises ValueError
+    that lists all problems with their origins, FileNotFoundError.
     """
     if what and "=" in what and what not in root.presets and not Path(what).exists():
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
@@ -90,6 +99,8 @@ def read_as(
     for layer in layers:
         tree = merge(tree, _tree(layer))
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
+    if tables:
+        tree, origins = _suggested(root, tree, origins, tables)
     found = list(ground.problems)
     run = build(root.record, tree, found)
     found += root.problems(run)
@@ -98,6 +109,25 @@ def read_as(
         raise ValueError(_report(found, origins, root.hint))
     tree = to_tree(run)
     return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
+
+
+def _suggested(
+    root: Root[Any], tree: Tree, origins: Mapping[str, str], tables: Mapping[str, Table]
+) -> tuple[Tree, dict[str, str]]:
+    """The tree and origins with what the chosen rows suggest for settings that nobody set.
+
+    A suggestion for a row or a section takes its place whole, and only if nothing in it was set.
+    """
+    changed = dict(origins)
+    leaves = [key for key in flatten(tree) if _leaf_origin(key, origins) != "default"]
+    for place, chosen in root.picks(build(root.record, tree, [])).items():
+        row = tables.get("terms" if place.startswith("terms.") else place, {}).get(chosen.name)
+        for key, value in getattr(row, "suggests", {}).items():
+            if not any(leaf == key or leaf.startswith(f"{key}.") for leaf in leaves):
+                tree = put(tree, key, value)
+                entry = Entry(key, value, f"{place}={chosen.name}")
+                changed |= dict.fromkeys(_keys(entry), entry.origin)
+    return tree, changed
 
 
 def fill(run: Run, tables: Mapping[str, Table]) -> Run:

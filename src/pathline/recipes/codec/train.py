@@ -46,7 +46,11 @@ from pathline.types import Batch, Cond, Facts
 FAINT = 0.1  # a channel of less than this share of the greatest deviation is told of
 TABLE: dict[str, Any] = {**TABLES, "network": NETWORKS}
 ROOT = Root(
-    CodecRun, CODEC_PRESETS, problems, f"A codec's run folder has every setting in {SETTINGS}."
+    CodecRun,
+    CODEC_PRESETS,
+    problems,
+    picks_of,
+    f"A codec's run folder has every setting in {SETTINGS}.",
 )
 KIND = runs.Kind(SETTINGS, ROOT, "pathline codec train")
 
