@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import Parts, assemble, optimizer, problems_of, rate, sampler
+from pathline.assemble import Parts, assemble, optimizer, rate, sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.resolve import read
 from pathline.config.run import Run
@@ -37,6 +37,7 @@ from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
 from pathline.runs.feed import Data, feeder, found, held_out
 from pathline.runs.sample_hook import sample_items
+from pathline.tables import TABLES
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.ema import Ema, exponential, lent
 from pathline.training.loop import Progress
@@ -226,7 +227,7 @@ def keep(given: argparse.Namespace, title: str, arms: list[Arm], rows: list[dict
 def compare(given: argparse.Namespace) -> tuple[list[dict], str]:
     """Train the arms in turns, then judge them: a row for each set of weights."""
     console = Console(stderr=True)
-    run = read(given.preset, (), given.settings, check=problems_of).run
+    run = read(given.preset, (), given.settings, tables=TABLES).run
     if not run.data.holdout:
         run = replace(run, data=replace(run.data, holdout=0.02))
     device = pick_device(run.device)

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pathline.assemble import problems_of
 from pathline.config.resolve import read
 from pathline.data.cache.plan import lay_out
 from pathline.data.cache.reader import read as read_cache
@@ -28,6 +27,7 @@ from pathline.data.cache.rows import read_picture
 from pathline.data.order import bucketed
 from pathline.recipes.preprocess import write_cache
 from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders
+from pathline.tables import TABLES
 from pathline.training.device import pick_device
 
 FEEDS = 200
@@ -128,7 +128,7 @@ def main() -> None:
     given = asked()
     root, scratch = some(given.folder, given.most), Path(tempfile.mkdtemp())
     settings = [f"data.size={given.size}", *given.settings]
-    inputs = cache_inputs(read(str(root), (), settings, check=problems_of).run)
+    inputs = cache_inputs(read(str(root), (), settings, tables=TABLES).run)
     pictures = decoded(scratch, inputs)
     count = sum(map(len, pictures))
     times = timed(scratch, inputs, pictures, given.batch, given.rounds)

@@ -22,7 +22,7 @@ from itertools import count
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, assemble, problems_of, sampler
+from pathline.assemble import Parts, assemble, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.generate import sample_steps
@@ -31,6 +31,7 @@ from pathline.runs.dataset import Data
 from pathline.runs.feed import feeder, found
 from pathline.runs.from_cache import adopted
 from pathline.runs.sample_hook import sample_items
+from pathline.tables import TABLES
 from pathline.training.device import Precision
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, update
@@ -125,7 +126,7 @@ def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, ob
 
 def main() -> None:
     given = asked()
-    settings = read(given.preset, (), given.settings, check=problems_of)
+    settings = read(given.preset, (), given.settings, tables=TABLES)
     run, facts, data_for = found(adopted(settings), None, Console(stderr=True))
     parts = assemble(run, facts)
     data = data_for(parts)

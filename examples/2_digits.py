@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from sklearn.svm import SVC
 
-from pathline.assemble import problems_of, sampler
+from pathline.assemble import sampler
 from pathline.config.resolve import read
 from pathline.data.sources.rows import digits
 from pathline.generate import sample_images
 from pathline.images import sheet
 from pathline.recipes.train import run_training
+from pathline.tables import TABLES
 
 EACH = 10  # drawn of each class
 parser = argparse.ArgumentParser(description="Train on handwritten digits and draw each class.")
@@ -28,7 +29,7 @@ parser.add_argument("--set", nargs="*", default=[], help="settings, such as back
 asked = parser.parse_args()
 
 # Settings: the preset with these keys laid over it, as on the command line.
-settings = read("digits", (), [f"train.updates={asked.updates}", *asked.set], check=problems_of)
+settings = read("digits", (), [f"train.updates={asked.updates}", *asked.set], tables=TABLES)
 run = settings.run
 
 # Training: everything that it writes lies in the run folder.

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pathline.assemble import check_settings, problems_of
+from pathline.assemble import check_settings
 from pathline.cli import main
 from pathline.config.resolve import read
+from pathline.tables import TABLES
 
 DTM = ["objective=transition"]
 MEAN = ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"]
@@ -18,10 +19,9 @@ ALPHA = ["objective=alpha_flow", *MEAN[1:]]
     ("settings", "says"),
     [
         (
-            ["objective=mean_flow"],
+            ["objective=mean_flow", "backbone.takes_r=false"],
             "backbone.takes_r=true. Backbones that have it: cross_dit, ddt, dit",
         ),
-        (["objective=mean_flow", "backbone.takes_r=false"], "Backbones that have it"),
         ([*DTM, "sample.solver=euler"], "Set sample.solver=transition"),
         ([*DTM, "sample.solver=dopri5"], "Set sample.solver=transition"),
         ([*DTM, "sample.solver=transition", "path=trig"], "path=straight"),
@@ -74,7 +74,7 @@ ALPHA = ["objective=alpha_flow", *MEAN[1:]]
     ],
 )
 def test_misfits_are_refused(settings, says):
-    run = read("digits", (), settings, check=problems_of).run
+    run = read("digits", (), settings, tables=TABLES).run
     with pytest.raises(ValueError, match=re.escape(says)):
         check_settings(run)
 
@@ -83,6 +83,7 @@ def test_misfits_are_refused(settings, says):
     "settings",
     [
         [],
+        ["objective=mean_flow"],
         MEAN,
         [*ALPHA, "terms.contrastive=0.01"],
         [*MEAN, "objective.derivative=difference", "train.strategy=fsdp2", "train.precision=fp32"],
@@ -102,7 +103,7 @@ def test_misfits_are_refused(settings, says):
     ],
 )
 def test_what_fits_is_not(settings):
-    check_settings(read("digits", (), settings, check=problems_of).run)
+    check_settings(read("digits", (), settings, tables=TABLES).run)
 
 
 def test_train_refuses_before_a_folder_is_made(tmp_path, monkeypatch, capsys):

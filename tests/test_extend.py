@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pathline import cli
-from pathline.assemble import problems_of
 from pathline.config.resolve import read
 from pathline.tables import TABLES
 
@@ -70,7 +69,7 @@ def test_the_rows_on_the_page_train_and_draw(tmp_path, monkeypatch):
 
 def test_without_the_rows_the_same_settings_are_refused():
     with pytest.raises(ValueError, match="ralston") as error:
-        read("debug", (), ["sample.solver=ralston", "terms.charbonnier=1"], check=problems_of)
+        read("debug", (), ["sample.solver=ralston", "terms.charbonnier=1"], tables=TABLES)
     assert "charbonnier" in str(error.value)
 
 
@@ -78,7 +77,7 @@ def test_without_the_rows_the_same_settings_are_refused():
 def test_a_typo_in_a_new_row_or_its_options_gets_an_answer():
     wrong = ["sample.solver=ralson", "terms.charbonnier.epps=1"]
     with pytest.raises(ValueError, match="Did you mean 'ralston'") as error:
-        read("debug", (), wrong, check=problems_of)
+        read("debug", (), wrong, tables=TABLES)
     assert "Did you mean 'eps'" in str(error.value)
 
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pathline.assemble import problems_of
 from pathline.config.presets.latents import LATENT, VARIANTS
 from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import read
 from pathline.recipes.generate import generate
 from pathline.recipes.train import run_training
+from pathline.tables import TABLES
 
 TINY = (
     *("backbone.width=48", "backbone.depth=1", "backbone.heads=4", "train.updates=1"),
@@ -58,7 +58,7 @@ def test_preset(preset, precision, pictures, tmp_path, monkeypatch):
     # Two pictures to validate on, of the six or eight there are, or of 1,797 digits.
     small.append(f"data.holdout={0.001 if named.data.source.name == 'digits' else 0.3}")
     what = str(pictures) if preset == "own" else preset
-    run = read(what, (), small, check=problems_of).run
+    run = read(what, (), small, tables=TABLES).run
     trained = run_training(run, Path("run"), None, Console(quiet=True))
     assert trained.outcome.reason == "done"
     assert trained.outcome.progress == (1, 8)

@@ -24,9 +24,8 @@ from pathline.compatibility import (
     training_needs,
     unmet,
 )
-from pathline.config.layers import Problem
-from pathline.config.pick import Pick, bind, problems
-from pathline.config.run import AUTO, PLACES, Run, Sample, picks_of, terms_of
+from pathline.config.pick import Pick, bind
+from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import Guidance, Push
 from pathline.flow.paths import Path, draw_point
@@ -88,17 +87,6 @@ class Sampler(NamedTuple):
     needs: Sequence[tuple[str, str]]  # (row, need) of solver, guidance and sharing
     # times at which a ddt's encoder runs, from how alike it finds any two steps; None: always
     share: Callable[[Callable[[], Tensor]], Sequence[float]] | None
-
-
-def problems_of(run: Run) -> list[Problem]:
-    """Every wrong row or option of a run, by its dotted key."""
-    found = []
-    for place, pick in picks_of(run).items():
-        table = "terms" if place.startswith("terms.") else place
-        if pick.name != "auto" or table not in AUTO:
-            wrong = problems(TABLES[table], pick, PLACES[table])
-            found += [Problem(f"{place}.{option}", message) for option, message in wrong]
-    return found
 
 
 def assemble(run: Run, facts: Facts) -> Parts:

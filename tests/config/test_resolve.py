@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pathline.config.layers import Problem, build, flatten
+from pathline.config.layers import build, flatten
 from pathline.config.pick import Pick, pick
 from pathline.config.presets.table import PRESETS
 from pathline.config.resolve import fill, read
@@ -112,12 +112,12 @@ def test_a_run_file_replaces_defaults_whole(file):
 def test_all_problems_at_once_with_their_origins(file):
     mine = file("train:\n  updats: 5\n  batch: many\nmodel: {depth: 3}\nlr: 1e-4\n")
 
-    def check(run):
-        assert run.optimizer.options["lrr"] == 3
-        return [Problem("optimizer.lrr", "The optimizer 'adamw' takes no option 'lrr'.")]
+    def adamw(network, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.95): ...
 
     overrides = ["train.accumulate=0", "optimizer.lrr=3"]
-    said = refusal("digits", [mine], overrides, {"seed": -1}, check=check).splitlines()
+    said = refusal(
+        "digits", [mine], overrides, {"seed": -1}, tables={"optimizer": {"adamw": adamw}}
+    ).splitlines()
     assert said[0] == "7 problems in the settings:"
     assert f"  {mine}:2: train.updats is not a setting. Did you mean train.updates?" in said
     assert f"  {mine}:3: train.batch wants a whole number, got 'many'." in said
@@ -126,7 +126,7 @@ def test_all_problems_at_once_with_their_origins(file):
     assert "  command line: train.accumulate must be above 0, got 0." in said
     assert "  --seed: seed must be 0 or more, got -1." in said
     lrr = "  command line: optimizer.lrr: The optimizer 'adamw' takes no option 'lrr'."
-    assert lrr in said
+    assert any(line.startswith(lrr) for line in said)
     assert "config show" in said[-1]
 
 
@@ -165,7 +165,7 @@ class Row(NamedTuple):
     suggests: Mapping[str, Any] = {}
 
 
-def mean(path, *, guidance: float = 1.0): ...
+def mean(path, *, prediction: str = "v", dropout: float = 0.0): ...
 
 
 SUGGESTED = {

@@ -3,7 +3,7 @@
 Later ones win: defaults < suggested by the chosen rows < preset < files < key=value < flags.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pathline.config.layers import Problem, Tree, build, flatten, merge, nest, put, to_tree
 from pathline.config.pick import Pick, Table, options_of, pick
+from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.table import PRESETS
-from pathline.config.run import Run, picks_of, problems
+from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import convert
 from pathline.config.yaml_io import Entry, read_file, read_value
 from pathline.hints import listing, nearest
@@ -30,11 +31,19 @@ class Root(Generic[R]):
     presets: Mapping[str, R]
     problems: Callable[[R], list[Problem]]
     picks: Callable[[R], dict[str, Pick]]
+    places: Mapping[str, str]  # where a Pick is -> what a row of its table is called
+    optional: Container[str]  # places where `auto` leaves the choice to the data
     hint: str  # where every setting can be seen
 
 
 RUN = Root(
-    Run, PRESETS, problems, picks_of, "`pathline config show PRESET` prints every setting there is."
+    Run,
+    PRESETS,
+    problems,
+    picks_of,
+    PLACES,
+    AUTO,
+    "`pathline config show PRESET` prints every setting there is.",
 )
 
 
@@ -62,11 +71,10 @@ def read(
     flags: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
-    check: Callable[[Run], list[Problem]] | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a run of a flow; see `read_as`."""
-    return read_as(RUN, what, files, overrides, flags, base=base, check=check, tables=tables)
+    return read_as(RUN, what, files, overrides, flags, base=base, tables=tables)
 
 
 def read_as(
@@ -77,16 +85,14 @@ def read_as(
     flags: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
-    check: Callable[[R], list[Problem]] | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a record of settings.
 
     what: a preset, a folder or file of images, or a run.yaml; None: `base`, else defaults.
     files: YAML, later ones win. overrides: "key=value". flags: command-line flags, None where not
-    given. check: finds what else is wrong, such as rows and options that the tables don't have.
-    tables: the rows by place; what the chosen ones suggest replaces defaults. Raises ValueError
-    that lists all problems with their origins, FileNotFoundError.
+    given. tables: the rows by place; None: neither rows nor options are checked, none suggests
+    anything. Raises ValueError that lists all problems with their origins, FileNotFoundError.
     """
     if what and "=" in what and what not in root.presets and not Path(what).exists():
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
@@ -99,12 +105,12 @@ def read_as(
     for layer in layers:
         tree = merge(tree, _tree(layer))
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
-    if tables:
-        tree, origins = _suggested(root, tree, origins, tables)
+    tables = tables or {}
+    tree, origins = _suggested(root, tree, origins, tables)
     found = list(ground.problems)
     run = build(root.record, tree, found)
     found += root.problems(run)
-    found += check(run) if check else []
+    found += _row_problems(root, run, tables)
     if found:
         raise ValueError(_report(found, origins, root.hint))
     tree = to_tree(run)
@@ -121,13 +127,27 @@ def _suggested(
     changed = dict(origins)
     leaves = [key for key in flatten(tree) if _leaf_origin(key, origins) != "default"]
     for place, chosen in root.picks(build(root.record, tree, [])).items():
-        row = tables.get("terms" if place.startswith("terms.") else place, {}).get(chosen.name)
+        row = tables.get(_table(place), {}).get(chosen.name)
         for key, value in getattr(row, "suggests", {}).items():
             if not any(leaf == key or leaf.startswith(f"{key}.") for leaf in leaves):
                 tree = put(tree, key, value)
                 entry = Entry(key, value, f"{place}={chosen.name}")
                 changed |= dict.fromkeys(_keys(entry), entry.origin)
     return tree, changed
+
+
+def _row_problems(root: Root[Any], run: Any, tables: Mapping[str, Table]) -> Iterator[Problem]:
+    """Every row that its table does not have, and every option that its row does not take."""
+    for place, chosen in root.picks(run).items():
+        table = _table(place)
+        if table in tables and (chosen.name != "auto" or table not in root.optional):
+            for option, message in wrong_in(tables[table], chosen, root.places[table]):
+                yield Problem(f"{place}.{option}", message)
+
+
+def _table(place: str) -> str:
+    """The table of a place: loss terms share one."""
+    return "terms" if place.startswith("terms.") else place
 
 
 def fill(run: Run, tables: Mapping[str, Table]) -> Run:

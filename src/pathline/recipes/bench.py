@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pathline.assemble import STILL, Parts, assemble, problems_of, sampler
+from pathline.assemble import STILL, Parts, assemble, sampler
 from pathline.backbones.token_routing import drawer
 from pathline.config.resolve import read
 from pathline.config.run import Run
@@ -35,6 +35,7 @@ from pathline.recipes.train import player_of
 from pathline.runs.feed import Data, batch_of, feeder, first_rows, found
 from pathline.runs.from_cache import adopted
 from pathline.runs.sample_hook import sample_items
+from pathline.tables import TABLES
 from pathline.training.device import Precision, pick_device, pick_precision, product_rate
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, Player, update
@@ -102,7 +103,7 @@ def bench(
     console = Console(highlight=False, soft_wrap=True)
     if json and not json.parent.is_dir():
         raise ValueError(f"--json {json}: there is no folder {json.parent}.")
-    run = adopted(read(what, config, overrides, {"device": device}, check=problems_of))
+    run = adopted(read(what, config, overrides, {"device": device}, tables=TABLES))
     report = measured(prepared(run, console), console, compiled=compile)
     console.print(_table(report))
     for line in _told(report):

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from pathline.assemble import problems_of
 from pathline.config.layers import flatten, to_tree
 from pathline.config.pick import function_of, options_of
 from pathline.config.presets.table import PRESETS
@@ -32,7 +31,7 @@ def show(what: str | None = None, /, *overrides: str, config: list[Path] | None 
     config
         A YAML file of settings; may be given more than once, later ones win.
     """
-    settings = read(what, config or (), overrides, check=problems_of)
+    settings = read(what, config or (), overrides, tables=TABLES)
     tree = to_tree(fill(settings.run, TABLES))
     notes = {key: settings.origins.get(key, "default") for key in flatten(tree)}
     print(write(tree, notes), end="")  # noqa: T201

@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pathline.assemble import problems_of
 from pathline.config.resolve import read
 from pathline.console import tracked
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.images import sheet
 from pathline.runs.from_pictures import open_source, refuse_inside
+from pathline.tables import TABLES
 
 MOST = 12  # rows of a table of counts
 NAMED = 10  # unreadable pictures that are named
@@ -41,7 +41,7 @@ def data(
     out:
         The picture file that the contact sheet is written to.
     """
-    run, source = open_source(read(what, config, overrides, check=problems_of).run)
+    run, source = open_source(read(what, config, overrides, tables=TABLES).run)
     refuse_inside(out, run)
     console = Console()
     console.print(f"{what}: read as {run.data.source.name}", highlight=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pathline.assemble import problems_of
 from pathline.config.resolve import read
 from pathline.console import progress
 from pathline.data.cache.build import Processes, WriteResult, build
@@ -21,6 +20,7 @@ from pathline.dtypes import DtypeName, short_name
 from pathline.evaluation.cache_check import check_cache
 from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders, write_settings
 from pathline.runs.from_pictures import refuse_inside
+from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.training.distributed import agreed, joined, number, told
 
@@ -72,7 +72,7 @@ def preprocess(
     """
     if batch < 1 or check < 0:
         raise ValueError(f"--batch {batch} must be at least 1, and --check {check} at least 0.")
-    run = read(what, config, overrides, {"device": device}, check=problems_of).run
+    run = read(what, config, overrides, {"device": device}, tables=TABLES).run
     console = Console(quiet=number() > 0)
     inputs = cache_inputs(run, short_name(dtype), short_name(text_dtype))
     folder = out or Path(run.data.cache or CACHES / run.name)

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pathline.assemble import problems_of
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
@@ -18,6 +17,7 @@ from pathline.images import save_png, sheet
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.recipes.train import EXIT, Trained, run_training
 from pathline.runs.sampling import checked_sampler, sampling_ema
+from pathline.tables import TABLES
 
 SHOWN = 12  # images of each split in the sheet
 SPLITS = {"seen": "trained colour-shape pairs", "held_out": "unseen colour-shape pairs"}
@@ -50,7 +50,7 @@ def quickstart(
     start = time.perf_counter()
     console = Console()
     flags = {"seed": seed, "device": device}
-    run = read("quickstart", (), settings, flags, check=problems_of).run
+    run = read("quickstart", (), settings, flags, tables=TABLES).run
     console.print("Training a flow on scenes of one or two coloured shapes with captions.")
     trained = run_training(run, out, None, console)
     if trained.outcome.reason != "done":

@@ -14,7 +14,6 @@ from pathline.assemble import (
     assemble,
     check_settings,
     optimizer,
-    problems_of,
     put_on,
     rate,
     warnings_of,
@@ -35,6 +34,7 @@ from pathline.runs.launch import launch
 from pathline.runs.resume import restored, resumed, same_facts, same_optimizer
 from pathline.runs.saver import Saver, saver
 from pathline.runs.signals import signals
+from pathline.tables import TABLES
 from pathline.training import optim
 from pathline.training.device import Precision, pick_device, pick_precision
 from pathline.training.distributed import ALONE, World, agreed, joined, number, told, wrap
@@ -106,7 +106,7 @@ def train(
     flags = {"seed": seed, "device": device}
     base = opened.folder / runs.SETTINGS if opened else None
     what = None if opened else what
-    settings = read(what, config, overrides, flags, base=base, check=problems_of)
+    settings = read(what, config, overrides, flags, base=base, tables=TABLES)
     run = beginning.settled(adopted(settings), opened, say)
     check_settings(run)
     boards.refuse(run.train.trackers)

@@ -5,13 +5,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pathline.assemble import Parts, Sampler, problems_of, sampler
+from pathline.assemble import Parts, Sampler, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run, Sample
 from pathline.config.values import read_scalar
 from pathline.generate import check_sampler
 from pathline.hints import nearest
 from pathline.runs.folder import SETTINGS, Opened
+from pathline.tables import TABLES
 from pathline.training.ema import Ema
 
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")  # the beginning of a word that is a setting
@@ -69,7 +70,7 @@ def sampling_settings(
     typed = [f"{key}={value}" for key, value in (flags or {}).items() if value is not None]
     overrides = full_keys([*settings, *typed])
     base = (opened.saved or opened.folder) / SETTINGS
-    return read(None, (), overrides, base=base, check=problems_of).run.sample
+    return read(None, (), overrides, base=base, tables=TABLES).run.sample
 
 
 def checked_sampler(parts: Parts, sample: Sample, weak: Parts | None = None) -> Sampler:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pathline.assemble import problems_of
 from pathline.config.pick import bind
 from pathline.config.resolve import read
 from pathline.data.sources.source import Source
@@ -76,7 +75,7 @@ def codec_check(
     if min(count, batch, 1 if size is None else size) < 1:
         raise ValueError(f"--count {count}, --batch {batch}, --size {size}: all are above 0.")
     given = [f"codec={codec}", *overrides]
-    run = read(folder, config, given, {"device": device}, check=problems_of).run
+    run = read(folder, config, given, {"device": device}, tables=TABLES).run
     run, source = open_source(run)
     built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
     console = Console(highlight=False)

@@ -12,10 +12,9 @@ from torch import Tensor
 from pathline.codecs.autoencoder import Autoencoder
 from pathline.codecs.own import NETWORKS, SETTINGS, store
 from pathline.codecs.pixel import encode
-from pathline.config.codec_run import PLACES, CodecRun, picks_of, problems
-from pathline.config.layers import Problem, to_tree
+from pathline.config.codec_run import AUTO, PLACES, CodecRun, picks_of, problems
+from pathline.config.layers import to_tree
 from pathline.config.pick import Pick, bind, options_of
-from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.codecs import CODEC_PRESETS
 from pathline.config.resolve import Root, read_as
 from pathline.config.run import Data, Run
@@ -50,6 +49,8 @@ ROOT = Root(
     CODEC_PRESETS,
     problems,
     picks_of,
+    PLACES,
+    AUTO,
     f"A codec's run folder has every setting in {SETTINGS}.",
 )
 KIND = runs.Kind(SETTINGS, ROOT, "pathline codec train")
@@ -109,7 +110,7 @@ def codec_train(
     flags = {"seed": seed, "device": device}
     base = opened.folder / SETTINGS if opened else None
     what = None if opened else what
-    run = read_as(ROOT, what, config, overrides, flags, base=base, check=_problems).run
+    run = read_as(ROOT, what, config, overrides, flags, base=base, tables=TABLE).run
     boards.refuse(run.train.trackers)
     return EXIT[train(run, out, opened, console).reason]
 
@@ -154,16 +155,6 @@ def _train(
             tracker.close()
         _finish(ready, save, outcome)
     return outcome
-
-
-def _problems(run: CodecRun) -> list[Problem]:
-    """Every wrong row or option, by its dotted key."""
-    found = []
-    for place, pick in picks_of(run).items():
-        if pick.name != "auto" or place != "data.source":
-            wrong = wrong_in(TABLE[place], pick, PLACES[place])
-            found += [Problem(f"{place}.{option}", message) for option, message in wrong]
-    return found
 
 
 def _ready(
