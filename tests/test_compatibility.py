@@ -85,7 +85,7 @@ def test_misfits_are_refused(settings, says):
         [],
         ["objective=mean_flow"],
         MEAN,
-        [*ALPHA, "terms.contrastive=0.01"],
+        [*ALPHA, "terms.mse=1", "terms.contrastive=0.01"],
         [*MEAN, "objective.derivative=difference", "train.strategy=fsdp2", "train.precision=fp32"],
         [
             *("backbone=ddt", "sample.sharing=program", "sample.sharing.calls=2"),
