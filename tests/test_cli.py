@@ -1,15 +1,32 @@
 """The front door: light, helpful, exact in its exit codes."""
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from cyclopts import App
 
 from pathline import cli
 
+ALL = [(name,) for name, *_ in cli.COMMANDS] + [
+    (group, name) for group, (_, *commands) in cli.GROUPS.items() for name, *_ in commands
+]
+PLACES = [place for _, place, _ in cli.COMMANDS] + [
+    place for _, *commands in cli.GROUPS.values() for _, place, _ in commands
+]
+CPU_FULL = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 400000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
 HEAVY = ("torch", "numpy", "datasets", "yaml", "sklearn", "rich.markdown")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
 
 
 def python(code):
@@ -23,6 +40,56 @@ def test_help_imports_nothing_heavy():
     )
     assert done.stdout.splitlines()[-1] == "loaded [] 0", done.stdout + done.stderr
     assert "quickstart" in done.stdout
+
+
+@pytest.mark.parametrize("command", ALL, ids=" ".join)
+def test_help_of_a_command(command, capsys):
+    assert cli.main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: pathline {' '.join(command)}")
+    for noise in ("--empty", "--no-debug", "default: ()", "default: None", "default: False"):
+        assert noise not in text
+    assert "--no-" not in text or command == ("caption",)  # its --resume is on by default
+
+
+def test_help_keeps_defaults_that_say_something(capsys):
+    cli.main(["generate", "--help"])
+    assert "[default: 0.6]" in capsys.readouterr().out
+    cli.main(["caption", "--help"])
+    text = capsys.readouterr().out
+    assert "--no-resume" in text
+    assert "Qwen/Qwen3-VL" in text
+
+
+def test_help_of_all_commands_imports_nothing_heavy():
+    done = python(
+        "import sys\n"
+        "from pathline.cli import main\n"
+        f"codes = {{main([*command, '--help']) for command in {ALL}}}\n"
+        f"print('loaded', [name for name in {HEAVY} if name in sys.modules], codes)"
+    )
+    assert done.stdout.splitlines()[-1] == "loaded [] {0}", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_outline_is_the_command_without_its_imports(place):
+    module, name = place.split(":")
+    command = getattr(importlib.import_module(f"pathline.recipes.{module}"), name)
+    outlined = cli.outline(place)
+    assert inspect.signature(outlined) == inspect.signature(command)
+    assert (outlined.__doc__ or "").split() == (command.__doc__ or "").split()
+
+
+def test_memory_that_ran_out_is_recognised_and_other_faults_are_not():
+    huge = 1 << 55
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        torch.empty(huge)
+    assert cli.is_out_of_memory(raised.value)
+    assert cli.is_out_of_memory(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    )
+    for other in (RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "full")):
+        assert not cli.is_out_of_memory(other)
 
 
 def test_a_typo_imports_nothing_heavy():
@@ -147,6 +214,14 @@ def test_usage_errors(typed, said, capsys):
         (PermissionError(13, "Permission denied", "x"), cli.USAGE, "x: Permission denied."),
         (ImportError("pip install 'pathline[bench]'"), cli.USAGE, "pip install"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "Interrupted."),
+        (MemoryError(), cli.USAGE, "Out of memory: MemoryError"),
+        (
+            RuntimeError(CPU_FULL),
+            cli.USAGE,
+            "DefaultCPUAllocator: can't allocate memory: you tried",
+        ),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate"), cli.USAGE, "train.accumulate"),
+        (OSError(12, "Cannot allocate memory"), cli.USAGE, "train.batch"),
         (RuntimeError("shapes differ"), cli.FAILED, "RuntimeError: shapes differ (at test_cli.py:"),
     ],
 )

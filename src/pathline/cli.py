@@ -1,33 +1,28 @@
-"""The front door: one line a command. Commands are named as strings and imported only when used."""
+"""The command line: one line a command. Commands are named as strings and imported when used."""
 
+import ast
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from pathline.hints import nearest
 
 FLAGS = ("--help", "-h", "--version", "--debug")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-app = App(
-    name="pathline",
-    help="Make your own image generator: train a flow on pictures, draw from it.",
-    help_epilogue="--debug, anywhere on the line, shows the traceback of an error. "
-    "`pathline COMMAND --help` explains a command.",
-    help_format="plaintext",
-    version_flags="--version",
-    error_formatter=lambda error: f"pathline: {error}",
-)
-
 # name, where it is, help
 COMMANDS = (
-    ("quickstart", "quickstart:quickstart", "See it work: train on shapes and draw, in minutes."),
+    ("quickstart", "quickstart:quickstart", "See it work: train on shapes and sample, in minutes."),
     ("train", "train:train", "Train a flow: a preset or your own folder of pictures."),
-    ("generate", "generate:generate", "Draw pictures from a run."),
-    ("eval", "eval:evaluate", "Measure a run, or a folder of pictures, against real ones."),
+    ("generate", "generate:generate", "Generate images with a run."),
+    ("eval", "eval:evaluate", "Measure a run, or a folder of images, against real ones."),
     ("logging", "logging:logging", "Look at runs in a browser: losses, gradients, grids."),
     ("ema", "ema:ema", "Rebuild an average of the weights of any length."),
     ("export", "export:export", "Write a run's weights as one file."),
@@ -35,7 +30,7 @@ COMMANDS = (
     ("preprocess", "preprocess:preprocess", "Encode pictures and captions once, into a cache."),
     ("data", "data:data", "Look at data: counts, sizes, captions, a contact sheet."),
     ("bench", "bench:bench", "Measure speed and memory of a preset on this machine."),
-    ("doctor", "doctor:doctor", "Look at this machine and say what to mend."),
+    ("doctor", "doctor:doctor", "Check this machine and say what to repair."),
 )
 GROUPS = {
     "codec": (
@@ -44,22 +39,61 @@ GROUPS = {
         ("check", "codec.check:codec_check", "PSNR, statistics and equivariance on your pictures."),
     ),
     "config": (
-        "Show settings and their sources; list what there is.",
+        "Show settings and their sources; list the presets and the rows of tables.",
         ("show", "config:show", "Print the resolved settings as YAML, and who set each value."),
         ("list", "config:rows", "List the presets, or the rows and options of a table."),
     ),
 }
+# What takes memory, by command; docs/troubleshooting.md has the same list with its costs.
+TRAINING = (
+    "raise train.accumulate (the same update in smaller parts); set backbone.checkpoint=true; "
+    "lower train.batch, data.size or the backbone's size, width or depth"
+)
+SAMPLING = "lower the number of images sampled at once (sample.batch), or their size"
+LOWER = {
+    "quickstart": TRAINING,
+    "train": f"{TRAINING}; for sample grids {SAMPLING}",
+    "bench": f"{TRAINING}; to sample, {SAMPLING}",
+    "generate": SAMPLING,
+    "eval": "lower --batch, --n or --size",
+    "caption": "lower --batch, --pixels or --max-new-tokens, or take a smaller --model or dtype",
+    "preprocess": "lower --batch or data.size",
+    "codec": "lower train.batch or data.size; of codec check --batch or --size",
+}
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE
+)
 
 
-def _fill(group: App, commands: Sequence[tuple[str, str, str]]) -> App:
-    for order, (name, place, text) in enumerate(commands):
-        group.command(f"pathline.recipes.{place}", name=name, help=text, sort_key=order)
-    return group
+def _build(load: Callable[[str], Any]) -> App:
+    """The commands. load: place -> what cyclopts registers, a string or a function."""
+    root = App(
+        name="pathline",
+        help="Make your own image generator: train a flow on pictures, sample images from it.",
+        help_epilogue="--debug, anywhere on the line, shows the traceback of an error. "
+        "`pathline COMMAND --help` explains a command.",
+        help_format="plaintext",
+        version_flags="--version",
+        error_formatter=lambda error: f"pathline: {error}",
+        # no --no-debug and --empty-config; no "[default: ()]"
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
+    )
+
+    def fill(group: App, commands: Sequence[tuple[str, str, str]]) -> App:
+        for order, (name, place, text) in enumerate(commands):
+            group.command(load(place), name=name, help=text, sort_key=order)
+        return group
+
+    for name, (text, *commands) in GROUPS.items():
+        root.command(fill(App(name=name, help=text, sort_key=len(COMMANDS)), commands))
+    return fill(root, COMMANDS)
 
 
-_fill(app, COMMANDS)
-for group, (about, *commands) in GROUPS.items():
-    app.command(_fill(App(name=group, help=about, sort_key=len(COMMANDS)), commands))
+def _shown_default(value: object) -> str | None:
+    return None if value is None or value is False or value == () else str(value)
+
+
+app = _build(lambda place: f"pathline.recipes.{place}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,42 +102,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     try:
-        _refuse_unknown(tokens, [name for name, *_ in COMMANDS] + [*GROUPS], "pathline")
-        if tokens and tokens[0] in GROUPS:
-            known = [name for name, *_ in GROUPS[tokens[0]][1:]]
-            _refuse_unknown(tokens[1:], known, f"pathline {tokens[0]}")
         return _run(tokens, debug)
     except CycloptsError:
-        return USAGE  # already told
+        return USAGE  # cyclopts has printed it
     except KeyboardInterrupt:
         return _complain("Interrupted.", INTERRUPTED, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
         return DONE
-    except (ValueError, OSError, ImportError) as error:
-        return _complain(_words(error), USAGE, debug)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _complain(_memory_advice(error, tokens), USAGE, debug)
+        if isinstance(error, ValueError | OSError | ImportError):
+            return _complain(_message(error), USAGE, debug)
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
-        told = f"{type(error).__name__}: {error} (at {where})"
-        return _complain(f"{told}\nThis is a fault in pathline; --debug shows more.", FAILED, debug)
+        text = f"{type(error).__name__}: {error} (at {where})"
+        return _complain(f"{text}\nThis is a fault in pathline; --debug shows more.", FAILED, debug)
 
 
-def _refuse_unknown(tokens: list[str], known: list[str], before: str) -> None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computer's or a card's memory was too small; recognised without importing torch."""
+    if isinstance(error, RuntimeError | OSError):  # torch.OutOfMemoryError is a RuntimeError
+        return bool(OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, MemoryError)
+
+
+def _memory_advice(error: BaseException, tokens: list[str]) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    advice = LOWER.get(tokens[0] if tokens else "", TRAINING)
+    return (
+        f"Out of memory: {reason}\nTo need less, {advice}. `pathline bench` measures the largest "
+        "batch that fits; docs/troubleshooting.md lists what each of these costs."
+    )
+
+
+def _refuse_unknown(tokens: list[str], names: Sequence[str], before: str) -> None:
     """Name the nearest command; cyclopts would import every one of them to do so."""
-    if not tokens or tokens[0] in (*known, *FLAGS):
+    if not tokens or tokens[0] in (*names, *FLAGS):
         return
     is_option = tokens[0].startswith("-")
-    hint = nearest(tokens[0], FLAGS if is_option else known)
-    what = "option" if is_option else "command"
+    choices = FLAGS if is_option else names
     raise ValueError(
-        f"There is no {what} '{before} {tokens[0]}'.{hint} There are: "
-        f"{', '.join(FLAGS if is_option else known)}."
+        f"There is no {'option' if is_option else 'command'} '{before} {tokens[0]}'."
+        f"{nearest(tokens[0], choices)} There are: {', '.join(choices)}."
     )
 
 
 def _run(tokens: list[str], debug: bool) -> int:
-    command, bound, _ = app.parse_args(tokens, exit_on_error=False)
+    _refuse_unknown(tokens, [*(name for name, *_ in COMMANDS), *GROUPS], "pathline")
+    if tokens and tokens[0] in GROUPS:
+        names = [name for name, *_ in GROUPS[tokens[0]][1:]]
+        _refuse_unknown(tokens[1:], names, f"pathline {tokens[0]}")
+    # no command is imported for its help: torch alone would take seconds
+    commands = _build(partial(_lazy_outline, tokens)) if {"--help", "-h"} & {*tokens} else app
+    command, bound, _ = commands.parse_args(tokens, exit_on_error=False)
     if debug and "debug" in bound.signature.parameters:
         bound.arguments["debug"] = True
     code = command(*bound.args, **bound.kwargs)
@@ -111,12 +164,48 @@ def _run(tokens: list[str], debug: bool) -> int:
     return code if isinstance(code, int) else DONE
 
 
-def _words(error: Exception) -> str:
+def _lazy_outline(tokens: list[str], place: str) -> Any:
+    """The outline of the command on the line; the others stay strings, which nobody imports."""
+    rows = {(name,): at for name, at, _ in COMMANDS}
+    for group, (_, *commands) in GROUPS.items():
+        rows |= {(group, name): at for name, at, _ in commands}
+    asked_for = rows.get(tuple(tokens[:1])) or rows.get(tuple(tokens[:2]))
+    return outline(place) if place == asked_for else f"pathline.recipes.{place}"
+
+
+def outline(place: str) -> Callable:
+    """A command's signature and docstring, read from its file without importing what it needs."""
+    module, name = place.split(":")
+    file = Path(__file__).with_name("recipes").joinpath(*module.split(".")).with_suffix(".py")
+    statements = ast.parse(file.read_text("utf-8")).body
+    command = next(s for s in statements if isinstance(s, ast.FunctionDef) and s.name == name)
+    signature = [part for part in (command.args, command.returns) if part]
+    names = {n.id for part in signature for n in ast.walk(part) if isinstance(n, ast.Name)}
+    # only the imports and constants that the signature names
+    header = [s for s in statements if names & _names_set_by(s)]
+    del command.body[1:]
+    namespace: dict[str, Any] = {}
+    exec(compile(ast.Module([*header, command], []), str(file), "exec"), namespace)
+    function = namespace[name]
+    # a description is one line to cyclopts, which wraps it
+    function.__doc__ = re.sub(r"(?<=[^:\n])\n {8}(?=\S)", " ", function.__doc__)
+    return function
+
+
+def _names_set_by(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in statement.names}
+    if isinstance(statement, ast.Assign):
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror}."
     if isinstance(error, ImportError) and error.__cause__:  # cyclopts hides what is missing
-        return f"{error.__cause__}. `pathline doctor` looks at what is installed."
+        return f"{error.__cause__}. `pathline doctor` lists what is installed."
     return str(error) or type(error).__name__
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -38,7 +39,7 @@ def caption(
     template: str = "general",
     out: Path | None = None,
     side_cars: bool = False,
-    resume: bool = True,
+    resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
     replace: bool = False,
     max_new_tokens: int = 512,
     batch: int = 4,
