@@ -25,11 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.assemble import assemble, put_on
 from pathline.config.run import Run
-from pathline.recipes.train import player_of
-from pathline.runs.feed import feeder, found
+from pathline.runs.feed import flow_feeder, load_data
+from pathline.runs.methods import flow_player
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.loop import Progress
 from pathline.training.players import update
+from pathline.training.team import Placement
 
 WARM = 2  # updates before the clock runs: they pay for what is made once
 
@@ -45,11 +46,11 @@ class Arm(NamedTuple):
 def arm_of(run: Run) -> Arm:
     """Feed, loss, gradients, optimizer, averages, as in a training of the run."""
     device = pick_device(run.device)
-    run, facts, data_for = found(run, None, Console(quiet=True))
+    run, facts, data_for = load_data(run, None, Console(quiet=True))
     parts = assemble(run, facts)
     put_on(parts, device)
-    player = player_of(run, parts, pick_precision(run.train.precision, device), device)
-    feed, numbers = feeder(run, data_for(parts), device), count()
+    player = flow_player(run, parts, Placement(device, pick_precision(run.train.precision, device)))
+    feed, numbers = flow_feeder(run, data_for(parts), device), count()
 
     def go() -> object:
         n = next(numbers)

@@ -58,7 +58,7 @@ def main() -> None:
     trained_in = time.perf_counter() - begun
     labels = [index % 10 for index in range(DRAWN)]
     plain = run.sample.__class__(**{**vars(run.sample), "guidance": pick("none")})
-    with trained.player.emas[0].lent_to(trained.player.network):
+    with trained.team.players[0].emas[0].lent_to(trained.team.players[0].network):
         draws = sampler(plain, trained.parts.path)
         pixels = sample_images(trained.parts, labels, list(range(DRAWN)), draws, batch=500)
     x, y, held = real(run.data.holdout)

@@ -23,8 +23,8 @@ from transformers import ViTConfig, ViTModel
 from pathline.assemble import assemble
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.runs.dataset import Data
-from pathline.runs.feed import found
+from pathline.runs.dataset import Dataset
+from pathline.runs.feed import load_data
 from pathline.vision.encoder import PROCESSOR
 
 UPDATES, BATCH, RATE = 600, 128, 1e-3
@@ -54,8 +54,8 @@ class Classifier(nn.Module):
         return self.classes(self.encoder(x).last_hidden_state[:, 1:].mean(1))
 
 
-def data_of(run: Run) -> Data:
-    run, facts, data_for = found(run, None, Console(quiet=True))
+def data_of(run: Run) -> Dataset:
+    run, facts, data_for = load_data(run, None, Console(quiet=True))
     return data_for(assemble(run, facts))
 
 

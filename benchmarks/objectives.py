@@ -56,8 +56,8 @@ def distance(found: Trained, run: Run, forwards: int, scorer: Scorer, n: int) ->
     settings_of = replace(run.sample, steps=forwards, guidance=pick("none"))
     items = training_items(run, found.data, n, 0)
     draws = sampler(settings_of, found.parts.path)
-    sample = shared_sampler(found.parts, draws, 250, found.player.precision.autocast)
-    with found.player.emas[0].lent_to(found.player.network):
+    sample = shared_sampler(found.parts, draws, 250, found.team.players[0].precision.autocast)
+    with found.team.players[0].emas[0].lent_to(found.team.players[0].network):
         features = scorer.feature.embed(sample(items, list(range(n))))
     return frechet(moments(features), moments(scorer.real))
 
@@ -93,7 +93,7 @@ def costs_of(given: argparse.Namespace) -> dict[str, float]:
 
 def scorer_of(run: Run, found: Trained, given: argparse.Namespace) -> Scorer:
     """The real pictures as the feature sees them; what it is goes into the folder."""
-    device = next(found.player.network.parameters()).device
+    device = next(found.team.players[0].network.parameters()).device
     real = training_reference(run, found.data, given.n, 0)
     scorer = prepare_scorer(Pick("pca"), real, given.n, 0, device)
     facts = {

@@ -53,7 +53,7 @@ def main() -> None:
         raise SystemExit("preprocess failed")
     run = adopted(read("own", (), [*asked, cache]))
     trained = run_training(run, home / "run", None, Console(stderr=True))
-    parts, player = trained.parts, trained.player
+    parts, player = trained.parts, trained.team.players[0]
     put_on(parts, torch.device("cpu"))
     (one,) = trained.data.pixels(torch.zeros(1, dtype=torch.long))
     draws, items = sampler(run.sample, parts.path), [None] * SEEDS

@@ -31,17 +31,18 @@ from pathline.assemble import Parts, assemble, optimizer, rate, sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.evaluation.hooks import VALIDATION_TIMES
 from pathline.generate import sample_images
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
-from pathline.runs.feed import Data, feeder, found, held_out
+from pathline.runs.dataset import Dataset
+from pathline.runs.feed import flow_feeder, held_out, load_data
+from pathline.runs.methods import VALIDATION_TIMES
 from pathline.runs.sample_hook import sample_items
 from pathline.tables import TABLES
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.ema import Ema, exponential, lent
 from pathline.training.loop import Progress
-from pathline.training.loop import train as loop
+from pathline.training.loop import train_players as loop
 from pathline.training.players import Player
 from pathline.training.power_ema import power_function, rebuild, snapshots, store
 
@@ -155,7 +156,7 @@ def loss_of(arm: Arm, batches: list, weights: Weights) -> float:
 
 
 @torch.no_grad()
-def distance_of(arm: Arm, data: Data, feature: Feature, real: Any, weights: Weights, n: int):
+def distance_of(arm: Arm, data: Dataset, feature: Feature, real: Any, weights: Weights, n: int):
     """Fréchet distance of n drawn pictures to the training pictures; nan for none."""
     if not n:
         return math.nan
@@ -231,12 +232,12 @@ def compare(given: argparse.Namespace) -> tuple[list[dict], str]:
     if not run.data.holdout:
         run = replace(run, data=replace(run.data, holdout=0.02))
     device = pick_device(run.device)
-    run, facts, data_for = found(run, None, console)
+    run, facts, data_for = load_data(run, None, console)
     clock = CLOCKS[given.clock]
     arms = [arm_of(spec, run, facts, given.seconds, clock, device) for spec in given.arms]
     data = data_for(arms[0].parts)
-    batches = held_out(run, data, device, most=256)
-    feeds = {arm.name: feeder(arm.run, data, device) for arm in arms}
+    batches = held_out(run, data, device, limit=256)
+    feeds = {arm.name: flow_feeder(arm.run, data, device) for arm in arms}
     for mark in range(1, given.marks + 1):
         for arm in arms:
             for part in range(1 - SNAPSHOTS, 1):

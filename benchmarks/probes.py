@@ -23,25 +23,26 @@ from rich.console import Console
 from pathline.assemble import Parts, assemble
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.recipes.train import player_of
-from pathline.runs.dataset import Data
-from pathline.runs.feed import feeder, found
+from pathline.runs.dataset import Dataset
+from pathline.runs.feed import flow_feeder, load_data
+from pathline.runs.methods import flow_player
 from pathline.training.device import pick_precision
 from pathline.training.loop import Progress
 from pathline.training.players import update
 from pathline.training.probes import probes, timed
+from pathline.training.team import Placement
 
 CPU = torch.device("cpu")
 NEVER = 10**9  # an interval that no update reaches: what stands between probed ones
 
 
-def going(run: Run, parts: Parts, data: Data, interval: int) -> Callable[[], object]:
+def going(run: Run, parts: Parts, data: Dataset, interval: int) -> Callable[[], object]:
     """A training that moves by an update at a call, as `pathline train` does it."""
     criterion, by_time = timed(parts.criterion)
     watched = parts._replace(criterion=criterion) if interval else parts
     precision = pick_precision(run.train.precision, CPU)
-    player = player_of(run, watched, precision, CPU)
-    feed, look = probes(player, feeder(run, data, CPU), nowhere, interval, more=by_time)
+    player = flow_player(run, watched, Placement(CPU, precision))
+    feed, look = probes(player, flow_feeder(run, data, CPU), nowhere, interval, more=by_time)
     numbers = count()
 
     def go() -> None:
@@ -88,7 +89,7 @@ def main() -> None:
     given = arguments.parse_intermixed_args()
     run = read(given.preset, (), given.settings).run
     interval = run.train.probe_every
-    run, facts, data_for = found(run, None, Console(stderr=True))
+    run, facts, data_for = load_data(run, None, Console(stderr=True))
     data = data_for(assemble(run, facts))
     works = {
         name: going(run, assemble(run, facts), data, n)

@@ -26,15 +26,16 @@ from pathline.assemble import Parts, assemble, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.generate import sample_steps
-from pathline.recipes.train import player_of
-from pathline.runs.dataset import Data
-from pathline.runs.feed import feeder, found
+from pathline.runs.dataset import Dataset
+from pathline.runs.feed import flow_feeder, load_data
 from pathline.runs.from_cache import adopted
+from pathline.runs.methods import flow_player
 from pathline.runs.sample_hook import sample_items
 from pathline.tables import TABLES
 from pathline.training.device import Precision
 from pathline.training.loop import Progress
 from pathline.training.players import Lane, update
+from pathline.training.team import Placement
 
 CPU = torch.device("cpu")
 STEPS, DRAWN, FEEDS = 20, 64, 50
@@ -55,10 +56,10 @@ def asked() -> argparse.Namespace:
     return arguments.parse_intermixed_args()
 
 
-def loading(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
+def loading(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], object]]:
     """Training and its loader, each going on through the data as it is called."""
-    player = player_of(run, parts, Precision("fp32", "", nullcontext, None), CPU)
-    feed = feeder(run, data, CPU)
+    player = flow_player(run, parts, Placement(CPU, Precision("fp32", "", nullcontext, None)))
+    feed = flow_feeder(run, data, CPU)
     trained, fed = count(), count()
 
     def batch(n: int) -> list[Lane]:
@@ -71,7 +72,7 @@ def loading(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object
     return {"update": lambda: update(player, batch(n := next(trained)), n), "feed": feeds}
 
 
-def drawing(run: Run, parts: Parts, data: Data) -> dict[str, Callable[[], object]]:
+def drawing(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], object]]:
     """A sampling run, and the forward passes that it can't do without."""
     items, _ = sample_items(run, parts, data, DRAWN)
     draws = sampler(read(None, (), [f"sample.steps={STEPS}"]).run.sample, parts.path)
@@ -127,7 +128,7 @@ def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, ob
 def main() -> None:
     given = asked()
     settings = read(given.preset, (), given.settings, tables=TABLES)
-    run, facts, data_for = found(adopted(settings), None, Console(stderr=True))
+    run, facts, data_for = load_data(adopted(settings), None, Console(stderr=True))
     parts = assemble(run, facts)
     data = data_for(parts)
     works = loading(run, parts, data)

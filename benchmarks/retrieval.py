@@ -27,8 +27,8 @@ from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
 from pathline.metrics.features import Feature
 from pathline.runs import folder as runs
-from pathline.runs.dataset import Data
-from pathline.runs.feed import found
+from pathline.runs.dataset import Dataset
+from pathline.runs.feed import load_data
 from pathline.runs.from_pictures import load_pictures, open_source
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
@@ -58,7 +58,7 @@ def wanted() -> argparse.Namespace:
     return arguments.parse_args()
 
 
-def draw(parts: Parts, data: Data, rows: Tensor, sample: Sample, seed: int) -> Tensor:
+def draw(parts: Parts, data: Dataset, rows: Tensor, sample: Sample, seed: int) -> Tensor:
     """A picture for the caption of each row [n c h w]."""
     conditioning = Conditioning(cond=data.cond(rows, None), null=rows_of(data.null, slice(1)))
     seeds = [seed + index for index in range(len(rows))]
@@ -68,7 +68,7 @@ def draw(parts: Parts, data: Data, rows: Tensor, sample: Sample, seed: int) -> T
     )
 
 
-def captions(data: Data, rows: Tensor) -> list[str | None]:
+def captions(data: Dataset, rows: Tensor) -> list[str | None]:
     return [data.captions[row] if data.captions else None for row in rows.tolist()]
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     console, device = Console(stderr=True), pick_device("auto")
     opened = runs.open_run(given.run, console.print)
     parts, weights = runs.parts_of(opened, ema=None, device=device)
-    run, _, data_for = found(opened.run, None, console)
+    run, _, data_for = load_data(opened.run, None, console)
     data = data_for(parts)
     rows = data.train[random_rows(len(data.train), given.n, given.seed)]
     sample = run.sample

@@ -38,7 +38,7 @@ trained = run_training(run, asked.out, None, Console())
 # Drawing: one picture for each label and its seed, with the averaged weights.
 labels = [label for label in range(10) for _ in range(EACH)]
 seeds = list(range(len(labels)))
-with trained.player.emas[0].lent_to(trained.player.network):
+with trained.team.players[0].emas[0].lent_to(trained.team.players[0].network):
     drawn = sample_images(trained.parts, labels, seeds, sampler(run.sample, trained.parts.path))
 
 # A classifier that learnt one half of the real digits judges the other half and the drawn ones.

@@ -13,11 +13,12 @@ from pathline.config.pick import pick
 from pathline.config.resolve import read
 from pathline.evaluation import eval_hook as bests
 from pathline.evaluation.eval_hook import best_of, eval_hook, is_better, prepare_evaluation
-from pathline.recipes.train import player_of
-from pathline.runs.feed import found
+from pathline.runs.feed import load_data
+from pathline.runs.methods import flow_player
 from pathline.training import checkpoint
 from pathline.training.device import pick_precision
 from pathline.training.loop import Progress
+from pathline.training.team import Placement
 
 CPU = torch.device("cpu")
 
@@ -29,10 +30,12 @@ class Scene:
         chosen = read("debug", overrides=["data.holdout=0.2", "sample.steps=2"]).run
         evaluation = replace(chosen.eval, **{"every": 2, "n": 10, **options})
         console = Console(file=io.StringIO())
-        self.run, facts, data_for = found(replace(chosen, eval=evaluation), folder / "bad", console)
+        self.run, facts, data_for = load_data(
+            replace(chosen, eval=evaluation), folder / "bad", console
+        )
         parts = assemble(self.run, facts)
         precision = pick_precision("fp32", CPU)
-        self.player = player_of(self.run, parts, precision, CPU)
+        self.player = flow_player(self.run, parts, Placement(CPU, precision))
         self.tracked, self.saved, self.said, self.folder = [], [], [], folder
         data = data_for(parts)
         evaluation = prepare_evaluation(

@@ -19,7 +19,8 @@ from pathline.config.pick import function_of
 from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
 from pathline.runs import folder as runs
-from pathline.runs.feed import batch_of, feeder, first_rows, found
+from pathline.runs.dataset import first_rows
+from pathline.runs.feed import batch_of, flow_feeder, load_data
 from pathline.runs.from_cache import adopted
 from pathline.tables import TABLES
 from pathline.training.loop import Progress
@@ -73,7 +74,7 @@ def train(*more):
 
 def opened(*given):
     asked = settings(given[0], overrides=[str(one) for one in given[1:]])
-    run, facts, data_for = found(adopted(asked), None, Console(quiet=True))
+    run, facts, data_for = load_data(adopted(asked), None, Console(quiet=True))
     parts = assemble(run, facts)
     return run, parts, data_for(parts)
 
@@ -142,11 +143,11 @@ def test_the_encoder_sees_the_pixels_that_are_trained_on_and_rests_after_the_sto
     flips = torch.tensor([True, False, True, False])
     pixels = data.pixels(rows)
     mirrored = torch.where(flips.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-    batch = batch_of(data, rows, CPU, flips=flips, seen=True)
+    batch = batch_of(data, rows, CPU, flips=flips, with_features=True)
     torch.testing.assert_close(batch.features, vision.encode(mirrored))
     assert parts.facts.vision == vision.id
     assert batch_of(data, rows, CPU).features is None
-    feed = feeder(run, data, CPU)
+    feed = flow_feeder(run, data, CPU)
     there = [feed(Progress(n, 8 * n))[0][0].features is not None for n in range(5)]
     assert there == [True, True, True, False, False]
 

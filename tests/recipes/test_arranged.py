@@ -9,7 +9,7 @@ from rich.console import Console
 from pathline.assemble import assemble
 from pathline.config.resolve import read as settings
 from pathline.runs.cache_inputs import cache_inputs
-from pathline.runs.feed import feeder
+from pathline.runs.feed import flow_feeder
 from pathline.runs.from_pictures import from_pictures
 from pathline.training.loop import Progress
 
@@ -69,7 +69,7 @@ def test_a_list_comes_in_another_order_each_time_and_thinned_out(root):
 
 def test_an_arrangement_is_told_by_seed_epoch_and_row(root):
     run, parts, data = opened(root)
-    feeds = [feeder(run, data, CPU), feeder(run, data, CPU)]
+    feeds = [flow_feeder(run, data, CPU), flow_feeder(run, data, CPU)]
 
     def fed(feed, images):
         ((batch, _),) = feed(Progress(0, images))

@@ -16,7 +16,7 @@ from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
 from pathline.evaluation.reference import training_reference
 from pathline.runs import folder as runs
-from pathline.runs.feed import batch_of, feeder, found, held_out
+from pathline.runs.feed import batch_of, flow_feeder, held_out, load_data
 from pathline.runs.from_cache import adopted
 from pathline.tables import TABLES
 from pathline.training import checkpoint
@@ -98,7 +98,7 @@ def run(cache, tmp_path_factory):
 
 def opened(cache, *more):
     asked = settings("own", overrides=[f"data.cache={cache}", *NET, *more])
-    return found(adopted(asked), None, Console(quiet=True))
+    return load_data(adopted(asked), None, Console(quiet=True))
 
 
 def test_what_nobody_said_is_the_caches(run):
@@ -115,7 +115,7 @@ def test_every_update_is_of_one_size_and_normalised_as_measured(cache):
     run, facts, data_for = opened(cache)
     parts = assemble(run, facts)
     data = data_for(parts)
-    feed, seen = feeder(run, data, CPU), set()
+    feed, seen = flow_feeder(run, data, CPU), set()
     for n in range(12):
         ((batch, _),) = feed(Progress(n, 6 * n))
         seen.add(tuple(batch.x1.shape[2:]))

@@ -51,11 +51,11 @@ BAD = {
     ),
     "perception of grey": (
         lambda: codec("digits-vq", "loss.perceptual=1", "loss.vgg=x.pth"),
-        "colour pictures",
+        "colour images",
     ),
     "a missing vgg": (
         lambda: codec("shapes-kl", *SCENES, "loss.perceptual=1", "loss.vgg=none.pth"),
-        "There is no none.pth",
+        "loss.vgg=none.pth .* no such file",
     ),
     "a critic of too many layers": (
         lambda: codec("digits-vq", "critic.weight=1", "critic.layers=5"),
@@ -63,8 +63,14 @@ BAD = {
     ),
     "all held out": (lambda: codec("digits-vq", "data.holdout=0.9999"), "leaves none"),
     "no folder": (lambda: codec("emoji-kl"), "emoji"),
-    "a share above one": (lambda: codec("digits-vq", "loss.equivariance=2"), "lies in \\[0, 1\\]"),
-    "a codec that is nowhere": (lambda: trained(FACTS, path="nowhere"), "no trained codec in"),
+    "a share above one": (
+        lambda: codec("digits-vq", "loss.equivariance=2"),
+        "must be in \\[0, 1\\]",
+    ),
+    "a codec that is nowhere": (
+        lambda: trained(FACTS, path="nowhere"),
+        "no trained codec",
+    ),
     "a codec of other channels": (
         lambda: trained(Facts(1, 8, 8), path="colour"),
         "3 channel.*data.channels=3",

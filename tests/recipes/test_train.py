@@ -160,7 +160,7 @@ def stopped(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pathline.recipes.train.loop", stop)
+    monkeypatch.setattr("pathline.recipes.train.train_players", stop)
 
 
 @pytest.mark.usefixtures("stopped")
@@ -226,7 +226,7 @@ def test_pictures_that_cannot_be_written_are_told_and_the_run_goes_on(monkeypatc
     monkeypatch.setattr(Image.Image, "save", full)
     looks = ["train.sample_every=1", "sample.steps=1", "sample.count=2"]
     assert train("digits", *TINY, *looks, "train.updates=2", "--out", "run") == 0
-    assert "the pictures of update 1 were not written" in capfd.readouterr().out
+    assert "the sample grid of update 1 was not written" in capfd.readouterr().out
     assert last("run") == 2
 
 
@@ -249,7 +249,7 @@ def test_a_second_signal_at_once_leaves_the_last_save_alone(monkeypatch):
     ("changes", "says"),
     [
         (["backbone.width=32"], "32"),
-        (["optimizer=muon"], "can't go on with muon: start a new one"),
+        (["optimizer=muon"], "optimizer=muon cannot resume a run trained with optimizer=adamw"),
     ],
 )
 def test_a_refused_resume_leaves_the_run_as_it_was(changes, says, capfd):
@@ -289,7 +289,7 @@ BAD = {
     "a patch that does not divide": (["digits", "backbone.patch=3"], "patch"),
     "a patch too wide for velocities": (
         ["shapes", "backbone.patch=8", "objective.prediction=v", "data.source.count=20"],
-        "192 numbers .* objective.prediction=x1",
+        "192 values .* objective.prediction=x1",
     ),
     "words without captions": (["digits", "text=words"], "needs captions"),
     "a device that is not there": (["digits", "--device", "cuda:9"], "can't be used"),
@@ -305,7 +305,7 @@ BAD = {
             *("digits", "objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"),
             *("train.batch=4", "train.accumulate=4"),
         ],
-        "of the 1 pictures of a forward pass is none, .* want 2 pictures",
+        "micro-batch of 1: it rounds to 0 samples.* micro-batch of 2",
     ),
     "an interval that is none": (
         ["digits", "sample.guidance=interval", "sample.guidance.low=2"],
@@ -359,7 +359,7 @@ def test_an_unreadable_picture_is_listed_and_too_many_stop_the_run(capfd):
     assert "07.png" in told
     assert train("mine", *asked, "data.max_bad=0.1", "--out", "run") == 0
     assert "07.png" in Path("run/unreadable.jsonl").read_text()
-    assert "19 pictures" in capfd.readouterr().out
+    assert "19 images" in capfd.readouterr().out
 
 
 def test_an_older_checkpoint_is_not_mixed_with_newer_ones(capfd):

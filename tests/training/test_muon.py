@@ -12,7 +12,7 @@ from pathline.backbones.dit import dit
 from pathline.text.learned import Worded, WordEncoder
 from pathline.training.device import lane_rng, pick_precision
 from pathline.training.muon import Muon, Together, orthogonal
-from pathline.training.optim import adamw, muon, partition, role, roles, told
+from pathline.training.optim import adamw, describe, muon, partition, role, roles
 from pathline.training.players import Player, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond, Frame
 
@@ -96,10 +96,10 @@ def test_more_than_two_axes_and_adapters_go_to_adamw():
 
 def test_the_line_tells_every_weight():
     net = network()
-    line = told(net, muon(net))
+    line = describe(net, muon(net))
     assert line.startswith("muon: attention 2,048, mlp ")
     assert "; adamw: embed " in line
-    assert told(net, adamw(net)).startswith("adamw: embed ")
+    assert describe(net, adamw(net)).startswith("adamw: embed ")
     counts = [word.strip(",;") for word in line.split() if word[0].isdigit()]
     total = sum(int(count.replace(",", "")) for count in counts)
     assert total == sum(p.numel() for p in net.parameters())

@@ -6,7 +6,7 @@ from torch import nn
 
 from pathline.training.device import lane_rng, pick_precision
 from pathline.training.ema import exponential
-from pathline.training.loop import Progress, train
+from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw
 from pathline.training.players import Player, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond
@@ -107,7 +107,7 @@ def run_with_faults(bad_updates, updates=10):
         here[0] = progress.update
         return [lane(progress.update)]
 
-    outcome = train(
+    outcome = train_players(
         [player(loss=sometimes)],
         feed,
         Progress(),
@@ -132,7 +132,7 @@ def test_two_faults_in_a_row_do_not():
 
 def test_the_loop_stops_between_updates():
     asked = iter([False, False, True])
-    outcome = train(
+    outcome = train_players(
         [player()],
         lambda p: [lane(p.update)],
         Progress(),

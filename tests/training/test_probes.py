@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pathline.backbones.dit import dit
 from pathline.nn.blocks import gelu
 from pathline.training.device import lane_rng, pick_precision
-from pathline.training.loop import Progress, train
+from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw, muon, roles
 from pathline.training.players import Player, tensors_of
 from pathline.training.probes import Eye, entered, head, inside, logits, probes, timed
@@ -74,7 +74,7 @@ def run(mine, n, updates=6, more=dict):
     def keep(progress, reports):
         norms[progress.update] = reports[mine.name].norm.item()
 
-    train(
+    train_players(
         [mine],
         watched,
         Progress(),
@@ -250,7 +250,9 @@ def test_an_update_that_was_not_taken_is_not_told():
 
     lines, mine = [], player(broken)
     watched, look = probes(mine, feed, lambda *line: lines.append(line), 1)
-    train([mine], watched, Progress(), updates=2, batch=6, hooks=[look], complain=lambda *_: None)
+    train_players(
+        [mine], watched, Progress(), updates=2, batch=6, hooks=[look], complain=lambda *_: None
+    )
     assert lines == []
 
 

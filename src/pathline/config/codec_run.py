@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
@@ -62,6 +62,13 @@ class CodecTraining(Training):
     sample_every: NotNegative = 500
     save_every: Positive = 500
     ema: ShareBelowOne = 0.99  # decay of the weights that become the codec
+
+    # Constants, not settings: a codec is trained in one process, one pass per update, uncompiled.
+    strategy: ClassVar[str] = "none"
+    accumulate: ClassVar[int] = 1
+    compile: ClassVar[bool] = False
+    probe_every: ClassVar[int] = 0
+    snapshot_every: ClassVar[int] = 0
 
 
 @dataclass(frozen=True)

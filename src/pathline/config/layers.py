@@ -96,11 +96,17 @@ def build(cls: type, tree: Tree, problems: list[Problem] | None = None) -> Any:
 def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:
     """Every dotted key there is in `cls` with its type, sections included."""
     found: dict[str, Any] = {}
-    for name, kind in get_type_hints(cls).items():
+    for name, kind in _kinds(cls).items():
         found[f"{prefix}{name}"] = kind
         if isinstance(kind, type) and is_dataclass(kind) and kind is not Pick:
             found |= keys_of(kind, f"{prefix}{name}.")
     return found
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    """The fields of a record with their types; constants of its class are no settings."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
 
 
 def to_tree(record: Any) -> Any:
@@ -129,7 +135,7 @@ def _suggest(key: str, known: Iterable[str]) -> str:
 
 
 def _record(cls: type, tree: Any, at: str, found: list[Problem], hint: Callable) -> Any:
-    kinds = get_type_hints(cls)
+    kinds = _kinds(cls)
     if not isinstance(tree, Mapping):
         came = "nothing" if tree is None else repr(tree)
         wants = f"is a section and wants settings under it ({', '.join(kinds)}), got {came}."

@@ -25,11 +25,11 @@ from pathline.evaluation.shared_sampling import SampleFn, shared_sampler, traini
 from pathline.files import write_whole
 from pathline.generate import Autocast, Item
 from pathline.metrics.scenes import adherence
-from pathline.runs.dataset import Data
+from pathline.runs.dataset import Dataset
 from pathline.runs.folder import BEST
 from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.training import checkpoint
-from pathline.training.distributed import first_says, place
+from pathline.training.distributed import from_first_rank, place
 from pathline.training.ema import Ema
 from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
 
 
 def prepare_evaluation(
-    run: Run, parts: Parts, data: Data, player: Player, autocast: Autocast, say: Say
+    run: Run, parts: Parts, data: Dataset, player: Player, autocast: Autocast, say: Say
 ) -> Evaluation | None:
     """All that the evaluations of a training need; None with eval.every=0.
 
@@ -119,14 +119,14 @@ def eval_hook(
         with evaluation.ema.lent_to(evaluation.player.network):
             images = evaluation.sample(evaluation.items, seeds)
         evaluation.player.network.train()
-        value = first_says(lambda: _score(evaluation, images, progress, track))
+        value = from_first_rank(lambda: _score(evaluation, images, progress, track))
         best = Best(progress.update, evaluation.metric, value, evaluation.method)
         if math.isnan(value):
             say(
                 f"eval: {best.metric} is not defined with eval.n={evaluation.run.eval.n}, so no "
                 "checkpoint is the best by it: raise eval.n, or set another eval.metric"
             )
-        if first_says(lambda: _is_best(folder, best)):
+        if from_first_rank(lambda: _is_best(folder, best)):
             _keep_best(folder, best, lambda: save(progress), say)
 
     yield every(evaluation.run.eval.every, evaluate, last=evaluation.run.train.updates)
@@ -187,7 +187,7 @@ def _is_best(folder: Path, now: Best) -> bool:
 def _keep_best(folder: Path, best: Best, save: Callable[[], Any], say: Say) -> None:
     """Save first, then name it: a kill between the two leaves the former best in place."""
     saved = folder / "checkpoints" / checkpoint.name(best.update) / checkpoint.MANIFEST
-    if not first_says(saved.is_file):
+    if not from_first_rank(saved.is_file):
         save()
     if place()[0] or not saved.is_file():  # the disk was full, which was printed
         return

@@ -1,100 +1,86 @@
-"""What happens beside the updates of a run: logs, validation, saves, samples, measurements."""
+"""What happens between the updates of a run: logs, validation, saves, samples, measurements."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
-import torch
-from rich.console import Console
-
-from pathline.assemble import Parts
-from pathline.config.run import Run
+from pathline.evaluation.codec_hook import codec_measurements
 from pathline.evaluation.eval_hook import eval_hook, prepare_evaluation
-from pathline.runs.dataset import Data
 from pathline.runs.feed import held_out
 from pathline.runs.folder import AVERAGES
+from pathline.runs.methods import TrainingContext
 from pathline.runs.sample_hook import prepare_grid, sampling_hook
 from pathline.runs.saver import Saver, attempt
-from pathline.training.distributed import World
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
 from pathline.training.loop import Hook, Progress
-from pathline.training.players import Player
 from pathline.training.power_ema import forget
 from pathline.training.trackers.jsonl import Tracker
 
-VALIDATION_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+HooksFrom = Callable[[Progress, Tracker, Saver, Show], list[Hook]]
+Measurements = Callable[[Tracker, Saver, Show], Iterable[Hook]]
 
 
-class Ready(NamedTuple):
-    """A run that is about to train, in one of its processes."""
+def prepare_hooks(context: TrainingContext) -> HooksFrom:
+    """A function that makes a run's hooks, once it is known where it starts and writes to.
 
-    run: Run
-    parts: Parts
-    data: Data
-    player: Player
-    where: Path
-    device: torch.device
-    world: World
-    console: Console
-    say: Callable[[str], None]
-
-
-Late = Callable[[Progress, Tracker, Saver, Show], list[Hook]]
-
-
-def hooks_of(ready: Ready) -> Late:
-    """All hooks of a run but the bar's, still to be told where it starts and what they write to.
-
-    Raises ValueError, before anything is written, for what can't be drawn or measured.
+    Raises ValueError, before anything is written, for what cannot be sampled or measured.
     """
-    run, player, data = ready.run, ready.player, ready.data
-    samples = prepare_grid(run, ready.parts, data, player, player.precision.autocast)
-    evaluation = prepare_evaluation(
-        run, ready.parts, data, player, player.precision.autocast, ready.say
-    )
+    measurements = MEASUREMENTS[context.method](context)
+    team, train = context.team, context.run.train
 
     def hooks(start: Progress, tracker: Tracker, saver: Saver, show: Show) -> list[Hook]:
-        track, last = tracker.numbers, run.train.updates
-
-        def save(progress: Progress) -> None:
-            attempt(saver, progress, ready.console, settled=True)
-
         return [
-            logger([player], track, show, run.train.log_every, last=last),
-            *_snapshots(ready, start),
-            *_validation(ready, tracker, show),
-            every(run.train.save_every, lambda p, _: attempt(saver, p, ready.console)),
-            *sampling_hook(samples, ready.where / "samples", tracker, ready.world, ready.say),
-            *eval_hook(evaluation, ready.where, track, save, ready.say),
+            *team.hooks,
+            logger(team.players, tracker.numbers, show, train.log_every, last=train.updates),
+            *_snapshots(context, start),
+            *_validation(context, tracker, show),
+            every(train.save_every, lambda p, _: attempt(saver, p, context.console)),
+            *measurements(tracker, saver, show),
         ]
 
     return hooks
 
 
-def _snapshots(ready: Ready, start: Progress) -> Iterator[Hook]:
-    """Power averages, stored; what a run that goes on will store again is deleted."""
-    averages = [ema for ema in ready.player.emas if ema.sigma_rel]
+def flow_measurements(context: TrainingContext) -> Measurements:
+    """Sample grids and the evaluation of a flow, by its first player."""
+    run, parts, data, player = context.run, context.parts, context.data, context.team.players[0]
+    world, say = context.placement.world, context.say
+    grid = prepare_grid(run, parts, data, player, player.precision.autocast)
+    evaluation = prepare_evaluation(run, parts, data, player, player.precision.autocast, say)
+
+    def hooks(tracker: Tracker, saver: Saver, _: Show) -> Iterator[Hook]:
+        def save(progress: Progress) -> None:
+            attempt(saver, progress, context.console, settled=True)
+
+        yield from sampling_hook(grid, context.folder / "samples", tracker, world, say)
+        yield from eval_hook(evaluation, context.folder, tracker.numbers, save, say)
+
+    return hooks
+
+
+def _snapshots(context: TrainingContext, start: Progress) -> Iterator[Hook]:
+    """Power averages, stored; later ones than `start`, which will be stored again, are deleted."""
+    averages = [ema for player in context.team.players for ema in player.emas if ema.sigma_rel]
     if not averages:
         return
-    folder, first = ready.where / AVERAGES, ready.world.rank == 0
-    if first:
+    folder, train = context.folder / AVERAGES, context.run.train
+    is_first = context.placement.world.rank == 0
+    if is_first:
         forget(folder, after=start.update)
-    keep = snapshot_hook(averages, folder, ready.say, writes=first)
-    yield every(ready.run.train.snapshot_every, keep, last=ready.run.train.updates)
+    keep = snapshot_hook(averages, folder, context.say, writes=is_first)
+    yield every(train.snapshot_every, keep, last=train.updates)
 
 
-def _validation(ready: Ready, tracker: Tracker, show: Show) -> Iterator[Hook]:
-    run, parts = ready.run, ready.parts
-    if not run.train.validate_every or not len(ready.data.held):
+def _validation(context: TrainingContext, tracker: Tracker, show: Show) -> Iterator[Hook]:
+    """The losses of the first player on held-out images, with its first average."""
+    run, losses, player = context.run, context.team.validation, context.team.players[0]
+    if not run.train.validate_every or not losses or not len(context.data.held):
         return
-    loss_at = {
-        t: partial(
-            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, training=False
-        )
-        for t in VALIDATION_TIMES
-    }
-    batches: Sequence = held_out(run, ready.data, ready.device)
-    ema = ready.player.emas[0]
-    hook = validator(ready.player, loss_at, batches, tracker.numbers, show, ema=ema)
+    batches = held_out(run, context.data, context.placement.device)
+    ema = player.emas[0] if player.emas else None
+    hook = validator(player, losses, batches, tracker.numbers, show, ema=ema)
     yield every(run.train.validate_every, hook, last=run.train.updates)
+
+
+MEASUREMENTS: dict[str, Callable[[TrainingContext], Measurements]] = {
+    "flow": flow_measurements,
+    "codec": codec_measurements,
+}

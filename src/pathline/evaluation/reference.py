@@ -17,8 +17,8 @@ from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.evaluation.shared_sampling import random_rows
 from pathline.runs import folder as runs
-from pathline.runs.dataset import Data, changed
-from pathline.runs.feed import found as find_data
+from pathline.runs.dataset import Dataset, changed
+from pathline.runs.feed import load_data
 from pathline.tables import TABLES
 from pathline.types import Example
 
@@ -41,7 +41,7 @@ def is_run(path: Path) -> bool:
     return is_name or (path / runs.SETTINGS).is_file()
 
 
-def training_reference(run: Run, data: Data, n: int, seed: int) -> Reference:
+def training_reference(run: Run, data: Dataset, n: int, seed: int) -> Reference:
     """The run's training and held-out images; a random part of many, enough to score n images."""
     most = max(MOST, 2 * n)  # the baseline takes two sets of n
     train, held = (_of_one_size(data, rows) for rows in (data.train, data.held))
@@ -60,7 +60,7 @@ def training_reference(run: Run, data: Data, n: int, seed: int) -> Reference:
     )
 
 
-def _of_one_size(data: Data, rows: Tensor) -> Tensor:
+def _of_one_size(data: Dataset, rows: Tensor) -> Tensor:
     """The rows of the most frequent size, which is the one in facts; all where there is one."""
     if data.bucket is None or not len(rows):
         return rows
@@ -122,11 +122,11 @@ def read_reference(
     return training_reference(*reread_data(opened, parts, console), n, seed)
 
 
-def reread_data(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Data]:
+def reread_data(opened: runs.Opened, parts: Parts, console: Console) -> tuple[Run, Dataset]:
     """A run's data, read as for its training. Raises ValueError if it has changed since."""
     # no loss is computed: the vision encoder of the alignment term need not exist any more
     without_vision = replace(opened.run, vision=Pick("none"))
-    run, facts, data = find_data(without_vision, opened.folder / runs.UNREADABLE, console)
+    run, facts, data = load_data(without_vision, opened.folder / runs.UNREADABLE, console)
     run = replace(run, vision=opened.run.vision)
     facts = facts._replace(vision=opened.facts.vision, vision_width=opened.facts.vision_width)
     if difference := changed(opened.facts, facts):

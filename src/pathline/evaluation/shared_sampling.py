@@ -10,7 +10,7 @@ from torch import Tensor
 from pathline.assemble import Parts, Sampler
 from pathline.config.run import Run
 from pathline.generate import Autocast, Item, sample_images
-from pathline.runs.dataset import Data
+from pathline.runs.dataset import Dataset
 from pathline.text.table import reads_of
 from pathline.training.distributed import gathered, place
 
@@ -28,7 +28,7 @@ def random_rows(count: int, n: int, seed: int) -> Tensor:
     return torch.cat(rounds)[:n]
 
 
-def training_items(run: Run, data: Data, n: int, seed: int) -> list[Item]:
+def training_items(run: Run, data: Dataset, n: int, seed: int) -> list[Item]:
     """The labels or captions of n random training pictures; None where the run has neither."""
     rows = data.train[random_rows(len(data.train), n, seed)].tolist()
     if reads_of(run.text.name) == "labels":

@@ -13,7 +13,6 @@ from pathline.metrics.features import FEATURES
 from pathline.runs.folder import SETTINGS, Opened
 from pathline.runs.sampling import full_keys, sampling_settings
 
-
 SHORT = ("n", "feature", "metric")  # settings of `eval` that need no `eval.` before them
 
 

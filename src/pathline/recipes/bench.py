@@ -31,14 +31,16 @@ from pathline.evaluation.timing import (
 )
 from pathline.generate import sample_images
 from pathline.objectives.with_route import routed
-from pathline.recipes.train import player_of
-from pathline.runs.feed import Data, batch_of, feeder, first_rows, found
+from pathline.runs.dataset import Dataset, first_rows
+from pathline.runs.feed import batch_of, flow_feeder, load_data
 from pathline.runs.from_cache import adopted
+from pathline.runs.methods import flow_player
 from pathline.runs.sample_hook import sample_items
 from pathline.tables import TABLES
 from pathline.training.device import Precision, pick_device, pick_precision, product_rate
-from pathline.training.loop import Progress
-from pathline.training.players import Lane, Player, update
+from pathline.training.loop import Feed, Progress
+from pathline.training.players import Player, update
+from pathline.training.team import Placement
 from pathline.types import DTYPES
 
 MOST = 1 << 16  # pictures in a batch that is tried
@@ -51,7 +53,7 @@ class Setup(NamedTuple):
 
     run: Run
     parts: Parts
-    data: Data
+    data: Dataset
     precision: Precision
     device: torch.device
 
@@ -117,7 +119,7 @@ def prepared(run: Run, console: Console) -> Setup:
     """Data, parts and precision as a training has them, in one process."""
     device = pick_device(run.device)
     alone = replace(run.train, accumulate=1, strategy="none", compile=False)
-    run, facts, data = found(replace(run, train=alone), None, console)
+    run, facts, data = load_data(replace(run, train=alone), None, console)
     parts = assemble(run, facts)
     parts.network.to(device)
     return Setup(run, parts, data(parts), pick_precision(run.train.precision, device), device)
@@ -208,12 +210,13 @@ def _player(setup: Setup, *, compiled: bool) -> Player:
     if setup.device.type == "cuda":
         torch.cuda.empty_cache()
     run = replace(setup.run, train=replace(setup.run.train, compile=compiled))
-    return player_of(run, setup.parts, setup.precision, setup.device)
+    placement = Placement(setup.device, setup.precision, compiled=compiled)
+    return flow_player(run, setup.parts, placement)
 
 
-def _feed(setup: Setup, batch: int) -> Callable[[Progress], list[Lane]]:
+def _feed(setup: Setup, batch: int) -> Feed:
     run = replace(setup.run, train=replace(setup.run.train, batch=batch))
-    return feeder(run, setup.data, setup.device)
+    return flow_feeder(run, setup.data, setup.device)
 
 
 def _updates(setup: Setup, player: Player, batch: int, *, count: int) -> None:

@@ -22,7 +22,7 @@ from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders, writ
 from pathline.runs.from_pictures import refuse_inside
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
-from pathline.training.distributed import agreed, joined, number, told
+from pathline.training.distributed import agreed, broadcast, joined, launched_rank
 
 CACHES = Path("caches")
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def preprocess(
     if batch < 1 or check < 0:
         raise ValueError(f"--batch {batch} must be at least 1, and --check {check} at least 0.")
     run = read(what, config, overrides, {"device": device}, tables=TABLES).run
-    console = Console(quiet=number() > 0)
+    console = Console(quiet=launched_rank() > 0)
     inputs = cache_inputs(run, short_name(dtype), short_name(text_dtype))
     folder = out or Path(run.data.cache or CACHES / run.name)
     refuse_inside(folder, inputs.run)
@@ -87,7 +87,7 @@ def preprocess(
             soft_wrap=True,
         )
         return INTERRUPTED
-    if check and number() == 0:
+    if check and launched_rank() == 0:
         check_cache(folder, inputs, result.layout.pictures, check, console)
     return 0
 
@@ -119,7 +119,7 @@ def write_cache(folder: Path, inputs: CacheInputs, batch: int, console: Console)
                 settings,
                 encoders(inputs, device),
                 options=WriteOptions(batch, 0, data.missing_captions, data.max_bad),
-                processes=Processes(world.rank, world.size, told, agreed),
+                processes=Processes(world.rank, world.size, broadcast, agreed),
                 tick=tick,
             )
         if world.rank == 0:

@@ -64,7 +64,7 @@ def quickstart(
 def _score(trained: Trained, run: Run, split: str) -> tuple[Adherence, Adherence]:
     """Adherence of sampled images, and of the detector on real ones; also writes a sheet."""
     texts = prompts(split, PROMPTS, SCORE_SEED)
-    sampler, player = checked_sampler(trained.parts, run.sample), trained.player
+    sampler, player = checked_sampler(trained.parts, run.sample), trained.team.players[0]
     seeds = list(range(PROMPTS))
     with sampling_ema(run, player.emas).lent_to(player.network):
         pixels = sample_images(trained.parts, texts, seeds, sampler, batch=run.sample.batch)

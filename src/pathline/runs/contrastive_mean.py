@@ -1,7 +1,7 @@
-"""What a contrastive loss did to a run's velocities, measured, so that guidance can take it back.
+"""The mean velocity of a run with a contrastive term, which its guidance needs in sampling.
 
-With independent negatives the term learns (v − share·mean) / (1 − share); the mean is over
-pictures and training times. It lies in every checkpoint, for who draws has no data.
+With independent negatives the term learns (v − share·mean) / (1 − share); the mean is over images
+and training times. It is stored in each checkpoint, because sampling has no access to the data.
 """
 
 from pathlib import Path
@@ -13,62 +13,61 @@ from pathline.assemble import Parts
 from pathline.compatibility import push_share
 from pathline.config.pick import bind
 from pathline.config.run import PLACES, Run
+from pathline.flow import paths
 from pathline.flow.guidance import Push
-from pathline.flow.paths import Path as Along
-from pathline.flow.paths import velocity
-from pathline.runs.dataset import Data
-from pathline.runs.feed import by_bucket
+from pathline.runs.dataset import Dataset, by_bucket
 from pathline.tables import TABLES
 from pathline.training import checkpoint
-from pathline.training.distributed import first_says
+from pathline.training.distributed import from_first_rank
 
-GROUP, NAME = "push", "mean"  # file of a checkpoint, tensor in it
-MOST = 10_000  # pictures: the mean is known to a hundredth of their spread
-AT_ONCE = 64
+FILE, NAME = "push", "mean"  # file of a checkpoint, tensor in it
+MAX_IMAGES = 10_000  # their mean is exact to a hundredth of their spread
+BATCH = 64
 
 
-def known(
-    run: Run, parts: Parts, data: Data, device: torch.device, saved: Path | None
+def load_or_measure(
+    run: Run, parts: Parts, data: Dataset, device: torch.device, saved: Path | None
 ) -> Push | None:
-    """The push of a run that trains: what its checkpoint says, or else measured. Collective."""
+    """The mean velocity of a run in training: its checkpoint's, or else measured. Collective."""
     if not push_share(run):
         return None
-    held = read(run, saved) if saved else None
-    return held or Push(
-        push_share(run), first_says(lambda: measured(run, parts.path, data, device))
+    stored = load(run, saved) if saved else None
+    return stored or Push(
+        push_share(run), from_first_rank(lambda: measure(run, parts.path, data, device))
     )
 
 
-def read(run: Run, saved: Path) -> Push | None:
-    """The push as a checkpoint of the run has it."""
+def load(run: Run, saved: Path) -> Push | None:
+    """The mean velocity in a checkpoint of the run; None if it has none."""
     if not push_share(run):
         return None
-    found = checkpoint.load(saved, only=(GROUP,)).tensors.get(GROUP)
-    return Push(push_share(run), found[NAME]) if found else None
+    tensors = checkpoint.load(saved, only=(FILE,)).tensors.get(FILE)
+    return Push(push_share(run), tensors[NAME]) if tensors else None
 
 
-def kept(push: Push | None) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint keeps of it, by file."""
-    return {} if push is None else {GROUP: {NAME: push.mean}}
+def checkpoint_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
+    """The mean velocity as a checkpoint stores it, by file."""
+    return {} if push is None else {FILE: {NAME: push.mean}}
 
 
 @torch.no_grad()
-def measured(run: Run, path: Along, data: Data, device: torch.device) -> Tensor:
-    """Mean velocity over the first MOST training pictures and the run's times, on the CPU.
+def measure(run: Run, path: paths.Path, data: Dataset, device: torch.device) -> Tensor:
+    """Mean velocity over the first MAX_IMAGES training images and the run's times, on the CPU.
 
-    By place, or by channel where pictures are of several sizes; mirrored ones count too.
+    [C H W]; [C 1 1] where images have several sizes. With data.flip mirrored images count too.
     """
     rng = torch.Generator(device).manual_seed(run.seed)
     times = bind(TABLES["times"], run.times, PLACES["times"])
     sums, rates = [], []
-    rows = data.train[:MOST]
-    ways = (False, True) if run.data.flip else (False,)
-    for part in [p for rows in by_bucket(data, rows) for p in rows.split(AT_ONCE)]:
-        for way in ways:
-            x1 = data.x1(part, torch.full((len(part),), way) if way else None, device)
+    rows = data.train[:MAX_IMAGES]
+    orientations = (False, True) if run.data.flip else (False,)
+    for part in [p for rows in by_bucket(data, rows) for p in rows.split(BATCH)]:
+        for mirrored in orientations:
+            flips = torch.full((len(part),), mirrored) if mirrored else None
+            x1 = data.x1(part, flips, device)
             t = times(x1, rng)
             x1 = x1.mean((2, 3), keepdim=True) if data.bucket is not None else x1
             sums.append(x1.cpu().double().sum(0))  # not every device has float64
-            rates.append(velocity(path, torch.zeros_like(t), torch.ones_like(t), t))
-    mean = torch.stack(sums).sum(0) / (len(rows) * len(ways))
+            rates.append(paths.velocity(path, torch.zeros_like(t), torch.ones_like(t), t))
+    mean = torch.stack(sums).sum(0) / (len(rows) * len(orientations))
     return (mean * torch.cat(rates).cpu().double().mean()).float()

@@ -1,66 +1,78 @@
-"""What a run has of its data, wherever it comes from: examples by row, and which of them train."""
+"""The dataset of a run, whatever its source: examples by row, and which are trained on."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts
-from pathline.config.run import Run
-from pathline.data import order as loader
+from pathline.data import order
 from pathline.types import Cond, Facts
 
-HOLDOUT_SEED = 0  # the same pictures are held out whatever the run's seed
+HOLDOUT_SEED = 0  # the same images are held out whatever the run's seed
+OnDevice = Callable[[Tensor, Tensor | None, torch.device], Tensor]  # (rows, which are mirrored, …)
 
 
-class Data(NamedTuple):
-    """Examples on hand, ready for these parts."""
+class Dataset(NamedTuple):
+    """Examples by row number, encoded for a run's parts."""
 
     keys: list[str]  # [N]
     names: tuple[str, ...]  # of the classes
     labels: Tensor | None  # [N]
-    captions: Sequence[str | None] | None  # [N] of each the first
+    captions: Sequence[str | None] | None  # [N] the first caption of each
     train: Tensor  # row numbers
-    held: Tensor  # row numbers
-    x1: Callable[[Tensor, Tensor | None, torch.device], Tensor]  # rows, which are mirrored -> x1
+    held: Tensor  # row numbers that are held out
+    x1: OnDevice
     cond: Callable[[Tensor, Tensor | None], Cond]  # rows, uniform numbers that choose a caption
-    null: Cond  # one row: what asks for nothing
-    pixels: Callable[[Tensor], Tensor]  # rows -> uint8 [n c h w], what drawn ones are judged by
-    bucket: Tensor | None = None  # [N]; rows of one bucket are of one size. None: all are
-    # as x1: what the run's vision encoder says of these pictures; None: it has none
-    features: Callable[[Tensor, Tensor | None, torch.device], Tensor] | None = None
+    null: Cond  # one row: the unconditional one
+    pixels: Callable[[Tensor], Tensor]  # rows -> uint8 [n c h w], to compare samples with
+    bucket: Tensor | None = None  # [N]; rows of one bucket have one size. None: all rows do
+    features: OnDevice | None = None  # of the run's vision encoder
 
 
-class Found(NamedTuple):
-    """A run settled by its data, and the data, still waiting for the run's parts."""
+class LoadedData(NamedTuple):
+    """A run with the settings that its data decides, and its data, which the parts then encode."""
 
-    run: Run
+    run: Any
     facts: Facts
-    data: Callable[[Parts], Data]
+    dataset_for: Callable[[Any], Dataset]  # parts -> dataset
 
 
 def fingerprint(keys: Sequence[str]) -> str:
-    """What facts say of the pictures: row numbers are theirs, so none may come or go unnoticed."""
+    """Identifies the images of a run: row numbers depend on them all."""
     names = "\n".join(keys).encode("utf-8", "surrogatepass")
     return f"{len(keys)}, {sha256(names).hexdigest()[:12]}"
 
 
 def changed(was: Facts, now: Facts) -> str:
-    """The first fact that is another now, in words; "" for none."""
+    """The first fact that differs, in words; "" for none."""
     for name, old, new in zip(was._fields, was, now, strict=True):
         if old != new and (old or name != "pictures"):
             return f"{name} was {old}, is {new}"
     return ""
 
 
-def split(run: Run, count: int) -> tuple[Tensor, Tensor]:
-    """Row numbers that train and that are held out. Raises ValueError if none would train."""
-    shuffled = torch.tensor(loader.order(HOLDOUT_SEED, 0, count))
+def split(run: Any, count: int) -> tuple[Tensor, Tensor]:
+    """Row numbers to train on and to hold out. Raises ValueError if none is left to train on."""
+    shuffled = torch.tensor(order.order(HOLDOUT_SEED, 0, count))
     held = round(run.data.holdout * count)
     if held >= count:
         raise ValueError(
-            f"data.holdout={run.data.holdout} of {count} pictures leaves none to train on."
+            f"data.holdout={run.data.holdout} of {count} images leaves none to train on. "
+            "Lower data.holdout."
         )
     return shuffled[held:], shuffled[:held]
+
+
+def first_rows(data: Dataset, count: int) -> Tensor:
+    """The first training rows that are of one size."""
+    return by_bucket(data, data.train[: 64 * count])[0][:count]
+
+
+def by_bucket(data: Dataset, rows: Tensor) -> list[Tensor]:
+    """The rows, grouped by image size."""
+    if data.bucket is None:
+        return [rows]
+    buckets = data.bucket[rows]
+    return [rows[buckets == bucket] for bucket in buckets.unique().tolist()]

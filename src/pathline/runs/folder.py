@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import write_whole
-from pathline.runs import contrastive_mean as pushed
+from pathline.runs import contrastive_mean
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
 from pathline.types import Facts, Made
@@ -46,6 +46,16 @@ class Kind(Generic[R]):
 
 
 FLOW = Kind(SETTINGS, RUN, "pathline train")
+
+
+class Layers(NamedTuple):
+    """What the settings of a run are read from, the last one first in `base`."""
+
+    preset: str | None  # or a file or folder of images
+    config: Sequence[Path]
+    overrides: Sequence[str]
+    flags: Mapping[str, Any]
+    base: Path | None = None  # the settings file of a run that is resumed
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def parts_of(
             f"{named} is not of this network: {' '.join(str(error).split())}"
         ) from None
     put_on(parts, device)
-    return parts._replace(push=pushed.read(opened.run, opened.checkpoint)), named
+    return parts._replace(push=contrastive_mean.load(opened.run, opened.checkpoint)), named
 
 
 def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:

@@ -18,7 +18,7 @@ from pathline.config.resolve import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache.reader import Cache, read
 from pathline.data.captions import choose, refuse_missing_captions
-from pathline.runs.dataset import Data, Found, fingerprint, split
+from pathline.runs.dataset import Dataset, LoadedData, fingerprint, split
 from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
 from pathline.text.table import is_frozen, reads_of
@@ -71,7 +71,7 @@ def _settings_of(run: Run) -> Path:
     return file
 
 
-def from_cache(run: Run) -> Found:
+def from_cache(run: Run) -> LoadedData:
     """A run whose cache is there, settled by it, and the cache as data."""
     made = read_settings(base=_settings_of(run)).run
     cache = read(Path(run.data.cache), run.data.caption_weights)
@@ -89,7 +89,7 @@ def from_cache(run: Run) -> Found:
         pictures=fingerprint(cache.keys),
         **_features(run, made, cache),
     )
-    return Found(run, facts, partial(_data, run, cache))
+    return LoadedData(run, facts, partial(_data, run, cache))
 
 
 def _features(run: Run, made: Run, cache: Cache) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _pick(place: str, own: Pick, made: Pick, said: Collection[str]) -> Pick:
     return Pick(made.name, {**made.options, **kept})
 
 
-def _data(run: Run, cache: Cache, parts: Parts) -> Data:
+def _data(run: Run, cache: Cache, parts: Parts) -> Dataset:
     train, held = split(run, len(cache.keys))
 
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
@@ -144,7 +144,7 @@ def _data(run: Run, cache: Cache, parts: Parts) -> Data:
         assert cache.features is not None
         return cache.features(rows, flips).to(device, non_blocking=True)
 
-    return Data(
+    return Dataset(
         cache.keys,
         tuple(cache.names),
         cache.labels,

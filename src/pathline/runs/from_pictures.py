@@ -1,10 +1,10 @@
-"""Data from pictures, decoded once at the run's size and encoded as they are asked for."""
+"""Dataset from pictures, decoded once at the run's size and encoded as they are asked for."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -20,14 +20,16 @@ from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.data.sources.source import Source
 from pathline.data.tags import arrange, variant
-from pathline.runs.dataset import Data, Found, fingerprint, split
+from pathline.runs.dataset import Dataset, LoadedData, fingerprint, split
 from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
 from pathline.text.table import reads_of
 from pathline.types import Cond, Facts, Vision, rows_of
 
+R = TypeVar("R", bound=Any)
 
-def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
+
+def from_pictures(run: Run, report: Path | None, console: Console) -> LoadedData:
     """Read the run's pictures; the unreadable are listed in `report`, if any.
 
     Raises ValueError for settings that only a cache can follow.
@@ -39,11 +41,11 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> Found:
     run, facts = _facts_of(run, pictures)
     vision: Vision = bind(TABLES["vision"], run.vision, "vision encoder")()
     facts = facts._replace(vision=vision.id, vision_width=vision.width)
-    return Found(run, facts, partial(_data, run, pictures, given, vision))
+    return LoadedData(run, facts, partial(_data, run, pictures, given, vision))
 
 
-def open_source(run: Run) -> tuple[Run, Source]:
-    """The run with its data source settled, and the source."""
+def open_source(run: R) -> tuple[R, Source]:
+    """The run, of a flow or a codec, with its data source settled, and the source."""
     pick = run.data.source
     if pick.name == "auto":
         row, options = detect(Path(str(pick.options.get("path", ""))))
@@ -118,6 +120,16 @@ def load_pictures(data: Wanted, source: Source, report: Path | None, console: Co
     return found
 
 
+def pixels_of(
+    pictures: Pictures, rows: Tensor, flips: Tensor | None, device: torch.device
+) -> Tensor:
+    """uint8 [n c h w] of these rows, on the device; flips: which are mirrored."""
+    pixels = pictures.pixels.index_select(0, rows).to(device, non_blocking=True)
+    if flips is not None:
+        pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    return pixels
+
+
 def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
     """What the run will know of its data; text=auto is settled by what the data has."""
     _, channels, height, width = pictures.pixels.shape
@@ -132,24 +144,19 @@ def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
 
 def _data(
     run: Run, pictures: Pictures, given: Sequence[str | None], vision: Vision, parts: Parts
-) -> Data:
+) -> Dataset:
     train, held = split(run, len(pictures.pixels))
 
-    def shown(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
-        pixels = pictures.pixels.index_select(0, rows).to(device, non_blocking=True)
-        if flips is not None:
-            pixels = torch.where(flips.to(device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        return pixels
-
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
-        return normalise(parts.codec, parts.codec.encode(shown(rows, flips, device)))
+        pixels = pixels_of(pictures, rows, flips, device)
+        return normalise(parts.codec, parts.codec.encode(pixels))
 
     def features(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
         if vision.to:
             vision.to(device)
-        return vision.encode(shown(rows, flips, device))
+        return vision.encode(pixels_of(pictures, rows, flips, device))
 
-    return Data(
+    return Dataset(
         pictures.keys,
         pictures.names,
         pictures.labels,

@@ -1,4 +1,4 @@
-"""Going on with a run: which one, from where, and whether it still is the same run."""
+"""Resuming a run: which one, from which checkpoint, and whether it still is the same run."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from pathline.types import Facts
 Say = Callable[[str], None]
 
 
-def resumed(
+def find_run(
     resume: str | None,
     what: str | None,
     out: Path | None,
     say: Say,
     kind: runs.Kind[Any] = runs.FLOW,
 ) -> runs.Opened | None:
-    """The run to go on with, or None for a new one."""
+    """The run to resume, or None for a new one."""
     if resume is None and _restarted() and out and (out / kind.settings).is_file():
         resume = str(out)
     if resume is None:
@@ -34,64 +34,55 @@ def resumed(
     if what and opened.run.name != what and not latest and not _restarted():
         raise ValueError(f"{where} is a run of {opened.run.name!r}; leave out {what!r}.")
     if not latest and out and out != opened.folder:
-        raise ValueError("--resume goes on in the run's own folder; leave out --out.")
+        raise ValueError("--resume writes to the resumed run's folder: leave out --out.")
     newest = checkpoint.newest(opened.folder / "checkpoints", lambda _: None)
     if newest != opened.saved:
         raise ValueError(
-            f"{opened.folder} has a newer checkpoint, {newest}; going on from "
-            f"{opened.saved} would mix the two. Copy the run folder without the newer."
+            f"Resuming from {opened.saved} would overwrite the newer checkpoint {newest}. Copy the "
+            "run folder without it, or resume from latest."
         )
     return opened
 
 
-def restored(
-    player: Player,
-    opened: runs.Opened | None,
-    world: World,
-    say: Say,
-    *,
-    beside: Sequence[Player] = (),
+def restore_players(
+    players: Sequence[Player], opened: runs.Opened | None, world: World, say: Say
 ) -> Progress:
-    """Put the checkpoint's state into the player and those beside it; where the run stands."""
+    """Load the checkpoint's state into the players; returns the progress it was saved at."""
     if opened is None or opened.saved is None:
         return Progress()
-    found = checkpoint.load(opened.checkpoint)
-    for each in (player, *beside):
-        restore(each, found.tensors, found.state["players"].get(each.name, {}))
-    start, was = Progress(**found.state["progress"]), found.state.get("processes", 1)
-    if was != world.size:
+    saved = checkpoint.load(opened.checkpoint)
+    for player in players:
+        restore(player, saved.tensors, saved.state["players"].get(player.name, {}))
+    start, processes = Progress(**saved.state["progress"]), saved.state.get("processes", 1)
+    if processes != world.size:
         say(
-            f"{world.size} process(es) go on where {was} stopped: weights and optimizer are the "
-            f"same, the data goes on at picture {start.images}. The noise stays the same only if "
-            "processes × train.accumulate do."
+            f"{world.size} process(es) resume a run of {processes}: weights and optimizer are the "
+            f"same, the data continues at image {start.images}. The noise stays the same only if "
+            "processes × train.accumulate does."
         )
     return start
 
 
-def same_facts(opened: runs.Opened, facts: Facts) -> None:
-    """Raises ValueError if the data is not what the run began with."""
+def require_same_run(opened: runs.Opened, run: Any, facts: Facts) -> None:
+    """Raises ValueError for other data, or an optimizer that cannot read the saved state."""
     if another := changed(opened.facts, facts):
         raise ValueError(
-            f"The data is not what this run was trained on: {another}. Put it back, or start a new "
-            f"run, which may begin with these weights: init={opened.folder}."
+            f"The data is not what this run was trained on: {another}. Restore it, or start a new "
+            f"run from these weights: init={opened.folder}."
         )
-
-
-def same_optimizer(opened: runs.Opened, run: Any) -> None:
-    """Raises ValueError for another optimizer, which can't read the state that was kept."""
     was, now = opened.run.optimizer.name, run.optimizer.name
     if opened.saved and was != now:
         raise ValueError(
-            f"The run was trained with optimizer={was} and can't go on with {now}: start a new "
-            f"one, which may begin with these weights: init={opened.folder} optimizer={now}."
+            f"optimizer={now} cannot resume a run trained with optimizer={was}. Start a new run "
+            f"from its weights: init={opened.folder} optimizer={now}."
         )
 
 
 def state_of_run(progress: Progress, world: World, players: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's state.json holds."""
+    """The contents of a checkpoint's state.json."""
     return {"progress": progress._asdict(), "processes": world.size, "players": players}
 
 
 def _restarted() -> bool:
-    """Whether torchrun starts this process again after a failure."""
+    """Whether torchrun has started this process again after a failure."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

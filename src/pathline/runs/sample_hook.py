@@ -22,7 +22,7 @@ from pathline.generate import (
     sample_images,
 )
 from pathline.images import sheet
-from pathline.runs.dataset import Data
+from pathline.runs.dataset import Dataset
 from pathline.text.table import is_frozen, reads_of
 from pathline.training.distributed import World
 from pathline.training.ema import Ema
@@ -32,7 +32,9 @@ from pathline.training.players import Player
 from pathline.training.trackers.jsonl import Tracker
 
 
-def sample_items(run: Run, parts: Parts, data: Data, count: int) -> tuple[list[Item], Conditioning]:
+def sample_items(
+    run: Run, parts: Parts, data: Dataset, count: int
+) -> tuple[list[Item], Conditioning]:
     """Items of a sample grid: classes in turn, captions of the data, or None.
 
     Captions come with their conditions as the data has them where a frozen encoder made these.
@@ -62,7 +64,7 @@ class SampleGrid(NamedTuple):
 
 
 def prepare_grid(
-    run: Run, parts: Parts, data: Data, player: Player, autocast: Autocast
+    run: Run, parts: Parts, data: Dataset, player: Player, autocast: Autocast
 ) -> SampleGrid | None:
     """All that the sample grids of a training need; None with train.sample_every=0.
 

@@ -16,22 +16,24 @@ from pathline.runs import folder as runs
 from pathline.runs.resume import state_of_run
 from pathline.training import checkpoint
 from pathline.training import sharded_checkpoint as shards
-from pathline.training.distributed import World, gathered, told
+from pathline.training.distributed import World, broadcast, gathered
 from pathline.training.loop import Progress
 from pathline.training.players import Player, state_of, tensors_of
 
 
 class Saver(NamedTuple):
-    """save: raises OSError if it can't; under fsdp2 it returns before the last byte is written and
-    tells of a failure at the next call, which begins its own all the same. settle: waits until
-    what was begun is there or failed."""
+    """Both functions are called on every rank and raise OSError if a checkpoint is not written.
+
+    save: under fsdp2 it returns before the last byte is written and raises for that checkpoint at
+    the next call, after its own has begun. settle: waits for what is being written.
+    """
 
     save: Callable[[Progress], None]
     settle: Callable[[], None]
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds."""
+    """The files of a checkpoint."""
 
     tensors: Callable[[], checkpoint.Groups]
     state: Callable[[Progress], dict[str, Any]]
@@ -39,37 +41,36 @@ class Contents(NamedTuple):
 
 
 def saver(
-    where: Path,
+    folder: Path,
     run: Any,
     texts: dict[str, str],
-    player: Player,
+    players: Sequence[Player],
     world: World,
     *,
-    beside: Sequence[Player] = (),
-    more: checkpoint.Groups = MappingProxyType({}),
+    tensors: checkpoint.Groups = MappingProxyType({}),
 ) -> Saver:
-    """Whole checkpoints of this player, those beside it and `more` tensors, under `where`.
+    """Whole checkpoints of these players and further `tensors`, in the run's folder.
 
-    run: its train says which to keep. Both functions are called on every rank.
+    run: run.train decides which are kept.
     """
-    root, players = where / "checkpoints", (player, *beside)
+    root = folder / "checkpoints"
 
     def state(progress: Progress) -> dict[str, Any]:
         return state_of_run(progress, world, {each.name: state_of(each) for each in players})
 
-    def tensors() -> dict[str, dict[str, Tensor]]:
-        own = {name: group for each in players for name, group in tensors_of(each).items()}
-        return {**own, **{name: dict(group) for name, group in more.items()}}
+    def groups() -> dict[str, dict[str, Tensor]]:
+        of_players = {file: group for each in players for file, group in tensors_of(each).items()}
+        return {**of_players, **{file: dict(group) for file, group in tensors.items()}}
 
     def publish(update: int) -> None:
-        runs.publish(where, root / checkpoint.name(update), run)
+        runs.publish(folder, root / checkpoint.name(update), run)
 
     if world.strategy == "fsdp2":
-        return _sharded(root, Contents(tensors, state, texts), publish, world)
+        return _sharded(root, Contents(groups, state, texts), publish, world)
 
     def save_whole(progress: Progress) -> None:
         if world.rank == 0:
-            checkpoint.save(root, progress.update, tensors(), state(progress), texts)
+            checkpoint.save(root, progress.update, groups(), state(progress), texts)
             publish(progress.update)
 
     return Saver(save_whole, lambda: None)
@@ -100,7 +101,7 @@ def _sharded(root: Path, contents: Contents, publish: Callable[[int], None], wor
 
 
 def _ended(update: int, work: Path, future: Future, world: World) -> str:
-    """Waits; where any rank failed, why, and what it wrote is taken away."""
+    """Wait for a checkpoint; if any rank failed, delete it and return the reason, else ""."""
     try:
         future.result()
         fault = ""
@@ -122,7 +123,7 @@ def _begun(root: Path, update: int, tensors: Callable[[], checkpoint.Groups], wo
             work = str(checkpoint.begin(root, update))
         except OSError as error:
             fault = str(error)
-    work, fault = told((work, fault))
+    work, fault = broadcast((work, fault))
     if fault:
         raise OSError(fault)
     return Path(work)

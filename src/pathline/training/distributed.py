@@ -46,8 +46,8 @@ class Wrapped(NamedTuple):
     gradient_sync: Callable[[bool], AbstractContextManager]
 
 
-def number() -> int:
-    """This process's number among those that torchrun started, before they have met."""
+def launched_rank() -> int:
+    """Rank of this process among those that torchrun started, before they have joined."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -182,7 +182,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def agreed(flag: bool) -> bool:
-    """Whether any rank says so; on CPU, so that no GPU is waited for. Collective."""
+    """Whether the flag is set on any rank; on CPU, so that no GPU is waited for. Collective."""
     if not dist.is_initialized():
         return flag
     flags = torch.tensor(int(flag))
@@ -195,8 +195,8 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def told(value: Any) -> Any:
-    """What rank 0 says. Collective."""
+def broadcast(value: Any) -> Any:
+    """The value of rank 0. Collective."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -204,13 +204,13 @@ def told(value: Any) -> Any:
     return box[0]
 
 
-def first_says(ask: Callable[[], Any]) -> Any:
-    """What the first process finds when it asks; no other does. Collective."""
-    return told(ask() if place()[0] == 0 else None)
+def from_first_rank(ask: Callable[[], Any]) -> Any:
+    """The result of `ask` on rank 0, which alone calls it. Collective."""
+    return broadcast(ask() if place()[0] == 0 else None)
 
 
 def gathered(value: Any) -> list[Any]:
-    """What every rank says, by rank. Collective."""
+    """The values of all ranks, by rank. Collective."""
     if not dist.is_initialized():
         return [value]
     everyone: list[Any] = [None] * dist.get_world_size()

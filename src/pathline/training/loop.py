@@ -1,4 +1,4 @@
-"""The one loop: batches to players to hooks. It knows no method, file, device or screen."""
+"""The training loop: batches to players to hooks. It knows no method, file, device or screen."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -7,13 +7,14 @@ from pathline.training.players import Lane, Player, Update, update
 
 
 class Progress(NamedTuple):
-    """Where a run stands. `images` is the data cursor: pictures seen since the very start."""
+    """Progress of a run. `images` is the data cursor: images trained on since the very start."""
 
     update: int = 0
     images: int = 0
 
 
-Reports = dict[str, Update]  # by player, those that moved
+Feed = Callable[[Progress], Sequence[Lane]]
+Reports = dict[str, Update]  # by player, of those that were updated
 Hook = Callable[[Progress, Reports], None]
 
 
@@ -22,9 +23,9 @@ class Outcome(NamedTuple):
     reason: Literal["done", "interrupted", "diverged"]
 
 
-def train(
+def train_players(
     players: Sequence[Player],
-    feed: Callable[[Progress], Sequence[Lane]],
+    feed: Feed,
     start: Progress,
     *,
     updates: int,
@@ -34,7 +35,7 @@ def train(
     complain: Callable[[Progress, str, Sequence[Lane]], None],
     patience: int = 3,
 ) -> Outcome:
-    """Train from `start` to `updates`. batch: pictures an update, over all ranks and lanes.
+    """Train from `start` to `updates`. batch: images per update, over all ranks and lanes.
 
     An update whose loss or gradient is not finite is not taken; `patience` of them in a row end the
     run with the weights as they were before the first.

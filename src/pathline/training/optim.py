@@ -45,35 +45,35 @@ def role(name: str) -> str:
 
 def roles(network: nn.Module) -> dict[str, list[str]]:
     """The names of the trainable parameters by role, each once, in the network's order."""
-    found: dict[str, list[str]] = {}
+    by_role: dict[str, list[str]] = {}
     for name, p in network.named_parameters():
         if p.requires_grad:
-            found.setdefault(role(name), []).append(name)
-    return found
+            by_role.setdefault(role(name), []).append(name)
+    return by_role
 
 
 def partition(network: nn.Module) -> dict[str, dict[str, list[str]]]:
     """What `muon` gives to which optimizer: "muon" and "adamw" -> role -> names."""
     live = dict(network.named_parameters())
-    found: dict[str, dict[str, list[str]]] = {"muon": {}, "adamw": {}}
+    parts: dict[str, dict[str, list[str]]] = {"muon": {}, "adamw": {}}
     for kind, names in roles(network).items():
         for name in names:
-            place = "muon" if _orthogonalised(name, live[name]) else "adamw"
-            found[place].setdefault(kind, []).append(name)
-    return found
+            optimizer = "muon" if _orthogonalised(name, live[name]) else "adamw"
+            parts[optimizer].setdefault(kind, []).append(name)
+    return parts
 
 
-def told(network: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+def describe(network: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """One line: how many weights of which role each optimizer has."""
     live = dict(network.named_parameters())
     split = isinstance(optimizer, Together)
-    places = partition(network) if split else {type(optimizer).__name__.lower(): roles(network)}
-    parts = []
-    for place, found in places.items():
-        counts = {kind: sum(live[n].numel() for n in names) for kind, names in found.items()}
-        words = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
-        parts.append(f"{place}: {words or 'nothing'}")
-    return "; ".join(parts)
+    parts = partition(network) if split else {type(optimizer).__name__.lower(): roles(network)}
+    phrases = []
+    for name, by_role in parts.items():
+        counts = {kind: sum(live[n].numel() for n in names) for kind, names in by_role.items()}
+        listed = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+        phrases.append(f"{name}: {listed or 'nothing'}")
+    return "; ".join(phrases)
 
 
 def _orthogonalised(name: str, p: nn.Parameter) -> bool:
@@ -151,9 +151,9 @@ def muon(
             )
         )
     if rest:
-        ways = {"weight_decay": weight_decay, "betas": (beta1, beta2), "eps": eps}
+        settings = {"weight_decay": weight_decay, "betas": (beta1, beta2), "eps": eps}
         lr = lr if other_lr is None else other_lr
-        optimizers.append(_adamw([(n, live[n]) for n in rest], lr=lr, **ways))
+        optimizers.append(_adamw([(n, live[n]) for n in rest], lr=lr, **settings))
     return Together(optimizers)
 
 
@@ -168,16 +168,17 @@ def constant(update: int, _: int, *, warmup: int = 0) -> float:
 
 def linear(update: int, updates: int, *, warmup: int = 0, floor: float = 0.0) -> float:
     """Falls in a straight line to `floor` at the last update."""
-    return _warm(update, warmup) * (1 - (1 - floor) * _way(update, updates, warmup))
+    return _warm(update, warmup) * (1 - (1 - floor) * _elapsed(update, updates, warmup))
 
 
 def cosine(update: int, updates: int, *, warmup: int = 0, floor: float = 0.0) -> float:
     """Falls along half a cosine to `floor` at the last update (arXiv 1608.03983)."""
-    fall = (1 - math.cos(math.pi * _way(update, updates, warmup))) / 2
+    fall = (1 - math.cos(math.pi * _elapsed(update, updates, warmup))) / 2
     return _warm(update, warmup) * (1 - (1 - floor) * fall)
 
 
-def _way(update: int, updates: int, warmup: int) -> float:
+def _elapsed(update: int, updates: int, warmup: int) -> float:
+    """Share of the updates after warm-up that is over."""
     return min(max((update - warmup) / max(updates - 1 - warmup, 1), 0.0), 1.0)
 
 

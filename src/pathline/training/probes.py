@@ -13,16 +13,26 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pathline.training.distributed import whole
-from pathline.training.loop import Hook, Progress, Reports
+from pathline.training.loop import Feed, Hook, Progress, Reports
 from pathline.training.optim import roles
 from pathline.training.players import Lane, Player, Update
+from pathline.training.team import Team
 from pathline.training.trackers.jsonl import Track
 from pathline.types import Batch, Output, Point, rows_of
 
 BENT = (F.gelu, F.silu, F.relu, F.sigmoid, torch.sigmoid, torch.relu, torch.tanh, F.tanh)
-Feed = Callable[[Progress], Sequence[Lane]]
 Values = dict[str, Tensor]  # of one number each, on the device
 Criterion = Callable[[Point, Output], tuple[Tensor, dict[str, Tensor]]]
+
+
+def probe_team(team: Team, feed: Feed, track: Track, n: int) -> tuple[Feed, list[Hook]]:
+    """The feed and the hooks that probe every player at every n-th update; n = 0: never."""
+    hooks, more = [], team.probe_values
+    for player in team.players:
+        feed, hook = probes(player, feed, track, n, more=more)
+        hooks.append(hook)
+        more = dict
+    return feed, hooks
 
 
 def probes(

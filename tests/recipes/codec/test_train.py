@@ -182,7 +182,7 @@ def test_what_is_known_without_weights_needs_none(learnt, tmp_path):
     (tmp_path / "codec.json").write_bytes((learnt / "codec.json").read_bytes())
     made = trained(FACTS, path=str(tmp_path))
     assert (made.channels, made.factor, made.id) == (4, 4, trained(FACTS, path=str(learnt)).id)
-    with pytest.raises(FileNotFoundError, match="is gone"):
+    with pytest.raises(FileNotFoundError, match="weights of this codec, is missing"):
         made.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
@@ -213,7 +213,7 @@ def test_a_diverging_run_exits_3_and_leaves_no_codec(capfd):
     assert code == 3
     assert "not taken: network: the" in capfd.readouterr().out
     assert not Path("run/codec.json").exists()
-    with pytest.raises(FileNotFoundError, match="not trained to its end"):
+    with pytest.raises(FileNotFoundError, match="training of this codec is not finished"):
         trained(FACTS, path="run")
 
 

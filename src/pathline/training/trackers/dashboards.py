@@ -22,6 +22,35 @@ Settings = Mapping[str, Any]
 PROJECT = "pathline"
 
 
+@contextmanager
+def open_trackers(
+    names: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    warn: Callable[[str], None],
+    *,
+    resumed_at: int = 0,
+    writes: bool = True,
+) -> Iterator[Tracker]:
+    """All trackers of a run as one, closed at the end. Call `refuse` before.
+
+    settings: of the run, for the trackers that show them. writes: False on ranks after the first,
+    whose tracker does nothing.
+    """
+    if not writes:
+        yield Tracker(_ignore, _ignore, _ignore)
+        return
+    tracker = opened(names, folder, folder.name, settings, warn, resumed_at=resumed_at)
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
 def opened(
     names: Sequence[str],
     folder: Path,
@@ -31,7 +60,7 @@ def opened(
     *,
     resumed_at: int = 0,
 ) -> Tracker:
-    """metrics.jsonl of the run folder and the trackers named, as one. Call `refuse` before."""
+    """metrics.jsonl of the run folder and the named trackers, as one. Call `refuse` before."""
     rows = {each: TRACKERS[each] for each in names if each != "jsonl"}
     openers = {each: partial(row, folder, name, settings, resumed_at) for each, row in rows.items()}
     return together(folder, openers, warn, resumed_at=resumed_at)

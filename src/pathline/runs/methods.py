@@ -1,0 +1,160 @@
+"""Methods of training: what differs between them, as a table; the program is recipes/train.py.
+
+A new method is a function (run, parts, placement) -> Team in a row of METHODS. It may give each
+player its own optimizer, averages, clipping, `every` and `begin` (`team.build_player`), and place
+teachers or references with `team.freeze`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+
+from pathline.assemble import (
+    Parts,
+    assemble,
+    check_settings,
+    optimizer,
+    put_on,
+    rate,
+    warnings_of,
+)
+from pathline.backbones.token_routing import drawer
+from pathline.config.resolve import read
+from pathline.config.run import Run
+from pathline.objectives.with_route import routed
+from pathline.runs import codec_method, contrastive_mean, init_weights
+from pathline.runs.dataset import Dataset, LoadedData
+from pathline.runs.feed import feeder, flow_feeder, load_data
+from pathline.runs.folder import FLOW, Kind, Layers, Opened
+from pathline.runs.from_cache import adopted
+from pathline.tables import TABLES
+from pathline.training.distributed import World
+from pathline.training.ema import exponential
+from pathline.training.loop import Feed
+from pathline.training.players import Player
+from pathline.training.power_ema import power_function
+from pathline.training.probes import timed
+from pathline.training.team import Placement, Team, build_player
+from pathline.types import Facts
+
+Say = Callable[[str], None]
+VALIDATION_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+
+
+class Method(NamedTuple):
+    """The steps of a training that depend on what is trained."""
+
+    kind: Kind[Any]  # file and schema of its settings
+    read_settings: Callable[[Layers, Opened | None, Say], Any]
+    load_data: Callable[[Any, Path | None, Console], LoadedData]
+    build_parts: Callable[[LoadedData, Path | None, torch.device, Say], tuple[Any, Dataset]]
+    build_players: Callable[[Any, Any, Placement], Team]
+    feeder: Callable[[Any, Dataset, torch.device, World], Feed]
+    describe: Callable[[Any, Any], str]  # one phrase on the run and its parts
+    warnings: Callable[[Any], list[str]] = lambda _: []  # settings that are seldom meant
+
+
+class TrainingContext(NamedTuple):
+    """A run that is about to be trained, in one of its processes."""
+
+    method: str
+    run: Any
+    facts: Facts
+    parts: Any  # of a flow: Parts; of a codec: its autoencoder
+    data: Dataset
+    team: Team
+    folder: Path
+    placement: Placement
+    console: Console
+    say: Say
+
+
+def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
+    """The settings of a flow, with those of its cache. Raises ValueError for all that is wrong."""
+    settings = read(*layers[:-1], base=layers.base, tables=TABLES)
+    run = init_weights.settled(adopted(settings), opened, say)
+    check_settings(run)
+    return run
+
+
+def build_flow(
+    loaded: LoadedData, saved: Path | None, device: torch.device, say: Say
+) -> tuple[Parts, Dataset]:
+    """Parts with initial weights, on the device, and the dataset.
+
+    saved: the checkpoint of a resumed run, which brings weights and mean velocity.
+    """
+    parts = assemble(loaded.run, loaded.facts)
+    init_weights.begin(loaded.run, parts, saved, say)
+    put_on(parts, device)
+    data = loaded.dataset_for(parts)
+    push = contrastive_mean.load_or_measure(loaded.run, parts, data, device, saved)
+    return parts._replace(push=push), data
+
+
+def flow(run: Run, parts: Parts, placement: Placement) -> Team:
+    """One player, the network of a flow; its validation is at fixed times."""
+    criterion, error_by_time = timed(parts.criterion)
+    watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
+    validation = {
+        t: partial(
+            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, training=False
+        )
+        for t in VALIDATION_TIMES
+    }
+    return Team(
+        [flow_player(run, watched, placement)],
+        validation=validation,
+        tensors=contrastive_mean.checkpoint_tensors(parts.push),
+        probe_values=error_by_time,
+    )
+
+
+def flow_player(run: Run, parts: Parts, placement: Placement) -> Player:
+    """The player of a flow."""
+    loss = partial(parts.objective.loss, draw=parts.draw, criterion=parts.criterion)
+    emas = [
+        *(partial(exponential, decay=decay) for decay in run.train.ema),
+        *(partial(power_function, sigma_rel=length) for length in run.train.power_ema),
+    ]
+    return build_player(
+        "network",
+        parts.network,
+        routed(loss, drawer(parts.network)),
+        placement,
+        optimizer=partial(optimizer, run),
+        rate=rate(run),
+        emas=emas,
+        clip=run.train.clip,
+    )
+
+
+def _text_of(run: Run, _: Parts) -> str:
+    return f"text {run.text.name}"
+
+
+METHODS: dict[str, Method] = {
+    "flow": Method(
+        kind=FLOW,
+        read_settings=read_flow_settings,
+        load_data=load_data,
+        build_parts=build_flow,
+        build_players=flow,
+        feeder=flow_feeder,
+        describe=_text_of,
+        warnings=warnings_of,
+    ),
+    "codec": Method(
+        kind=codec_method.KIND,
+        read_settings=codec_method.read_settings,
+        load_data=codec_method.load_data,
+        build_parts=codec_method.build_parts,
+        build_players=codec_method.build_players,
+        feeder=feeder,
+        describe=codec_method.describe,
+    ),
+}
