@@ -166,7 +166,7 @@ def _run(tokens: list[str], debug: bool) -> int:
 
 def _lazy_outline(tokens: list[str], place: str) -> Any:
     """The outline of the command on the line; the others stay strings, which nobody imports."""
-    rows = {(name,): at for name, at, _ in COMMANDS}
+    rows: dict[tuple[str, ...], str] = {(name,): at for name, at, _ in COMMANDS}
     for group, (_, *commands) in GROUPS.items():
         rows |= {(group, name): at for name, at, _ in commands}
     asked_for = rows.get(tuple(tokens[:1])) or rows.get(tuple(tokens[:2]))

@@ -1,4 +1,4 @@
-"""Device, precision and chance of a process: decided here and nowhere else."""
+"""Device, precision and random generators of a process, decided in one place."""
 
 import hashlib
 import time
@@ -13,72 +13,106 @@ from pathline.types import DTYPES
 
 
 class Precision(NamedTuple):
-    name: str
-    why: str
+    """The number format of a training's arithmetic; weights stay fp32."""
+
+    name: str  # fp32, bf16, fp16
+    reason: str  # why this one, for the log
     autocast: Callable[[], AbstractContextManager]
-    scaler: torch.amp.GradScaler | None
+    scaler: torch.amp.GradScaler | None  # of fp16's gradients
 
 
-def pick_device(asked: str) -> torch.device:
-    """The device asked for; "auto" takes CUDA, then MPS, then the CPU."""
-    if asked == "auto":
+def pick_device(name: str) -> torch.device:
+    """The device of this name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises ValueError for a device that this machine or this build of torch does not have.
+    """
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"The device {asked!r} can't be used: {reason} Try --device auto."
-        ) from None
+        raise ValueError(f"device={name} can't be used: {reason} Try --device auto.") from None
     return device
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, *, size: int = 512) -> float:
-    """Matrix-product rate in floating-point operations a second: best of a few short rounds."""
+def product_rate(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> float:
+    """Rate of square matrix products, in floating-point operations a second.
+
+    size: of a side; None: the size at which this device is fastest, by trying.
+    """
+    seconds = partial(product_seconds, device, dtype)
+    return 2 * size**3 / seconds(size) if size else best_rate(seconds)
+
+
+def best_rate(seconds: Callable[[int], float], *, first: int = 512, last: int = 16384) -> float:
+    """The rate of the products that fill a device: sizes double until the rate stops rising.
+
+    seconds: of one product of a size. Small products leave most of a large GPU idle and show a
+    fraction of its rate. A product that takes a millisecond fills any device, so that a slow one is
+    measured at the first size alone.
+    """
+    best, size = 0.0, first
+    while True:
+        duration = seconds(size)
+        rate = 2 * size**3 / duration
+        rises = rate > 1.05 * best
+        best = max(best, rate)
+        if not rises or duration > 1e-3 or size >= last:
+            return best
+        size *= 2
+
+
+def product_seconds(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Seconds of one product of two size × size matrices: the best of six rounds of four."""
     a = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(6):
-        _finish(device)
+        finish(device)
         start = time.perf_counter()
         for _ in range(4):
             torch.mm(a, a)
-        _finish(device)
+        finish(device)
         best = min(best, (time.perf_counter() - start) / 4)
-    return 2 * size**3 / best
+    return best
 
 
-def pick_precision(asked: str, device: torch.device) -> Precision:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def pick_precision(setting: str, device: torch.device) -> Precision:
     """fp32, bf16, fp16, or "auto": by measurement, bf16 where its products run 1.3 times faster.
 
     fp16 is never picked by itself; it comes with a loss scaler.
     """
-    why = "as asked"
-    if asked == "auto":
-        size = 512 if device.type == "cpu" else 4096
-        single, half = (product_rate(device, DTYPES[n], size=size) for n in ("fp32", "bf16"))
-        asked = "bf16" if half > 1.3 * single else "fp32"
-        why = f"measured: fp32 {single / 1e9:.0f} GFLOP/s, bf16 {half / 1e9:.0f} GFLOP/s"
-    if asked not in DTYPES:
-        raise ValueError(f"There is no precision {asked!r}. There are: auto, {', '.join(DTYPES)}.")
-    scaler = torch.amp.GradScaler(device.type) if asked == "fp16" else None
-    if asked == "fp32":
-        return Precision(asked, why, nullcontext, None)
-    return Precision(asked, why, partial(torch.autocast, device.type, DTYPES[asked]), scaler)
+    reason = "as set"
+    if setting == "auto":
+        single, half = (product_rate(device, DTYPES[name]) for name in ("fp32", "bf16"))
+        setting = "bf16" if half > 1.3 * single else "fp32"
+        reason = f"measured: fp32 {single / 1e9:.0f} GFLOP/s, bf16 {half / 1e9:.0f} GFLOP/s"
+    if setting not in DTYPES:
+        raise ValueError(
+            f"train.precision={setting} is no number format. Set one of auto, {', '.join(DTYPES)}."
+        )
+    scaler = torch.amp.GradScaler(device.type) if setting == "fp16" else None
+    if setting == "fp32":
+        return Precision(setting, reason, nullcontext, None)
+    return Precision(setting, reason, partial(torch.autocast, device.type, DTYPES[setting]), scaler)
 
 
 def lane_rng(seed: int, update: int, lane: int, device: torch.device) -> torch.Generator:
-    """The chance of one micro-batch, a function of its place alone.
+    """The random generator of one micro-batch, a function of its place alone.
 
-    lane = micro-batch × world size + rank, so two processes draw what one draws with two
-    accumulated micro-batches, and a resumed run draws what it would have drawn.
+    lane = micro-batch × world size + rank, so two processes get the numbers that one gets with
+    two accumulated micro-batches, and a resumed run those of an uninterrupted one.
     """
     digest = hashlib.blake2b(f"{seed}/{update}/{lane}".encode(), digest_size=4).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
