@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter
 from typing import Literal, NamedTuple
 
 import torch
 
+from pathline.console import open_console
+from pathline.training.device import pick_device, product_rate
+
 GIB = 1 << 30
+MEMORY, DISK = 4, 5  # GiB below which there is a warning
 OPTIONAL = {
     "diffusers": "pip install 'pathline[codecs]'",
     "matplotlib": "pip install 'pathline[bench]'",
@@ -22,134 +25,117 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class Finding(NamedTuple):
-    """One line of the report; "note": nothing to mend, "warn": a limit, "bad": to be mended."""
+    """One line of the report. note: nothing to do; warn: a limit; bad: pathline will not work."""
 
     state: Literal["ok", "note", "warn", "bad"]
-    what: str
-    told: str
+    subject: str
+    text: str
 
 
 def doctor() -> int:
-    """Look at Python, torch, devices, speed, disk and packages; 1 if something must be mended."""
-    bad = 0
-    for finding in _findings():
-        bad += finding.state == "bad"
-        print(f"{finding.state:>4}  {finding.what:<14} {finding.told}", flush=True)  # noqa: T201
-    print("Everything that must work does." if not bad else f"{bad} to mend.")  # noqa: T201
+    """Check Python, torch, devices, speed, disk and packages; 1 if something must be repaired."""
+    console, bad = open_console(), 0
+    for state, subject, text in _findings():
+        bad += state == "bad"
+        console.print(f"{state:>4}  {subject:<14} {text}")
+    console.print(f"{bad} to repair." if bad else "Everything that must work does.")
     return 1 if bad else 0
 
 
 def _findings() -> Iterator[Finding]:
     yield Finding("ok", "python", sys.version.split()[0])
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
-    yield from _vision()
+    yield _vision()
     yield from _devices()
     yield _bf16()
-    yield _rates()
+    yield _rates(pick_device("auto"))
     yield _memory()
     yield _disk(Path.cwd())
     yield from _packages()
     yield from _environment()
 
 
-def _vision() -> Iterator[Finding]:
+def _vision() -> Finding:
     """A torchvision of another build breaks transformers and diffusers at import."""
     if importlib.util.find_spec("torchvision") is None:
-        yield Finding("ok", "torchvision", "absent, as it should be: pathline does without")
-        return
+        return Finding("ok", "torchvision", "absent, as it should be: pathline does without")
     try:
         importlib.import_module("torchvision")
-        yield Finding("note", "torchvision", "present and loads; pathline does without")
-    except Exception as error:
-        told = f"present but broken ({error}); run: pip uninstall torchvision"
-        yield Finding("bad", "torchvision", told)
+    except Exception as error:  # of any kind: its own code runs
+        repair = f"present but broken ({error}). Run: pip uninstall torchvision"
+        return Finding("bad", "torchvision", repair)
+    return Finding("note", "torchvision", "present and loads; pathline does without")
 
 
 def _devices() -> Iterator[Finding]:
     yield Finding("ok", "cpu", f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
     for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        yield Finding("ok", f"cuda:{index}", f"{facts.name}, {facts.total_memory / GIB:.0f} GiB")
+        card = torch.cuda.get_device_properties(index)
+        yield Finding("ok", f"cuda:{index}", f"{card.name}, {card.total_memory / GIB:.0f} GiB")
     if torch.backends.mps.is_available():
         yield Finding("ok", "mps", "available")
     elif torch.cuda.device_count() == 0:
-        yield Finding("note", "gpu", "none found; training runs on the CPU (--device cpu)")
+        yield Finding("note", "gpu", "none; training runs on the CPU (device=cpu)")
 
 
 def cpu_flags(text: str) -> set[str]:
     """The bf16 instruction sets named in a /proc/cpuinfo."""
-    words = set(text.split())
-    return words & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
+    return {"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & {*text.split()}
 
 
 def _bf16() -> Finding:
     if torch.cuda.is_available():
-        able = torch.cuda.is_bf16_supported()
-        told = "supported by the GPU" if able else "not supported; use precision fp16"
-        return Finding("ok" if able else "warn", "bf16", told)
+        if torch.cuda.is_bf16_supported():
+            return Finding("ok", "bf16", "supported by the GPU")
+        return Finding("warn", "bf16", "not supported by the GPU. Set train.precision=fp16")
     info = Path("/proc/cpuinfo")
-    found = cpu_flags(info.read_text()) if info.is_file() else set()
-    if found:
-        return Finding("ok", "bf16", f"the CPU has {', '.join(sorted(found))}")
-    return Finding("note", "bf16", "no instructions for it found; fp32 will be faster here")
+    if flags := cpu_flags(info.read_text()) if info.is_file() else set():
+        return Finding("ok", "bf16", f"the CPU has {', '.join(sorted(flags))}")
+    return Finding("note", "bf16", "the CPU has no instructions for it; fp32 is faster")
 
 
-def rate(dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
-    """Matrix products of size × size in GFLOP/s, the best of some."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best, end = float("inf"), perf_counter() + seconds
-    while perf_counter() < end:
-        start = perf_counter()
-        (a @ a)[0, 0].item()  # waits for the device
-        best = min(best, perf_counter() - start)
-    return 2 * size**3 / best / 1e9
-
-
-def _rates() -> Finding:
-    fp32, bf16 = rate(torch.float32), rate(torch.bfloat16)
-    ratio = f"bf16 is {bf16 / fp32:.1f}× fp32"
-    return Finding("ok", "matrix product", f"fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s ({ratio})")
+def _rates(device: torch.device) -> Finding:
+    fp32, bf16 = (product_rate(device, kind) / 1e9 for kind in (torch.float32, torch.bfloat16))
+    text = f"fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s on {device} (bf16 is {bf16 / fp32:.1f}× fp32)"
+    return Finding("ok", "matrix product", text)
 
 
 def _memory() -> Finding:
     try:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    except (ValueError, OSError, AttributeError):  # a system that cannot say
+    except (ValueError, OSError, AttributeError):  # not on every system
         return Finding("note", "memory", "unknown on this system")
-    told = f"{size:.0f} GiB"
-    return (
-        Finding("ok", "memory", told)
-        if size >= 4
-        else Finding("warn", "memory", f"{told}; 4 wanted")
-    )
+    if size < MEMORY:
+        return Finding("warn", "memory", f"{size:.0f} GiB; training wants {MEMORY}")
+    return Finding("ok", "memory", f"{size:.0f} GiB")
 
 
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / GIB
-    told = f"{free:.0f} GiB free in {folder}"
+    text = f"{free:.0f} GiB free in {folder}"
     if not os.access(folder, os.W_OK):
-        return Finding("bad", "disk", f"{folder} cannot be written; give --out or change folder")
+        return Finding("bad", "disk", f"{folder} can't be written. Set --out, or change folder")
     if free < 1:
-        return Finding("bad", "disk", f"{told}; free some, or give --out on another disk")
-    return Finding("ok" if free >= 5 else "warn", "disk", told)
+        return Finding("bad", "disk", f"{text}. Free some, or set --out on another disk")
+    return Finding("ok" if free >= DISK else "warn", "disk", text)
 
 
 def _packages() -> Iterator[Finding]:
-    for name, line in OPTIONAL.items():
+    for name, install in OPTIONAL.items():
         try:
             yield Finding("ok", name, version(name))
         except PackageNotFoundError:
-            yield Finding("note", name, f"absent (optional); {line}")
+            yield Finding("note", name, f"absent (optional); {install}")
 
 
 def _environment() -> Iterator[Finding]:
-    offline = [
-        name for name in OFFLINE if os.environ.get(name, "0").lower() in ("1", "true", "yes", "on")
-    ]
-    told = f"{', '.join(offline)} set: hub names work only from the cache" if offline else "allowed"
-    yield Finding("note" if offline else "ok", "downloads", told)
-    ours = sorted(name for name in os.environ if name.startswith("PATHLINE_"))
-    if ours:
-        told = f"{', '.join(ours)} set, but pathline reads no such variables; use key=value"
-        yield Finding("warn", "environment", told)
+    true = ("1", "true", "yes", "on")
+    offline = [name for name in OFFLINE if os.environ.get(name, "0").lower() in true]
+    if offline:
+        text = f"{', '.join(offline)} set: models of the hub only from its cache"
+        yield Finding("note", "downloads", text)
+    else:
+        yield Finding("ok", "downloads", "allowed")
+    if ours := sorted(name for name in os.environ if name.startswith("PATHLINE_")):
+        text = f"{', '.join(ours)} set, but pathline reads no such variables. Use key=value"
+        yield Finding("warn", "environment", text)
