@@ -15,8 +15,9 @@ from pathline.config.run import Run
 from pathline.data.sources.rows import digits
 from pathline.flow.paths import PATHS, STRAIGHT, TRIG, VP, draw_point, velocity
 from pathline.objectives.terms import compose, contrastive, mse
-from pathline.runs import contrastive_mean
+from pathline.runs.contrastive_mean import measure_mean
 from pathline.runs.dataset import Dataset
+from pathline.runs.folder import mean_velocity
 from pathline.types import Cond, Output
 
 TINY = [
@@ -61,7 +62,7 @@ def test_the_mean_is_that_of_the_drawn_velocities(name, path):
     rng = torch.Generator().manual_seed(3)
     x1 = 2 + torch.randn(3000, 1, 2, 2, generator=rng)
     run = settings(name)
-    found = contrastive_mean.measure(run, path, some_data(x1), CPU)
+    found = measure_mean(run, path, some_data(x1), CPU)
     t = torch.sigmoid(torch.randn(3000, generator=rng))  # the default draw
     drawn = velocity(path, torch.randn(x1.shape, generator=rng), x1, t).mean(0)
     assert torch.allclose(found, drawn, atol=0.15)
@@ -70,10 +71,10 @@ def test_the_mean_is_that_of_the_drawn_velocities(name, path):
 
 def test_mirrored_pictures_and_several_sizes_count():
     x1 = torch.randn(100, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    both = contrastive_mean.measure(settings(flip=True), STRAIGHT, some_data(x1), CPU)
+    both = measure_mean(settings(flip=True), STRAIGHT, some_data(x1), CPU)
     assert torch.allclose(both, (x1 + x1.flip(-1)).mean(0) / 2, atol=1e-6)
     bucket = torch.arange(100) % 3
-    sizes = contrastive_mean.measure(settings(), STRAIGHT, some_data(x1, bucket), CPU)
+    sizes = measure_mean(settings(), STRAIGHT, some_data(x1, bucket), CPU)
     assert sizes.shape == (2, 1, 1)
     assert torch.allclose(sizes, x1.mean((0, 2, 3))[:, None, None], atol=1e-6)
 
@@ -138,7 +139,7 @@ def test_a_checkpoint_alone_draws_with_contrastive_guidance(capsys):
     assert main(["generate", str(alone), "--n", "2", "--out", "w", "guidance=interval"]) == 0
     assert with_it.keys() == {file.name for file in Path("w").glob("*.png")}
     capsys.readouterr()
-    held = contrastive_mean.load(Run(terms={"mse": 1.0, "contrastive": 0.05}), alone)
+    held = mean_velocity(Run(terms={"mse": 1.0, "contrastive": 0.05}), alone)
     source = digits()
     pixels = torch.stack([source.read(row).image for row in range(source.count)]).float()
     assert torch.allclose(held.mean, (pixels / 127.5 - 1).mean(0), atol=0.05)  # some are held out

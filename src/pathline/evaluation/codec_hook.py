@@ -15,10 +15,8 @@ from pathline.config.codec_run import CodecRun
 from pathline.config.pick import Pick, options_of
 from pathline.config.values import convert
 from pathline.images import sheet
-from pathline.runs.dataset import Dataset
-from pathline.runs.methods import TrainingContext
+from pathline.runs.dataset import Dataset, TrainingContext
 from pathline.runs.sample_hook import write_page
-from pathline.runs.saver import Saver
 from pathline.training.ema import Ema
 from pathline.training.hooks import Show, every
 from pathline.training.loop import Hook, Progress, Reports
@@ -56,12 +54,12 @@ def codec_trial(run: CodecRun, data: Dataset, player: Player) -> CodecTrial:
 
 def codec_measurements(
     context: TrainingContext,
-) -> Callable[[Tracker, Saver, Show], Iterator[Hook]]:
+) -> Callable[[Tracker, Any, Show], Iterator[Hook]]:
     """Hooks that measure, and that write `rebuilt-….png`, as often as run.train says."""
     trial = codec_trial(context.run, context.data, context.team.players[0])
     folder, train = context.folder / "samples", context.run.train
 
-    def hooks(tracker: Tracker, _: Saver, show: Show) -> Iterator[Hook]:
+    def hooks(tracker: Tracker, _: Any, show: Show) -> Iterator[Hook]:
         def measure(progress: Progress, _: Reports) -> None:
             values = measure_codec(trial)
             tracker.numbers(progress.update, progress.images, values)

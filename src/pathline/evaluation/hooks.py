@@ -4,30 +4,35 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pathline.evaluation.codec_hook import codec_measurements
 from pathline.evaluation.eval_hook import eval_hook, prepare_evaluation
+from pathline.runs.dataset import TrainingContext
 from pathline.runs.feed import held_out
 from pathline.runs.folder import AVERAGES
-from pathline.runs.methods import TrainingContext
 from pathline.runs.sample_hook import prepare_grid, sampling_hook
 from pathline.runs.saver import Saver, attempt
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
-from pathline.training.loop import Hook, Progress
+from pathline.training.loop import Feed, Hook, Progress
 from pathline.training.power_ema import forget
+from pathline.training.probes import probe_team
 from pathline.training.trackers.jsonl import Tracker
 
-HooksFrom = Callable[[Progress, Tracker, Saver, Show], list[Hook]]
+HooksFrom = Callable[[Feed, Progress, Tracker, Saver, Show], tuple[Feed, list[Hook]]]
 Measurements = Callable[[Tracker, Saver, Show], Iterable[Hook]]
 
 
 def prepare_hooks(context: TrainingContext) -> HooksFrom:
-    """A function that makes a run's hooks, once it is known where it starts and writes to.
+    """A function that makes a run's hooks, and the feed that the probes watch.
 
     Raises ValueError, before anything is written, for what cannot be sampled or measured.
     """
     measurements = MEASUREMENTS[context.method](context)
     team, train = context.team, context.run.train
 
-    def hooks(start: Progress, tracker: Tracker, saver: Saver, show: Show) -> list[Hook]:
-        return [
+    def hooks(
+        feed: Feed, start: Progress, tracker: Tracker, saver: Saver, show: Show
+    ) -> tuple[Feed, list[Hook]]:
+        feed, probes = probe_team(team, feed, tracker.numbers, train.probe_every)
+        return feed, [
+            *probes,
             *team.hooks,
             logger(team.players, tracker.numbers, show, train.log_every, last=train.updates),
             *_snapshots(context, start),

@@ -11,16 +11,15 @@ from rich.console import Console
 from pathline.config.layers import to_tree
 from pathline.evaluation.hooks import prepare_hooks
 from pathline.runs import folder as runs
-from pathline.runs.dataset import Dataset, first_rows
+from pathline.runs.dataset import Dataset, TrainingContext, first_rows
 from pathline.runs.feed import batch_of
 from pathline.runs.launch import launch, signals
-from pathline.runs.methods import METHODS, Say, TrainingContext
+from pathline.runs.methods import METHODS, Say
 from pathline.runs.resume import find_run, require_same_run, restore_players
 from pathline.runs.saver import saver
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.distributed import World, agreed, broadcast, joined, launched_rank
 from pathline.training.loop import Feed, Outcome, Progress, train_players
-from pathline.training.probes import probe_team
 from pathline.training.progress import complaints, introduce, introduce_progress, screen
 from pathline.training.team import Placement, Team, rehearse
 from pathline.training.trackers import dashboards
@@ -179,9 +178,8 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
     with signals() as stopped:
         bar = screen(context.console, run.train.updates, start.update)
         with bar as (tick, show), trackers as tracker:
-            feed, probes = probe_team(team, feed, tracker.numbers, run.train.probe_every)
-            hooks = [tick, *probes, *hooks_from(start, tracker, save, show)]
-            outcome = _loop(context, feed, start, hooks, stopped)
+            feed, hooks = hooks_from(feed, start, tracker, save, show)
+            outcome = _loop(context, feed, start, [tick, *hooks], stopped)
         if outcome.progress.update:
             save.save(outcome.progress)
             save.settle()

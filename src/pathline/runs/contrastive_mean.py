@@ -4,54 +4,21 @@ With independent negatives the term learns (v − share·mean) / (1 − share); 
 and training times. It is stored in each checkpoint, because sampling has no access to the data.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts
-from pathline.compatibility import push_share
 from pathline.config.pick import bind
 from pathline.config.run import PLACES, Run
 from pathline.flow import paths
-from pathline.flow.guidance import Push
 from pathline.runs.dataset import Dataset, by_bucket
 from pathline.tables import TABLES
-from pathline.training import checkpoint
-from pathline.training.distributed import from_first_rank
 
-FILE, NAME = "push", "mean"  # file of a checkpoint, tensor in it
 MAX_IMAGES = 10_000  # their mean is exact to a hundredth of their spread
 BATCH = 64
 
 
-def load_or_measure(
-    run: Run, parts: Parts, data: Dataset, device: torch.device, saved: Path | None
-) -> Push | None:
-    """The mean velocity of a run in training: its checkpoint's, or else measured. Collective."""
-    if not push_share(run):
-        return None
-    stored = load(run, saved) if saved else None
-    return stored or Push(
-        push_share(run), from_first_rank(lambda: measure(run, parts.path, data, device))
-    )
-
-
-def load(run: Run, saved: Path) -> Push | None:
-    """The mean velocity in a checkpoint of the run; None if it has none."""
-    if not push_share(run):
-        return None
-    tensors = checkpoint.load(saved, only=(FILE,)).tensors.get(FILE)
-    return Push(push_share(run), tensors[NAME]) if tensors else None
-
-
-def checkpoint_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
-    """The mean velocity as a checkpoint stores it, by file."""
-    return {} if push is None else {FILE: {NAME: push.mean}}
-
-
 @torch.no_grad()
-def measure(run: Run, path: paths.Path, data: Dataset, device: torch.device) -> Tensor:
+def measure_mean(run: Run, path: paths.Path, data: Dataset, device: torch.device) -> Tensor:
     """Mean velocity over the first MAX_IMAGES training images and the run's times, on the CPU.
 
     [C H W]; [C 1 1] where images have several sizes. With data.flip mirrored images count too.

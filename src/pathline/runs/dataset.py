@@ -1,13 +1,16 @@
-"""The dataset of a run, whatever its source: examples by row, and which are trained on."""
+"""The dataset of a run, whatever its source, and the run that is about to be trained on it."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from pathline.data import order
+from pathline.training.team import Placement, Team
 from pathline.types import Cond, Facts
 
 HOLDOUT_SEED = 0  # the same images are held out whatever the run's seed
@@ -37,6 +40,21 @@ class LoadedData(NamedTuple):
     run: Any
     facts: Facts
     dataset_for: Callable[[Any], Dataset]  # parts -> dataset
+
+
+class TrainingContext(NamedTuple):
+    """A run that is about to be trained, in one of its processes."""
+
+    method: str
+    run: Any
+    facts: Facts
+    parts: Any  # of a flow: Parts; of a codec: its autoencoder
+    data: Dataset
+    team: Team
+    folder: Path
+    placement: Placement
+    console: Console
+    say: Callable[[str], None]
 
 
 def fingerprint(keys: Sequence[str]) -> str:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pathline.assemble import Parts, assemble, put_on
+from pathline.compatibility import push_share
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import write_whole
-from pathline.runs import contrastive_mean
+from pathline.flow.guidance import Push
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
 from pathline.types import Facts, Made
@@ -27,6 +28,7 @@ from pathline.types import Facts, Made
 RUNS = Path("runs")
 SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
 AVERAGES = "averages"  # folder of power-EMA snapshots
+PUSH = "push"  # file of a checkpoint: the mean velocity of a contrastive term
 LATEST, BEST = "latest", "best"  # texts that name a checkpoint
 UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
@@ -196,7 +198,20 @@ def parts_of(
             f"{named} is not of this network: {' '.join(str(error).split())}"
         ) from None
     put_on(parts, device)
-    return parts._replace(push=contrastive_mean.load(opened.run, opened.checkpoint)), named
+    return parts._replace(push=mean_velocity(opened.run, opened.checkpoint)), named
+
+
+def mean_velocity(run: Run, saved: Path | None) -> Push | None:
+    """The mean velocity of a run with a contrastive term, from its checkpoint; None without."""
+    if saved is None or not push_share(run):
+        return None
+    tensors = checkpoint.load(saved, only=(PUSH,)).tensors.get(PUSH)
+    return Push(push_share(run), tensors["mean"]) if tensors else None
+
+
+def mean_velocity_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
+    """The mean velocity as a checkpoint stores it, by file."""
+    return {} if push is None else {PUSH: {"mean": push.mean}}
 
 
 def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:

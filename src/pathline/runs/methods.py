@@ -23,23 +23,32 @@ from pathline.assemble import (
     warnings_of,
 )
 from pathline.backbones.token_routing import drawer
+from pathline.compatibility import push_share
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.flow.guidance import Push
 from pathline.objectives.with_route import routed
-from pathline.runs import codec_method, contrastive_mean, init_weights
+from pathline.runs import codec_method, init_weights
+from pathline.runs.contrastive_mean import measure_mean
 from pathline.runs.dataset import Dataset, LoadedData
 from pathline.runs.feed import feeder, flow_feeder, load_data
-from pathline.runs.folder import FLOW, Kind, Layers, Opened
+from pathline.runs.folder import (
+    FLOW,
+    Kind,
+    Layers,
+    Opened,
+    mean_velocity,
+    mean_velocity_tensors,
+)
 from pathline.runs.from_cache import adopted
 from pathline.tables import TABLES
-from pathline.training.distributed import World
+from pathline.training.distributed import World, from_first_rank
 from pathline.training.ema import exponential
 from pathline.training.loop import Feed
 from pathline.training.players import Player
 from pathline.training.power_ema import power_function
 from pathline.training.probes import timed
 from pathline.training.team import Placement, Team, build_player
-from pathline.types import Facts
 
 Say = Callable[[str], None]
 VALIDATION_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -56,21 +65,6 @@ class Method(NamedTuple):
     feeder: Callable[[Any, Dataset, torch.device, World], Feed]
     describe: Callable[[Any, Any], str]  # one phrase on the run and its parts
     warnings: Callable[[Any], list[str]] = lambda _: []  # settings that are seldom meant
-
-
-class TrainingContext(NamedTuple):
-    """A run that is about to be trained, in one of its processes."""
-
-    method: str
-    run: Any
-    facts: Facts
-    parts: Any  # of a flow: Parts; of a codec: its autoencoder
-    data: Dataset
-    team: Team
-    folder: Path
-    placement: Placement
-    console: Console
-    say: Say
 
 
 def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
@@ -92,7 +86,10 @@ def build_flow(
     init_weights.begin(loaded.run, parts, saved, say)
     put_on(parts, device)
     data = loaded.dataset_for(parts)
-    push = contrastive_mean.load_or_measure(loaded.run, parts, data, device, saved)
+    push = mean_velocity(loaded.run, saved)
+    if push is None and (share := push_share(loaded.run)):
+        mean = from_first_rank(lambda: measure_mean(loaded.run, parts.path, data, device))
+        push = Push(share, mean)
     return parts._replace(push=push), data
 
 
@@ -109,7 +106,7 @@ def flow(run: Run, parts: Parts, placement: Placement) -> Team:
     return Team(
         [flow_player(run, watched, placement)],
         validation=validation,
-        tensors=contrastive_mean.checkpoint_tensors(parts.push),
+        tensors=mean_velocity_tensors(parts.push),
         probe_values=error_by_time,
     )
 

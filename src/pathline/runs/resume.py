@@ -78,11 +78,6 @@ def require_same_run(opened: runs.Opened, run: Any, facts: Facts) -> None:
         )
 
 
-def state_of_run(progress: Progress, world: World, players: dict[str, Any]) -> dict[str, Any]:
-    """The contents of a checkpoint's state.json."""
-    return {"progress": progress._asdict(), "processes": world.size, "players": players}
-
-
 def _restarted() -> bool:
     """Whether torchrun has started this process again after a failure."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

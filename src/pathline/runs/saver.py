@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pathline.runs import folder as runs
-from pathline.runs.resume import state_of_run
 from pathline.training import checkpoint
 from pathline.training import sharded_checkpoint as shards
 from pathline.training.distributed import World, broadcast, gathered
@@ -74,6 +73,11 @@ def saver(
             publish(progress.update)
 
     return Saver(save_whole, lambda: None)
+
+
+def state_of_run(progress: Progress, world: World, players: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a checkpoint's state.json."""
+    return {"progress": progress._asdict(), "processes": world.size, "players": players}
 
 
 def _sharded(root: Path, contents: Contents, publish: Callable[[int], None], world: World) -> Saver:
