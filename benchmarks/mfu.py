@@ -28,8 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pathline.assemble import Parts, assemble
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
-from pathline.evaluation.timing import finish, peak_rate, timed
-from pathline.training.device import Precision, lane_rng, product_rate
+from pathline.evaluation.timing import data_sheet_rate, timed
+from pathline.training.device import Precision, finish, lane_rng, product_rate
 from pathline.training.ema import exponential
 from pathline.training.players import Player, update
 from pathline.types import Batch, Cond, Facts
@@ -148,7 +148,7 @@ def _measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) 
             rates.append(product())
             times.append(timed(lambda: updates(repeats), device)[0] / repeats)
     speeds = [each / t for t in times]
-    sheet = peak_rate(name_of(device), "bf16")
+    sheet = data_sheet_rate(name_of(device), "bf16")
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     return Result(
         switch,

@@ -10,7 +10,17 @@ import torch
 from rich.console import Console
 
 from pathline.config.resolve import read
-from pathline.evaluation.timing import GIB, Meter, largest, meter, peak_rate, search, split, turns
+from pathline.evaluation.timing import (
+    GIB,
+    Meter,
+    data_sheet_rate,
+    in_turns,
+    largest,
+    largest_batch,
+    memory_meter,
+    operations,
+    shares_of_update,
+)
 from pathline.recipes import bench as recipe
 
 CPU = torch.device("cpu")
@@ -23,7 +33,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def setup():
-    return recipe.prepared(read("digits", (), TINY, {"device": "cpu"}).run, Console(quiet=True))
+    return recipe.set_up(read("digits", (), TINY, {"device": "cpu"}).run, Console(quiet=True))
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 7, 64, 100, 1000, 4096])
@@ -37,8 +47,8 @@ def test_the_largest_that_fits_is_found_within_a_sixteenth(room):
 def test_nothing_fits():
     assert largest(lambda _: False, 64) == 0
     full = Meter(lambda work: (work(), (5, 0.0))[1], limit=4)
-    with pytest.raises(ValueError, match="Not even one picture fits"):
-        search(lambda _: None, full, most=64, patience=1.0)
+    with pytest.raises(ValueError, match=r"train\.batch=1 does not fit"):
+        largest_batch(lambda _: None, full, most=64, patience=1.0)
 
 
 def pretended(limit, seconds_each=0.0):
@@ -57,11 +67,11 @@ def test_running_out_of_memory_ends_the_doubling_and_other_errors_do_not():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return batch
 
-    found, ran = search(trial, pretended(1 << 40), most=1 << 16, patience=float("inf"))
+    found, ran = largest_batch(trial, pretended(1 << 40), most=1 << 16, patience=float("inf"))
     assert 38 <= found <= 40
     assert ran == found
     with pytest.raises(RuntimeError, match="another fault"):
-        search(faulty, pretended(1 << 40), most=64, patience=1.0)
+        largest_batch(faulty, pretended(1 << 40), most=64, patience=1.0)
 
 
 def faulty(_):
@@ -75,7 +85,9 @@ def test_batches_that_take_too_long_are_judged_by_the_memory_of_smaller_ones():
         ran.append(batch)
         return batch
 
-    found, most = search(trial, pretended((10 + 3 * 1000) << 20, 0.01), most=1 << 16, patience=0.5)
+    found, most = largest_batch(
+        trial, pretended((10 + 3 * 1000) << 20, 0.01), most=1 << 16, patience=0.5
+    )
     assert max(ran) == most <= 50
     assert 1000 - 1000 // 16 <= found <= 1000
 
@@ -95,13 +107,16 @@ def test_operations_are_those_of_the_formula(setup):
         for name, layer in network.named_modules()
         if isinstance(layer, torch.nn.Linear) and name.startswith(first)
     )
-    assert recipe.flops(setup) == pytest.approx(3 * (products + attention) - saved, rel=1e-9)
+    batch = recipe.batch_of(setup.data, recipe.first_rows(setup.data, 2), CPU)
+    assert operations(setup.parts, batch) == pytest.approx(
+        3 * (products + attention) - saved, rel=1e-9
+    )
 
 
 def test_the_split_is_whole_and_leaves_the_player_as_it_was(setup):
     player = recipe._player(setup, compiled=False)
     own, feed = player.loss, recipe._feed(setup, 8)
-    shares = split(player, lambda: feed(recipe.Progress()), CPU, rounds=3)
+    shares = shares_of_update(player, feed, CPU, rounds=3)
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
     assert player.loss is own
@@ -109,31 +124,31 @@ def test_the_split_is_whole_and_leaves_the_player_as_it_was(setup):
 
 def test_all_works_take_turns():
     calls = []
-    found = turns({n: lambda n=n: calls.append(n) for n in "ab"}, CPU, 0.0)
+    found = in_turns({n: lambda n=n: calls.append(n) for n in "ab"}, CPU, 0.0)
     assert calls == ["a", "b"] * 3
     assert [len(rounds) for rounds in found.values()] == [2, 2]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep one peak")
 def test_a_peak_is_of_the_work_alone():
-    gauge = meter(CPU)
-    large, _ = gauge.around(lambda: torch.ones(GIB // 8).sum())  # half a GiB
-    small, _ = gauge.around(lambda: None)
+    gauge = memory_meter(CPU)
+    large, _ = gauge.measure(lambda: torch.ones(GIB // 8).sum())  # half a GiB
+    small, _ = gauge.measure(lambda: None)
     assert large - small > 0.4 * GIB
     assert gauge.limit > 0
 
 
 def test_data_sheets_are_of_half_precision():
-    assert peak_rate("NVIDIA H200", "bf16") == 989e12
-    assert peak_rate("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_rate("NVIDIA A100-SXM4-80GB", "fp16") == 312e12
-    assert peak_rate("NVIDIA H200", "fp32") is None
-    assert peak_rate("a card to come", "bf16") is None
+    assert data_sheet_rate("NVIDIA H200", "bf16") == 989e12
+    assert data_sheet_rate("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert data_sheet_rate("NVIDIA A100-SXM4-80GB", "fp16") == 312e12
+    assert data_sheet_rate("NVIDIA H200", "fp32") is None
+    assert data_sheet_rate("a card to come", "bf16") is None
 
 
 def test_a_table_and_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipe, "MOST", 16)
-    monkeypatch.setattr(recipe, "SPAN", 0.0)
+    monkeypatch.setattr(recipe, "SECONDS", 0.0)
     monkeypatch.setattr(recipe, "product_rate", lambda *_, **__: 1e10)
     file = tmp_path / "bench.json"
     assert recipe.bench("digits", *TINY, device="cpu", json=file) == 0
@@ -141,7 +156,7 @@ def test_a_table_and_a_file(tmp_path, monkeypatch, capsys):
     row = report["rows"][0]
     assert report["device"] == "cpu"
     assert report["largest_batch"] >= report["largest_batch_run"] >= 1
-    assert {"train", "draw", "peak", "share"} <= {key for key, value in row.items() if value}
+    assert {"train", "sample", "peak", "share"} <= {key for key, value in row.items() if value}
     shown = capsys.readouterr().out
     assert "train/s" in shown
     assert "largest batch that fits" in shown
@@ -153,7 +168,7 @@ def test_a_batch_that_leaves_no_room_is_left_out_aloud(setup, monkeypatch, capsy
 
     monkeypatch.setattr(recipe, "MOST", 8)
     monkeypatch.setattr(recipe, "_row", full)
-    report = recipe.measured(setup, Console(), compiled=False)
+    report = recipe.measure(setup, Console(), compiled=False)
     assert report["rows"] == []
     assert "eager, batch 8: out of memory, left out" in capsys.readouterr().out
 

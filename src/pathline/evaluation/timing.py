@@ -1,4 +1,4 @@
-"""Time, memory and room of a device: what `pathline bench` measures with."""
+"""Seconds, bytes and operations of a training on a device: what `pathline bench` measures with."""
 
 import os
 import resource
@@ -14,12 +14,19 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch.autograd.graph import register_multi_grad_hook
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from pathline.assemble import Parts
+from pathline.backbones.token_routing import drawer
+from pathline.objectives.with_route import routed
+from pathline.training.device import finish
 from pathline.training.players import Lane, Player, update
+from pathline.types import Batch
 
 GIB = 1 << 30
-GROWN = 64 << 20  # bytes two batches must differ by, to judge a third by them
-ROOM = 0.5  # share of a computer's free memory that batches may be tried in
+LEAST_GROWTH = 64 << 20  # bytes two batches must differ by, to predict a third from them
+MEMORY_SHARE = 0.5  # of a computer's free memory, that batches are tried in
 STATUS, RESET, FREE = (Path(f"/proc/{p}") for p in ("self/status", "self/clear_refs", "meminfo"))
 # Dense products of bf16 (fp16 before Ampere), from the makers' data sheets; first match counts.
 PEAKS = {
@@ -38,7 +45,7 @@ PEAKS = {
 
 
 class Shares(TypedDict):
-    """Of the time of an update; `optimizer` has clipping and averages too."""
+    """Shares of the time of an update; `optimizer` includes clipping and averages."""
 
     data: float
     forward: float
@@ -47,117 +54,118 @@ class Shares(TypedDict):
 
 
 class Meter(NamedTuple):
-    """`around(work)` gives the peak in bytes and the seconds; `limit` is the room there is."""
+    """`measure(work)` gives the peak in bytes and the seconds; `limit` is the memory there is."""
 
-    around: Callable[[Callable[[], object]], tuple[int, float]]
-    limit: int
+    measure: Callable[[Callable[[], object]], tuple[int, float]]
+    limit: int  # bytes
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest n that fits, within a sixteenth: doubling, then bisection. 0 if 1 does not."""
     good, bad = 0, 0
     while not bad and good < most:
-        tried = min(2 * good or 1, most)
-        good, bad = (tried, 0) if fits(tried) else (good, tried)
+        n = min(2 * good or 1, most)
+        good, bad = (n, 0) if fits(n) else (good, n)
     while bad - good > max(1, good // 16):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good
 
 
-def search(
-    trial: Callable[[int], object], gauge: Meter, *, most: int, patience: float
+def largest_batch(
+    trial: Callable[[int], object], meter: Meter, *, most: int, patience: float
 ) -> tuple[int, int]:
     """The largest batch whose trial fits, and the largest that was run.
 
-    A batch whose trial would take more than `patience` seconds is judged by the memory of smaller
-    ones instead, once these differ enough. Raises ValueError if not even one picture fits.
+    A batch whose trial would take more than `patience` seconds is not run: its memory is predicted
+    from smaller ones, once these differ enough. Raises ValueError if not even one image fits.
     """
-    seen: dict[int, tuple[int, float]] = {}  # batch: bytes, seconds
+    runs: dict[int, tuple[int, float]] = {}  # batch: bytes, seconds
 
-    def attempt(batch: int) -> bool:
+    def run(batch: int) -> bool:
         try:
-            seen[batch] = gauge.around(lambda: trial(batch))
+            runs[batch] = meter.measure(lambda: trial(batch))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return False
-        return seen[batch][0] <= gauge.limit
+        return runs[batch][0] <= meter.limit
 
     def fits(batch: int) -> bool:
-        few, many = min(seen, default=0), max(seen, default=0)
-        grown = seen[many][0] - seen[few][0] if seen else 0
-        if grown < GROWN or seen[many][1] * batch / many <= patience:
-            return attempt(batch)
-        return seen[many][0] + grown / (many - few) * (batch - many) <= gauge.limit
+        few, many = min(runs, default=0), max(runs, default=0)
+        growth = runs[many][0] - runs[few][0] if runs else 0
+        if growth < LEAST_GROWTH or runs[many][1] * batch / many <= patience:
+            return run(batch)
+        return runs[many][0] + growth / (many - few) * (batch - many) <= meter.limit
 
-    found = largest(fits, most)
-    if not found:
+    batch = largest(fits, most)
+    if not batch:
         raise ValueError(
-            f"Not even one picture fits in {gauge.limit / GIB:.1f} GiB; take a smaller network."
+            f"train.batch=1 does not fit in {meter.limit / GIB:.1f} GiB. Take a smaller network "
+            "or data.size."
         )
-    return found, max(batch for batch in seen if batch <= found)
+    return batch, max(n for n in runs if n <= batch)
 
 
-def meter(device: torch.device) -> Meter:
+def memory_meter(device: torch.device) -> Meter:
     """Of the card's memory as torch hands it out, or of this process on a CPU."""
     if device.type == "cuda":
         peak = partial(torch.cuda.max_memory_allocated, device)
         clear = partial(torch.cuda.reset_peak_memory_stats, device)
         limit = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     else:
-        peak, clear, limit = _resident, _forget, int(ROOM * _free())
+        peak, clear, limit = _peak_memory, _reset_peak, int(MEMORY_SHARE * _free_memory())
 
-    def around(work: Callable[[], object]) -> tuple[int, float]:
+    def measure(work: Callable[[], object]) -> tuple[int, float]:
         clear()
-        took, _ = timed(work, device)
-        return peak(), took
+        seconds, _ = timed(work, device)
+        return peak(), seconds
 
-    return Meter(around, limit)
+    return Meter(measure, limit)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds of a work with all it started on the device, and its answer."""
+    """Seconds of a work with all it started on the device, and its result."""
     finish(device)
-    begun = time.perf_counter()
-    answer = work()
+    start = time.perf_counter()
+    result = work()
     finish(device)
-    return time.perf_counter() - begun, answer
+    return time.perf_counter() - start, result
 
 
-def turns(
-    works: Mapping[str, Callable[[], Any]], device: torch.device, span: float
+def in_turns(
+    works: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float
 ) -> dict[str, list[tuple[float, Any]]]:
-    """Each work's (seconds, answer) in every round: all take turns, so that noise meets all.
+    """Each work's (seconds, result) in every round. All take turns, so that noise meets all.
 
-    One round is not counted; then two, or more within `span` seconds.
+    One round is not counted; then two, or more within `seconds`.
     """
     for work in works.values():
         work()
-    found: dict[str, list[tuple[float, Any]]] = {name: [] for name in works}
-    end, rounds = time.perf_counter() + span, 0
-    while rounds < 2 or time.perf_counter() < end:
+    rounds: dict[str, list[tuple[float, Any]]] = {name: [] for name in works}
+    end, count = time.perf_counter() + seconds, 0
+    while count < 2 or time.perf_counter() < end:
         for name, work in works.items():
-            found[name].append(timed(work, device))
-        rounds += 1
-    return found
+            rounds[name].append(timed(work, device))
+        count += 1
+    return rounds
 
 
-def split(
+def shares_of_update(
     player: Player, feed: Callable[[], Sequence[Lane]], device: torch.device, rounds: int = 5
 ) -> Shares:
-    """Where the time of an update of one lane goes, as shares of the medians."""
-    own, marks, order = player.loss, {}, ("start", *Shares.__annotations__)
+    """How the time of an update of one lane is shared among its phases, by the medians."""
+    plain_loss, marks, order = player.loss, {}, ("start", *Shares.__annotations__)
 
     def mark(name: str, *_: Any) -> None:
         finish(device)
         marks[name] = time.perf_counter()
 
-    def loss(*given: Any) -> Any:
-        answer = own(*given)
+    def loss(*inputs: Any) -> Any:
+        result = plain_loss(*inputs)
         mark("forward")
-        return answer
+        return result
 
-    def one() -> list[float]:
+    def durations() -> list[float]:
         mark("start")
         lanes = feed()
         mark("data")
@@ -166,49 +174,55 @@ def split(
         times = [marks[name] for name in order]
         return [late - early for early, late in pairwise(times)]
 
-    learnt = [p for p in player.network.parameters() if p.requires_grad]
-    handle = register_multi_grad_hook(learnt, partial(mark, "backward"))
+    weights = [p for p in player.network.parameters() if p.requires_grad]
+    handle = register_multi_grad_hook(weights, partial(mark, "backward"))
     player.loss = loss
     try:
-        found = [one() for _ in range(rounds)]
+        rows = [durations() for _ in range(rounds)]
     finally:
-        player.loss = own
+        player.loss = plain_loss
         handle.remove()
-    parts = [median(column) for column in zip(*found, strict=True)]
-    data, forward, backward, optimizer = (part / sum(parts) for part in parts)
+    medians = [median(column) for column in zip(*rows, strict=True)]
+    data, forward, backward, optimizer = (part / sum(medians) for part in medians)
     return Shares(data=data, forward=forward, backward=backward, optimizer=optimizer)
 
 
-def peak_rate(card: str, precision: str) -> float | None:
-    """Operations a second of the card's data sheet at half precision, or None if not known."""
+def operations(parts: Parts, batch: Batch) -> float:
+    """Floating-point operations of forward and backward per image, counted.
+
+    Attention counts as two full products; what a backbone recomputes to save memory counts too.
+    """
+    rng = torch.Generator(batch.x1.device).manual_seed(0)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        learn = routed(parts.objective.loss, drawer(parts.network))
+        loss, _ = learn(parts.network, batch, rng, parts.draw, parts.criterion)
+        loss.backward()
+    parts.network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(batch.x1)
+
+
+def data_sheet_rate(card: str, precision: str) -> float | None:
+    """Operations a second of the card's data sheet at half precision; None for other cards."""
     if precision == "fp32":
         return None
     return next((rate for name, rate in PEAKS.items() if name in card), None)
 
 
-def finish(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _forget() -> None:
+def _reset_peak() -> None:
     """Begin a new peak, where the system can (Linux)."""
     with suppress(OSError):
         RESET.write_text("5")
 
 
-def _resident() -> int:
-    """The most memory this process has had since `_forget`, or ever where there is no such."""
+def _peak_memory() -> int:
+    """The most memory of this process since `_reset_peak`, or ever on other systems."""
     if STATUS.is_file():
         return _kilobytes(STATUS, "VmHWM")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most << 10
 
 
-def _free() -> int:
+def _free_memory() -> int:
     """Memory that is free or this process's own."""
     if FREE.is_file():
         return _kilobytes(FREE, "MemAvailable") + _kilobytes(STATUS, "VmRSS")

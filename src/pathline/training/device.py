@@ -20,6 +20,10 @@ class Precision(NamedTuple):
     autocast: Callable[[], AbstractContextManager]
     scaler: torch.amp.GradScaler | None  # of fp16's gradients
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.name]
+
 
 def pick_device(name: str) -> torch.device:
     """The device of this name; "auto" takes CUDA, then MPS, then the CPU.
