@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from pathline.assemble import sampler
 from pathline.config.pick import pick
 from pathline.config.resolve import read
-from pathline.data import order as loader
+from pathline.data import order
 from pathline.data.sources.rows import digits
 from pathline.generate import sample_images
 from pathline.metrics.frechet import frechet, statistics
@@ -37,7 +37,7 @@ GAMMA: Any = 0.064  # of the judge; pyright takes the default's type, a word, fo
 def real(holdout: float) -> tuple[torch.Tensor, np.ndarray, int]:
     """Digits in the run's order, held-out ones first; their labels; how many are held out."""
     source = digits()
-    examples = [source.read(int(row)) for row in loader.order(HOLDOUT_SEED, 0, source.count)]
+    examples = [source.read(int(row)) for row in order.epoch_order(HOLDOUT_SEED, 0, source.count)]
     pixels = torch.stack([example.image for example in examples])
     return features(pixels), np.array([e.label for e in examples]), round(holdout * source.count)
 

@@ -22,7 +22,7 @@ from pathline.cli import main as pathline
 from pathline.config.resolve import read
 from pathline.generate import sample_images
 from pathline.recipes.train import run_training
-from pathline.runs.from_cache import adopted
+from pathline.runs.from_cache import adopt_cache
 
 NET = ("backbone=stream_dit", "backbone.size=nano/2", "text=none", "codec=taef2", "data.size=128")
 TRAIN = (
@@ -51,7 +51,7 @@ def main() -> None:
     asked = [*NET, *TRAIN, *given.settings]
     if pathline(["preprocess", str(home / "one"), *asked, "--out", str(home / "cache")]):
         raise SystemExit("preprocess failed")
-    run = adopted(read("own", (), [*asked, cache]))
+    run = adopt_cache(read("own", (), [*asked, cache]))
     trained = run_training(run, home / "run", None, Console(stderr=True))
     parts, player = trained.parts, trained.team.players[0]
     put_on(parts, torch.device("cpu"))

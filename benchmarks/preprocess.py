@@ -24,7 +24,7 @@ from pathline.config.resolve import read
 from pathline.data.cache.plan import lay_out
 from pathline.data.cache.reader import read as read_cache
 from pathline.data.cache.rows import read_picture
-from pathline.data.order import bucketed
+from pathline.data.order import bucket_batches
 from pathline.recipes.preprocess import write_cache
 from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders
 from pathline.tables import TABLES
@@ -99,7 +99,7 @@ def timed(
 def loading(folder: Path, batch: int) -> float:
     """Pictures a second of the loader that reads this cache."""
     cached = read_cache(folder)
-    turn = bucketed(cached.bucket.numpy(), batch, seed=0)
+    turn = bucket_batches(cached.bucket.numpy(), batch, seed=0)
 
     def feed() -> None:
         for update in range(FEEDS):

@@ -28,7 +28,7 @@ from pathline.config.run import Run
 from pathline.generate import sample_steps
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import flow_feeder, load_data
-from pathline.runs.from_cache import adopted
+from pathline.runs.from_cache import adopt_cache
 from pathline.runs.methods import flow_player
 from pathline.runs.sample_hook import sample_items
 from pathline.tables import TABLES
@@ -128,7 +128,7 @@ def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, ob
 def main() -> None:
     given = asked()
     settings = read(given.preset, (), given.settings, tables=TABLES)
-    run, facts, data_for = load_data(adopted(settings), None, Console(stderr=True))
+    run, facts, data_for = load_data(adopt_cache(settings), None, Console(stderr=True))
     parts = assemble(run, facts)
     data = data_for(parts)
     works = loading(run, parts, data)

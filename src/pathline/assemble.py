@@ -121,14 +121,14 @@ def assemble(run: Run, facts: Facts) -> Parts:
 
 def _codec(run: Run, facts: Facts) -> Codec:
     make = partial(bound(run, "codec"), facts)
-    return cached_codec(make, facts.made) if facts.made else make()
+    return cached_codec(make, facts.cache) if facts.cache else make()
 
 
 def _text(run: Run, facts: Facts) -> Text:
     make = partial(bound(run, "text"), facts)
-    if facts.made is None or not is_frozen(run.text.name):
+    if facts.cache is None or not is_frozen(run.text.name):
         return make()
-    return cached_text(make, facts.made)
+    return cached_text(make, facts.cache)
 
 
 def put_on(parts: Parts, device: torch.device) -> None:

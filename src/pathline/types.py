@@ -11,8 +11,8 @@ from pathline.dtypes import TORCH_NAMES
 DTYPES = {short: getattr(torch, name) for short, name in TORCH_NAMES.items()}
 
 
-class Made(NamedTuple):
-    """Codec and text encoder as the cache they made knows them, so that neither need be there."""
+class CacheInfo(NamedTuple):
+    """What a cache records of its codec and text encoder, so that neither needs to be loaded."""
 
     codec: str  # id
     channels: int  # of raw
@@ -33,7 +33,7 @@ class Facts(NamedTuple):
     names: tuple[str, ...] = ()  # class names, in label order
     words: tuple[str, ...] = ()  # every word of the captions, in table order
     sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the buckets; () for one size
-    made: Made | None = None  # what a cache of latents tells of its codec and text encoder
+    cache: CacheInfo | None = None  # of the cache that the run trains on
     vision: str = ""  # id of the encoder whose features stand beside the pictures; "": none
     vision_width: int = 0
     pictures: str = ""  # how many, and a digest of their names in order; "": nobody noted it

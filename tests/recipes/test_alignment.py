@@ -21,7 +21,7 @@ from pathline.data.cache.reader import read
 from pathline.runs import folder as runs
 from pathline.runs.dataset import first_rows
 from pathline.runs.feed import batch_of, flow_feeder, load_data
-from pathline.runs.from_cache import adopted
+from pathline.runs.from_cache import adopt_cache
 from pathline.tables import TABLES
 from pathline.training.loop import Progress
 
@@ -74,7 +74,7 @@ def train(*more):
 
 def opened(*given):
     asked = settings(given[0], overrides=[str(one) for one in given[1:]])
-    run, facts, data_for = load_data(adopted(asked), None, Console(quiet=True))
+    run, facts, data_for = load_data(adopt_cache(asked), None, Console(quiet=True))
     parts = assemble(run, facts)
     return run, parts, data_for(parts)
 

@@ -17,7 +17,7 @@ from pathline.data.cache.reader import read
 from pathline.evaluation.reference import training_reference
 from pathline.runs import folder as runs
 from pathline.runs.feed import batch_of, flow_feeder, held_out, load_data
-from pathline.runs.from_cache import adopted
+from pathline.runs.from_cache import adopt_cache
 from pathline.tables import TABLES
 from pathline.training import checkpoint
 from pathline.training.loop import Progress
@@ -98,7 +98,7 @@ def run(cache, tmp_path_factory):
 
 def opened(cache, *more):
     asked = settings("own", overrides=[f"data.cache={cache}", *NET, *more])
-    return load_data(adopted(asked), None, Console(quiet=True))
+    return load_data(adopt_cache(asked), None, Console(quiet=True))
 
 
 def test_what_nobody_said_is_the_caches(run):
@@ -106,9 +106,9 @@ def test_what_nobody_said_is_the_caches(run):
     assert (kept.text.name, kept.codec.name, kept.data.size) == ("encoder", "pixel", 16)
     facts = runs.open_run(run, print).facts
     assert set(facts.sizes) == {(16, 16), (8, 16), (16, 8)} or len(facts.sizes) == 3
-    assert facts.made is not None
-    assert (facts.made.channels, facts.made.text_width) == (3, 16)
-    assert len(facts.made.mean) == len(facts.made.std) == 3
+    assert facts.cache is not None
+    assert (facts.cache.channels, facts.cache.text_width) == (3, 16)
+    assert len(facts.cache.mean) == len(facts.cache.std) == 3
 
 
 def test_every_update_is_of_one_size_and_normalised_as_measured(cache):
@@ -238,7 +238,7 @@ def test_states_of_a_cache_train_under_autocast(cache, precision, tmp_path):
         (["backbone=dit", "backbone.patch=2"], "stream_dit or cross_dit"),
         (["text=labels"], "needs classes"),
         (["data.flip=true"], "was made with False"),
-        (["data.buckets.max_ratio=3"], "leave it out"),
+        (["data.buckets.max_ratio=3"], "Leave it out"),
         (["data.cache=''", "data.source=digits", "data.buckets.max_ratio=2"], "for pictures in a"),
     ],
 )

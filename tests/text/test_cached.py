@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pathline.text.cached import LazyText, cached_text
-from pathline.types import Cond, Made
+from pathline.types import CacheInfo, Cond
 
 NULL = Cond(tokens=torch.ones(1, 8, 16), mask=torch.ones(1, 8, dtype=torch.bool))
-ABOUT = Made("codec", 4, 8, (0.0,) * 4, (1.0,) * 4, "another", 16, 16)
+ABOUT = CacheInfo("codec", 4, 8, (0.0,) * 4, (1.0,) * 4, "another", 16, 16)
 
 
 def test_a_given_null_is_kept(text):

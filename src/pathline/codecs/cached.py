@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from pathline.deferred import load_by_id
-from pathline.types import Codec, Made
+from pathline.types import CacheInfo, Codec
 
 
-def cached_codec(make: Callable[[], Codec], made: Made) -> Codec:
+def cached_codec(make: Callable[[], Codec], info: CacheInfo) -> Codec:
     """The codec that `make` builds, with the statistics of the cached latents.
 
     Encoding and decoding raise ValueError if it is not the codec that made them.
     """
-    codec, to = load_by_id(make, made.codec, "latents of the codec")
+    codec, to = load_by_id(make, info.codec, "latents of the codec")
 
     def encode(pixels: Tensor) -> Tensor:
         return codec().encode(pixels)
@@ -22,5 +22,5 @@ def cached_codec(make: Callable[[], Codec], made: Made) -> Codec:
     def decode(raw: Tensor) -> Tensor:
         return codec().decode(raw)
 
-    mean, std = torch.tensor(made.mean), torch.tensor(made.std)
-    return Codec(encode, decode, mean, std, made.factor, made.channels, made.codec, to)
+    mean, std = torch.tensor(info.mean), torch.tensor(info.std)
+    return Codec(encode, decode, mean, std, info.factor, info.channels, info.codec, to)

@@ -1,9 +1,10 @@
-"""Which picture comes when: pure functions of the seed and of how many were seen.
+"""The sampling order: pure functions of the seed and of the number of images trained on so far.
 
-`rows` serves pictures of one size, `bucketed` those of several.
+`batch_rows` is for pictures of one size, `bucket_batches` for those of several.
 
-The cursor is one integer, images seen. Resuming recomputes, ranks slice the same list, and nothing
-of it depends on workers or on a random generator's version: the order is a sort by hash.
+That number, the cursor, is the whole state: resuming computes the order again, ranks slice the
+same list, and nothing depends on workers or on a random generator's version, for the order is a
+sort by hash.
 """
 
 import math
@@ -15,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-ORDER, COIN, CHOICE, TURN = 1, 2, 3, 4  # uses of the hash: one never tells of the other
+ORDER, COIN, CHOICE, TURN = 1, 2, 3, 4  # uses of the hash, independent of one another
 
 
-class Turn(NamedTuple):
+class BucketBatch(NamedTuple):
     """Rows of one bucket, and how often each of them came before."""
 
     rows: Int64[np.ndarray, " n"]
@@ -26,15 +27,15 @@ class Turn(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " n"]:
+def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " n"]:
     """The rows 0 … count − 1 as they come in this epoch. Read-only."""
     keys = _hash(seed, ORDER, np.uint64(epoch), np.arange(count, dtype=np.uint64))
-    found = np.argsort(keys, kind="stable").astype(np.int64)
-    found.setflags(write=False)
-    return found
+    rows = np.argsort(keys, kind="stable").astype(np.int64)
+    rows.setflags(write=False)
+    return rows
 
 
-def rows(
+def batch_rows(
     cursor: int, batch: int, *, seed: int, count: int, rank: int = 0, world: int = 1
 ) -> Int64[np.ndarray, " n"]:
     """This rank's rows of the global batch that begins at image number `cursor`.
@@ -48,52 +49,54 @@ def rows(
     start = cursor + rank * share
     epochs, places = np.divmod(np.arange(start, start + share), count)
     if share and epochs[0] == epochs[-1]:
-        return order(seed, int(epochs[0]), count)[places]
-    found = np.empty(share, np.int64)
+        return epoch_order(seed, int(epochs[0]), count)[places]
+    rows = np.empty(share, np.int64)
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        found[here] = order(seed, int(epoch), count)[places[here]]
-    return found
+        mask = epochs == epoch
+        rows[mask] = epoch_order(seed, int(epoch), count)[places[mask]]
+    return rows
 
 
-def bucketed(bucket: Int64[np.ndarray, " n"], batch: int, *, seed: int) -> Callable[..., Turn]:
-    """The order of pictures that lie in buckets: a function (cursor, rank=0, world=1) -> Turn.
+def bucket_batches(
+    bucket: Int64[np.ndarray, " n"], batch: int, *, seed: int
+) -> Callable[..., BucketBatch]:
+    """The order of pictures in buckets: a function (cursor, rank=0, world=1) -> BucketBatch.
 
     bucket: of each row. Update number cursor // batch takes `batch` rows of one bucket, the same
     one on every rank; the ranks' slices one after the other are the same for every world size. A
-    bucket's rows come as in `rows`: none a second time before all of them came once, and batches
-    run on over the end. So a bucket smaller than the batch shows its pictures several times in one
-    update. In a cycle of updates (`cycle`) every row comes equally often, exactly; at any moment
-    within it the share of a bucket's updates that were taken is that of the cycle, but for one or
-    two updates.
+    bucket's rows come as in `batch_rows`: none a second time before all of them came once, and
+    batches run on over the end. So a bucket smaller than the batch shows its pictures several times
+    in one update. In a cycle of updates (`cycle`) every row comes equally often, exactly; at any
+    moment within it the share of a bucket's updates that were taken is that of the cycle, but for
+    one or two updates.
     """
     kinds, counts = np.unique(bucket, return_counts=True)
     if not len(bucket) or batch < 1:
         raise ValueError(f"{len(bucket)} pictures in batches of {batch}: wanted at least one")
     members = [np.flatnonzero(bucket == kind) for kind in kinds]
     visits = cycle(counts, batch)
-    turns = lru_cache(maxsize=2)(lambda number: _turns(visits, seed, number))
+    schedule = lru_cache(maxsize=2)(lambda number: _schedule(visits, seed, number))
 
     @lru_cache(maxsize=2 * len(kinds))
     def order_of(kind: int, epoch: int) -> Int64[np.ndarray, " m"]:
-        own = members[kind]
-        keys = _hash(seed, ORDER, np.uint64(epoch), own.astype(np.uint64))
-        return own[np.argsort(keys, kind="stable")]
+        rows = members[kind]
+        keys = _hash(seed, ORDER, np.uint64(epoch), rows.astype(np.uint64))
+        return rows[np.argsort(keys, kind="stable")]
 
-    def turn(cursor: int, rank: int = 0, world: int = 1) -> Turn:
+    def next_batch(cursor: int, rank: int = 0, world: int = 1) -> BucketBatch:
         share = _share(batch, rank, world)
         number, place = divmod(cursor // batch, int(visits.sum()))
-        which, visit = turns(number)
-        kind = int(which[place])
-        first = (number * int(visits[kind]) + int(visit[place])) * batch + rank * share
+        kind_of, visit_of = schedule(number)
+        kind = int(kind_of[place])
+        first = (number * int(visits[kind]) + int(visit_of[place])) * batch + rank * share
         epochs, places = np.divmod(np.arange(first, first + share), len(members[kind]))
-        found = np.empty(share, np.int64)
+        rows = np.empty(share, np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            found[here] = order_of(kind, int(epoch))[places[here]]
-        return Turn(found, epochs)
+            mask = epochs == epoch
+            rows[mask] = order_of(kind, int(epoch))[places[mask]]
+        return BucketBatch(rows, epochs)
 
-    return turn
+    return next_batch
 
 
 def cycle(counts: Int64[np.ndarray, " k"], batch: int) -> Int64[np.ndarray, " k"]:
@@ -106,7 +109,7 @@ def cycle(counts: Int64[np.ndarray, " k"], batch: int) -> Int64[np.ndarray, " k"
     return counts * times // batch
 
 
-def _turns(
+def _schedule(
     visits: Int64[np.ndarray, " k"], seed: int, number: int
 ) -> tuple[Int64[np.ndarray, " u"], Int64[np.ndarray, " u"]]:
     """For each update of a cycle its bucket, and how many of that bucket came before it.
@@ -117,8 +120,8 @@ def _turns(
     begins = np.repeat(np.cumsum(visits) - visits, visits)
     visit = np.arange(len(kinds)) - begins
     jitter = _uniform(seed, TURN, number, np.arange(len(kinds)))
-    found = np.argsort((visit + jitter) / visits[kinds], kind="stable")
-    return kinds[found], visit[found]
+    order = np.argsort((visit + jitter) / visits[kinds], kind="stable")
+    return kinds[order], visit[order]
 
 
 def _share(batch: int, rank: int, world: int) -> int:
@@ -140,10 +143,10 @@ def coins(
     return _uniform(seed, COIN, epoch, rows) < share
 
 
-def chances(
+def caption_numbers(
     seed: int, epoch: int | np.ndarray, rows: Int64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " n"]:
-    """For each row a number in [0, 1), to choose among its captions; told as `coins` are."""
+    """For each row a number in [0, 1), to choose among its captions; determined as `coins` are."""
     return _uniform(seed, CHOICE, epoch, rows)
 
 

@@ -1,7 +1,6 @@
 """The dataset of a run, whatever its source, and the run that is about to be trained on it."""
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +8,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.data import order
+from pathline.data.order import epoch_order
+from pathline.files import digest
 from pathline.training.team import Placement, Team
-from pathline.types import Cond, Facts
+from pathline.types import Cond, Facts, Text, rows_of
 
 HOLDOUT_SEED = 0  # the same images are held out whatever the run's seed
+# rows, uniform numbers that choose among their captions (None: the first) -> conditions
+Conditions = Callable[[Tensor, Tensor | None], Cond]
 OnDevice = Callable[[Tensor, Tensor | None, torch.device], Tensor]  # (rows, which are mirrored, …)
 
 
@@ -27,7 +29,7 @@ class Dataset(NamedTuple):
     train: Tensor  # row numbers
     held: Tensor  # row numbers that are held out
     x1: OnDevice
-    cond: Callable[[Tensor, Tensor | None], Cond]  # rows, uniform numbers that choose a caption
+    cond: Conditions
     null: Cond  # one row: the unconditional one
     pixels: Callable[[Tensor], Tensor]  # rows -> uint8 [n c h w], to compare samples with
     bucket: Tensor | None = None  # [N]; rows of one bucket have one size. None: all rows do
@@ -60,7 +62,7 @@ class TrainingContext(NamedTuple):
 def fingerprint(keys: Sequence[str]) -> str:
     """Identifies the images of a run: row numbers depend on them all."""
     names = "\n".join(keys).encode("utf-8", "surrogatepass")
-    return f"{len(keys)}, {sha256(names).hexdigest()[:12]}"
+    return f"{len(keys)}, {digest(names)[:12]}"
 
 
 def changed(was: Facts, now: Facts) -> str:
@@ -73,7 +75,7 @@ def changed(was: Facts, now: Facts) -> str:
 
 def split(run: Any, count: int) -> tuple[Tensor, Tensor]:
     """Row numbers to train on and to hold out. Raises ValueError if none is left to train on."""
-    shuffled = torch.tensor(order.order(HOLDOUT_SEED, 0, count))
+    shuffled = torch.tensor(epoch_order(HOLDOUT_SEED, 0, count))
     held = round(run.data.holdout * count)
     if held >= count:
         raise ValueError(
@@ -81,6 +83,18 @@ def split(run: Any, count: int) -> tuple[Tensor, Tensor]:
             "Lower data.holdout."
         )
     return shuffled[held:], shuffled[:held]
+
+
+def fixed_conditions(cond: Cond) -> Conditions:
+    """Conditions of a table with a row for each picture, whatever caption is chosen."""
+    return lambda rows, _: rows_of(cond, rows)
+
+
+def label_conditions(labels: Tensor | None, text: Text, where: object) -> Conditions:
+    """The class of each picture. Raises ValueError where pictures have none."""
+    if labels is None:
+        raise ValueError(f"text=labels needs classes, but {where} has none. Set text=none.")
+    return fixed_conditions(text.encode(labels.tolist()))
 
 
 def first_rows(data: Dataset, count: int) -> Tensor:

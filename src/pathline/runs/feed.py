@@ -76,7 +76,7 @@ def feeder(
             rows = data.train[torch.as_tensor(positions)]
             at = (run.seed, epochs, rows.numpy())
             flips = torch.as_tensor(order.coins(*at, 0.5)) if run.data.flip else None
-            choices = torch.as_tensor(order.chances(*at))
+            choices = torch.as_tensor(order.caption_numbers(*at))
             options = {"flips": flips, "choices": choices, "with_features": with_features}
             batch = batch_of(data, rows, device, **options)
             batch = batch._replace(done=progress.update / run.train.updates)
@@ -111,12 +111,12 @@ def _positions(run: Any, data: Dataset) -> Callable[[int, int, int], tuple[np.nd
     """(images so far, lane, lanes) -> the lane's positions in data.train, and their epochs."""
     count, batch = len(data.train), run.train.batch
     if data.bucket is not None:
-        return order.bucketed(data.bucket[data.train].numpy(), batch, seed=run.seed)
+        return order.bucket_batches(data.bucket[data.train].numpy(), batch, seed=run.seed)
 
     def positions(images: int, lane: int, lanes: int) -> tuple[np.ndarray, np.ndarray]:
         at = {"seed": run.seed, "rank": lane, "world": lanes}
         first = images + lane * (batch // lanes)
         epochs = np.arange(first, first + batch // lanes) // count
-        return order.rows(images, batch, count=count, **at), epochs
+        return order.batch_rows(images, batch, count=count, **at), epochs
 
     return positions

@@ -23,7 +23,7 @@ from pathline.files import write_whole
 from pathline.flow.guidance import Push
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
-from pathline.types import Facts, Made
+from pathline.types import CacheInfo, Facts
 
 RUNS = Path("runs")
 SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
@@ -173,8 +173,8 @@ def _read(folder: Path, found: Path | None, kind: Kind[R]) -> Opened[R]:
 def _facts(text: str) -> Facts:
     """Facts as `write` left them: JSON knows no tuples and no names of a record within a record."""
     found = {key: _tupled(value) for key, value in json.loads(text).items()}
-    made = found.pop("made", None)
-    return Facts(**found, made=Made(*made) if made else None)
+    cache = found.pop("cache", None)
+    return Facts(**found, cache=CacheInfo(*cache) if cache else None)
 
 
 def _tupled(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Data from a cache that `pathline preprocess` made: latents by bucket, text states by caption."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,102 +18,119 @@ from pathline.config.resolve import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache.reader import Cache, read
 from pathline.data.captions import choose, refuse_missing_captions
-from pathline.runs.dataset import Dataset, LoadedData, fingerprint, split
+from pathline.runs.dataset import (
+    Conditions,
+    Dataset,
+    LoadedData,
+    fingerprint,
+    fixed_conditions,
+    label_conditions,
+    split,
+)
 from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
 from pathline.text.table import is_frozen, reads_of
-from pathline.types import Cond, Facts, Made, rows_of
+from pathline.types import CacheInfo, Cond, Facts, rows_of
 
 SETTINGS = "run.yaml"  # of a cache: the settings it was made with
-UNSAID = ("default", "preset ")  # origins of settings that nobody asked for
-AT_ONCE = 32  # latents decoded in one go
+DEFAULT_ORIGINS = ("default", "preset ")  # of settings that a person did not choose
+FIXED = ("size", "channels", "flip", "buckets", "tags")  # settings of data that made the latents
+DECODE_BATCH = 32
 
 
-def adopted(settings: Settings) -> Run:
-    """The run with its cache's codec, text encoder, source and size where nobody said otherwise.
+def adopt_cache(settings: Settings) -> Run:
+    """The run with its cache's codec, text encoder, source and size where no setting differs.
 
     Raises ValueError for a size that the cache does not have.
     """
     run = settings.run
     if not run.data.cache:
         return run
-    made = read_settings(base=_settings_of(run)).run
-    said = {key for key, origin in settings.origins.items() if not origin.startswith(UNSAID)}
-    for key in ("size", "channels", "flip", "buckets", "tags"):
-        own, theirs = getattr(run.data, key), getattr(made.data, key)
-        if own != theirs and any(f"{name}.".startswith(f"data.{key}.") for name in said):
+    cached = _cache_settings(run)
+    origins = settings.origins.items()
+    chosen = {key for key, origin in origins if not origin.startswith(DEFAULT_ORIGINS)}
+    # What pixels a latent shows can't be changed any more.
+    fixed = {key: getattr(cached.data, key) for key in FIXED}
+    for key, value in fixed.items():
+        is_chosen = any(f"{name}.".startswith(f"data.{key}.") for name in chosen)
+        if is_chosen and getattr(run.data, key) != value:
             raise ValueError(
-                f"data.{key}={own}, but the cache {run.data.cache} was made with {theirs}; leave "
-                "it out, or make another cache with pathline preprocess."
+                f"data.{key}={getattr(run.data, key)}, but the cache {run.data.cache} was made "
+                f"with {value}. Leave it out, or make another cache with pathline preprocess."
             )
-    data = replace(
-        run.data,
-        source=_pick("data.source", run.data.source, made.data.source, said),
-        size=made.data.size,
-        channels=made.data.channels,
-        flip=made.data.flip,
-        buckets=made.data.buckets,
-        tags=made.data.tags,
-    )
-    codec = _pick("codec", run.codec, made.codec, said)
-    text = _pick("text", run.text, made.text, said)
-    vision = _pick("vision", run.vision, made.vision, said) if feature_term(run) else run.vision
+    # Other rows are the cache's, too, unless another one is chosen by name.
+    source = _adopt_pick("data.source", run.data.source, cached.data.source, chosen)
+    codec = _adopt_pick("codec", run.codec, cached.codec, chosen)
+    text = _adopt_pick("text", run.text, cached.text, chosen)
+    vision = run.vision
+    if feature_term(run):
+        vision = _adopt_pick("vision", run.vision, cached.vision, chosen)
+    data = replace(run.data, source=source, **fixed)
     return replace(run, data=data, codec=codec, text=text, vision=vision)
 
 
-def _settings_of(run: Run) -> Path:
+def _adopt_pick(place: str, pick: Pick, cached: Pick, chosen: Collection[str]) -> Pick:
+    """The cache's row with the options chosen for it; another row only if it was chosen by name."""
+    if pick.name != cached.name and f"{place}.name" in chosen:
+        return pick
+    options = {key: value for key, value in pick.options.items() if f"{place}.{key}" in chosen}
+    return Pick(cached.name, {**cached.options, **options})
+
+
+def _cache_settings(run: Run) -> Run:
+    """The settings that the run's cache was made with."""
     file = Path(run.data.cache) / SETTINGS
     if not file.is_file():
         raise ValueError(
             f"data.cache={run.data.cache} holds no cache: it has no {SETTINGS}. Make one with "
-            f"`pathline preprocess {run.name}`, or take none with data.cache=''."
+            f"`pathline preprocess {run.name}`, or use none with data.cache=''."
         )
-    return file
+    return read_settings(base=file).run
 
 
 def from_cache(run: Run) -> LoadedData:
-    """A run whose cache is there, settled by it, and the cache as data."""
-    made = read_settings(base=_settings_of(run)).run
+    """A run whose cache exists, settled by it, and the cache as its data."""
+    cached = _cache_settings(run)
     cache = read(Path(run.data.cache), run.data.caption_weights)
     counts = torch.bincount(cache.bucket, minlength=len(cache.sizes))
     height, width = cache.sizes[int(counts.argmax())]
-    captions = (text for said in cache.captions for text in said)
+    captions = (text for texts in cache.captions for text in texts)
     facts = Facts(
-        made.data.channels,
+        cached.data.channels,
         height,
         width,
         tuple(cache.names),
         vocabulary(captions) if reads_of(run.text.name) == "words" else (),
         sizes=tuple(cache.sizes) if len(cache.sizes) > 1 else (),
-        made=_made(cache),
+        cache=_info(cache),
         pictures=fingerprint(cache.keys),
-        **_features(run, made, cache),
+        **_feature_facts(run, cached, cache),
     )
-    return LoadedData(run, facts, partial(_data, run, cache))
+    return LoadedData(run, facts, partial(_dataset, run, cache))
 
 
-def _features(run: Run, made: Run, cache: Cache) -> dict[str, Any]:
-    """What facts say of the features, if the run wants them. Raises ValueError for others' ones."""
+def _feature_facts(run: Run, cached: Run, cache: Cache) -> dict[str, Any]:
+    """Facts on the features, if the run reads them. Raises ValueError for another encoder's."""
     if not feature_term(run):
         return {}
-    wanted, stored = (fill(one, TABLES).vision for one in (run, made))
-    if wanted != stored or not cache.vision:
-        has = f"its features were made with vision={_said(stored)}"
+    needed, stored = (fill(settings, TABLES).vision for settings in (run, cached))
+    if needed != stored or not cache.vision:
+        state = f"its features were made with vision={_in_words(stored)}"
         raise ValueError(
-            f"{cache.folder}: {has if cache.vision else 'it holds no features'}, and this run "
-            f"wants vision={_said(wanted)}. Leave vision out, or run `pathline preprocess` on the "
-            "cache again with it: just the features are made."
+            f"{cache.folder}: {state if cache.vision else 'it holds no features'}, and this run "
+            f"needs vision={_in_words(needed)}. Leave vision out, or run `pathline preprocess` on "
+            "the cache again with it: only the features are made."
         )
     return {"vision": cache.vision, "vision_width": cache.vision_width}
 
 
-def _said(pick: Pick) -> str:
+def _in_words(pick: Pick) -> str:
     return " ".join([pick.name, *(f"{key}={value}" for key, value in pick.options.items())])
 
 
-def _made(cache: Cache) -> Made:
+def _info(cache: Cache) -> CacheInfo:
     tokens, pooled = cache.null.tokens, cache.null.pooled
-    return Made(
+    return CacheInfo(
         cache.codec,
         cache.channels,
         cache.factor,
@@ -125,15 +142,7 @@ def _made(cache: Cache) -> Made:
     )
 
 
-def _pick(place: str, own: Pick, made: Pick, said: Collection[str]) -> Pick:
-    """The cache's row with what the person said of it; another row only if they said so."""
-    if own.name != made.name and f"{place}.name" in said:
-        return own
-    kept = {key: value for key, value in own.options.items() if f"{place}.{key}" in said}
-    return Pick(made.name, {**made.options, **kept})
-
-
-def _data(run: Run, cache: Cache, parts: Parts) -> Dataset:
+def _dataset(run: Run, cache: Cache, parts: Parts) -> Dataset:
     train, held = split(run, len(cache.keys))
 
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
@@ -145,56 +154,54 @@ def _data(run: Run, cache: Cache, parts: Parts) -> Dataset:
         return cache.features(rows, flips).to(device, non_blocking=True)
 
     return Dataset(
-        cache.keys,
-        tuple(cache.names),
-        cache.labels,
-        [captions[0] if captions else None for captions in cache.captions],
-        train,
-        held,
-        x1,
-        _cond(run, cache, parts),
-        cache.null if is_frozen(run.text.name) else parts.text.null,
-        partial(_decoded, cache, parts),
-        cache.bucket if len(cache.sizes) > 1 else None,
-        features if parts.facts.vision_width else None,
+        keys=cache.keys,
+        names=tuple(cache.names),
+        labels=cache.labels,
+        captions=[captions[0] if captions else None for captions in cache.captions],
+        train=train,
+        held=held,
+        x1=x1,
+        cond=_conditions(run, cache, parts),
+        null=cache.null if is_frozen(run.text.name) else parts.text.null,
+        pixels=partial(_decode, cache, parts),
+        bucket=cache.bucket if len(cache.sizes) > 1 else None,
+        features=features if parts.facts.vision_width else None,
     )
 
 
-def _cond(run: Run, cache: Cache, parts: Parts):
-    if is_frozen(run.text.name):
-        still = torch.zeros(1)
-        return lambda rows, choices: cache.cond(
-            rows, still.expand(len(rows)) if choices is None else choices
-        )
-    if reads_of(run.text.name) == "words":
-        return _words(run, cache, parts)
-    labels = reads_of(run.text.name) == "labels"
-    if labels and cache.labels is None:
-        raise ValueError(f"text=labels needs classes, but {cache.folder} has none; use text=none.")
-    every = parts.text.encode(cache.labels.tolist()) if labels else Cond()  # type: ignore[union-attr]
-    return lambda rows, _: rows_of(every, rows)
+def _conditions(run: Run, cache: Cache, parts: Parts) -> Conditions:
+    reads = reads_of(run.text.name)
+    if reads == "words":
+        return _word_conditions(run, cache, parts)
+    if reads == "labels":
+        return label_conditions(cache.labels, parts.text, cache.folder)
+    if reads == "nothing":
+        return fixed_conditions(Cond())
+    return lambda rows, choices: cache.cond(
+        rows, torch.zeros(len(rows)) if choices is None else choices
+    )
 
 
-def _words(run: Run, cache: Cache, parts: Parts) -> Callable[[Tensor, Tensor | None], Cond]:
+def _word_conditions(run: Run, cache: Cache, parts: Parts) -> Conditions:
     """One of each row's captions by its weight, as words for an encoder that is trained along."""
     if run.data.missing_captions == "refuse":
         refuse_missing_captions(dict(zip(cache.keys, cache.captions, strict=True)))
-    every = parts.text.encode([None, *(text for said in cache.captions for text in said)])
-    counts = torch.tensor([len(said) for said in cache.captions])
-    first = 1 + counts.cumsum(0) - counts
+    table = parts.text.encode([None, *(text for texts in cache.captions for text in texts)])
+    counts = torch.tensor([len(texts) for texts in cache.captions])
+    first = 1 + counts.cumsum(0) - counts  # row 0 is the null condition
 
     def cond(rows: Tensor, choices: Tensor | None) -> Cond:
         numbers = torch.zeros(len(rows)) if choices is None else choices
-        which = choose(numbers, [cache.weights[row] for row in rows.tolist()])
-        return rows_of(every, torch.where(which < 0, 0, first[rows] + which))
+        captions = choose(numbers, [cache.weights[row] for row in rows.tolist()])
+        return rows_of(table, torch.where(captions < 0, 0, first[rows] + captions))
 
     return cond
 
 
-def _decoded(cache: Cache, parts: Parts, rows: Tensor) -> Tensor:
-    """What the codec makes of the latents; the rows are of one bucket."""
+def _decode(cache: Cache, parts: Parts, rows: Tensor) -> Tensor:
+    """The pictures that the codec decodes from latents; the rows are of one bucket."""
     if len(cache.bucket[rows].unique()) > 1:
-        raise ValueError("Pictures of several sizes can't stand in one tensor; take one bucket's.")
+        raise ValueError("Pictures of several sizes can't be in one tensor. Take one bucket's.")
     device = next(parts.network.parameters()).device
-    raws = (cache.latents(part, None).to(device) for part in rows.split(AT_ONCE))
-    return torch.cat([parts.codec.decode(raw).cpu() for raw in raws])
+    latents = (cache.latents(part, None).to(device) for part in rows.split(DECODE_BATCH))
+    return torch.cat([parts.codec.decode(raw).cpu() for raw in latents])

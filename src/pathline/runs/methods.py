@@ -40,7 +40,7 @@ from pathline.runs.folder import (
     mean_velocity,
     mean_velocity_tensors,
 )
-from pathline.runs.from_cache import adopted
+from pathline.runs.from_cache import adopt_cache
 from pathline.tables import TABLES
 from pathline.training.distributed import World, from_first_rank
 from pathline.training.ema import exponential
@@ -70,7 +70,7 @@ class Method(NamedTuple):
 def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
     """The settings of a flow, with those of its cache. Raises ValueError for all that is wrong."""
     settings = read(*layers[:-1], base=layers.base, tables=TABLES)
-    run = init_weights.settled(adopted(settings), opened, say)
+    run = init_weights.settled(adopt_cache(settings), opened, say)
     check_settings(run)
     return run
 

@@ -93,8 +93,8 @@ def _read_cached(
             f"--from-cache {unknown[0]!r} is no picture of {cache.folder}; the first are "
             f"{', '.join(cache.keys[:SHOWN])} …"
         )
-    if parts.facts.made:
-        refuse_other(cache, parts.facts.made.codec, parts.facts.made.text)
+    if parts.facts.cache:
+        refuse_other(cache, parts.facts.cache.codec, parts.facts.cache.text)
     rows = [row_of[name] for name in names for _ in range(n)]
     items: list[Item] = [next(iter(cache.captions[row]), None) for row in rows]
     cond = cache.cond(torch.tensor(rows), torch.zeros(len(rows)))

@@ -92,7 +92,7 @@ def prepare_grid(
 
 def _check_codec(parts: Parts, device: torch.device) -> None:
     """Raises ValueError, before anything is trained, if a cache's codec can't be loaded."""
-    if parts.facts.made is None:
+    if parts.facts.cache is None:
         return
     try:
         decode_images(parts, torch.zeros(1, *parts.shape(), device=device))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from pathline.deferred import load_by_id
-from pathline.types import Cond, Made, Text
+from pathline.types import CacheInfo, Cond, Text
 
 NOT_ENCODED = Cond()  # the null of a `LazyText` that was not set
 
@@ -17,15 +17,15 @@ class LazyText(Text):
         return self.encode([None]) if null.tokens is None else null
 
 
-def cached_text(make: Callable[[], Text], made: Made) -> Text:
+def cached_text(make: Callable[[], Text], info: CacheInfo) -> Text:
     """The encoder that `make` builds, with the widths of the cached states.
 
     Encoding raises ValueError if it is not the encoder that made them.
     """
-    text, to = load_by_id(make, made.text, "states of the text encoder")
+    text, to = load_by_id(make, info.text, "states of the text encoder")
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
         return text().encode(captions)
 
-    width, pooled_width = made.text_width, made.pooled_width
-    return LazyText(encode, NOT_ENCODED, width, pooled_width=pooled_width, id=made.text, to=to)
+    width, pooled_width = info.text_width, info.pooled_width
+    return LazyText(encode, NOT_ENCODED, width, pooled_width=pooled_width, id=info.text, to=to)

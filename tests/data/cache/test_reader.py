@@ -10,7 +10,7 @@ from pathline.data.buckets import cut, place, settle
 from pathline.data.cache import reader as cache
 from pathline.data.cache.plan import RowSettings
 from pathline.data.cache.reader import read, refuse_other
-from pathline.data.order import bucketed
+from pathline.data.order import bucket_batches
 from pathline.data.sources.folder import folder
 from pathline.types import Cond
 
@@ -143,7 +143,7 @@ def test_without_an_encoder_of_words_captions_alone_are_kept(root, tmp_path, mad
 def test_the_order_of_buckets_and_the_cache_fit(root, tmp_path, made):
     made(root, tmp_path / "out")
     cached = read(tmp_path / "out")
-    turn = bucketed(cached.bucket.numpy(), 4, seed=0)
+    turn = bucket_batches(cached.bucket.numpy(), 4, seed=0)
     for update in range(20):
         rows = torch.from_numpy(turn(4 * update).rows)
         latents = cached.latents(rows, None)
