@@ -115,6 +115,48 @@ def test_seeds_are_summed_up_and_what_is_there_is_not_done_again(script, tmp_pat
     assert len(list(objectives.arms_left(given))) == 4
 
 
+def test_the_house_counts_bindings_and_banned_names(script) -> None:
+    house = script("house")
+    code = (
+        "def found(given, x):\n    seen = x.kept\n    return seen\nclass Way_:\n    size: int = 1\n"
+    )
+    banned, bindings = house.banned_names([house.ast.parse(code)])
+    assert dict(banned) == {"found": 1, "given": 1, "seen": 1, "way": 1}
+    assert bindings == 6  # with x and size
+
+
+def test_the_house_follows_imports_to_modules_and_refuses_a_cycle(script) -> None:
+    house = script("house")
+    names = ["p", "p.a", "p.b", "p.b.c"]
+    code = "import p.a\nfrom p import b\nfrom p.b import c, name\nfrom elsewhere import p\n"
+    assert house.imports_of(house.ast.parse(code), names) == {"p.a", "p.b", "p.b.c"}
+    assert house.longest_chain({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="imports itself"):
+        house.longest_chain({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_house_measures_functions_without_their_docstrings(script) -> None:
+    house = script("house")
+    head = "class A:\n    def f(self, a, /, b, *, c):\n"
+    code = head + '        """Text.\n        """\n        a\n        b\n'
+    ((name, function),) = house.functions({"m": house.ast.parse(code)})
+    assert (name, house.body_lines(function), house.positional(function)) == ("m:f", 2, 2)
+
+
+def test_the_house_sees_which_modules_a_work_opens(script) -> None:
+    house = script("house")
+    opened = house.modules_opened(lambda: terms_of(PRESETS["digits"]))
+    assert opened == {"config/run.py"}
+
+
+def test_the_house_prints_what_the_source_shows(script, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["house.py", "--static"])
+    script("house").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert all(line.startswith(("ok  ", "OVER")) for line in lines)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
 def test_what_a_script_uses_is_there(name, script) -> None:
     module = script(name)
