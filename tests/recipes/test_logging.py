@@ -68,9 +68,9 @@ def test_a_port_that_is_taken_is_said_or_gone_round():
         other.bind((dashboards.HOST, 0))
         other.listen()
         taken = other.getsockname()[1]
-        with pytest.raises(ValueError, match=f"Port {taken} is taken"):
-            dashboards._port(taken, 6006)
-        assert dashboards._port(None, taken) > taken
+        with pytest.raises(ValueError, match=f"--port {taken} is taken"):
+            dashboards._free_port(taken, 6006)
+        assert dashboards._free_port(None, taken) > taken
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
-from rich.console import Console
 
+from pathline.console import open_console
 from pathline.runs.folder import LATEST, RUNS, SETTINGS, newest_run
 from pathline.training.trackers.dashboards import PROJECT, TRACKERS, installed, parts, pictures
 from pathline.training.trackers.jsonl import METRICS, Tracker, lines
@@ -38,8 +38,8 @@ def logging(
 ) -> int:
     """Look at runs in a browser: losses, gradients, sample grids.
 
-    What a run wrote by this backend while training is shown as it stands. Otherwise metrics.jsonl
-    and samples are read in, and followed while the run goes on.
+    A run that logged to this backend while training is shown as it is. Otherwise metrics.jsonl and
+    samples are read, and followed while the run goes on.
 
     Parameters
     ----------
@@ -52,19 +52,20 @@ def logging(
     debug:
         Show tracebacks.
     """
-    del debug  # read by the door
+    del debug  # read by cli.py
     board, folders = BOARDS[backend], _folders(run)
     if not installed(backend):
         raise ValueError(f"{backend} is not installed: pip install 'pathline[{backend}]'.")
-    chosen = _port(port, board.port)
-    console = Console(soft_wrap=True, highlight=False)
+    free = _free_port(port, board.port)
+    console = open_console()
     with _ended_by_signals(), ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pathline-")))
         ready = len(folders) == 1 and (folders[0] / backend).is_dir()
         readers = [] if ready else [_reader(stack, each, scratch, backend) for each in folders]
-        stack.enter_context(board.serve(folders[0] if ready else scratch, chosen))
-        console.print(f"{_named(folders)} in {backend}: http://{HOST}:{chosen}/{board.page}")
-        console.print("only this machine can see it; Ctrl-C ends it")
+        stack.enter_context(board.serve(folders[0] if ready else scratch, free))
+        runs = str(folders[0]) if len(folders) == 1 else f"{len(folders)} runs under {RUNS}"
+        console.print(f"{runs} in {backend}: http://{HOST}:{free}/{board.page}")
+        console.print("on this machine only; Ctrl-C ends it")
         while True:
             time.sleep(PAUSE)
             for read in readers:
@@ -74,26 +75,22 @@ def logging(
 
 
 def _folders(run: Path | None) -> list[Path]:
-    """The run folders that are to be shown. Raises ValueError where there is nothing to show."""
+    """The run folders to show. Raises ValueError where there is nothing to show."""
     if run is None:
-        found = sorted(path.parent for path in RUNS.glob(f"*/{METRICS}"))
-        if not found:
-            raise ValueError(f"No run under {RUNS.resolve()} has a {METRICS}; name a run folder.")
-        return found
-    where = newest_run(None) if run.name == LATEST and not run.exists() else run
-    if not (where / METRICS).is_file():
+        folders = sorted(path.parent for path in RUNS.glob(f"*/{METRICS}"))
+        if not folders:
+            raise ValueError(f"No run under {RUNS.resolve()} has a {METRICS}. Name a run folder.")
+        return folders
+    folder = newest_run(None) if run.name == LATEST and not run.exists() else run
+    if not (folder / METRICS).is_file():
         raise ValueError(
-            f"{where} is no run folder, or nothing was logged yet: it has no {METRICS}."
+            f"{folder} has no {METRICS}: it is no run folder, or nothing was logged yet."
         )
-    return [where]
-
-
-def _named(folders: list[Path]) -> str:
-    return str(folders[0]) if len(folders) == 1 else f"{len(folders)} runs under {RUNS}"
+    return [folder]
 
 
 def _reader(stack: ExitStack, folder: Path, scratch: Path, backend: str) -> Callable[[], None]:
-    """A function that tells the backend what the run has written since; it was called once."""
+    """A function that sends the backend what the run has written since; it was called once."""
     settings = folder / SETTINGS
     about = yaml.safe_load(settings.read_text()) if settings.is_file() else {}
     name = folder.resolve().name
@@ -107,33 +104,33 @@ def _reader(stack: ExitStack, folder: Path, scratch: Path, backend: str) -> Call
 
 
 def follower(folder: Path, tracker: Tracker) -> Callable[[], None]:
-    """A function that tells the tracker of lines and pictures that were not there the last time."""
-    told, shown, seen = 0, set(), 0
+    """A function that sends the tracker lines and pictures that are new since the last call."""
+    count, files, last_change = 0, set(), 0
 
     def read() -> None:
-        nonlocal told, seen
-        changed = (folder / METRICS).stat().st_mtime_ns
-        new = list(lines(folder / METRICS))[told:] if changed != seen else []
+        nonlocal count, last_change
+        change = (folder / METRICS).stat().st_mtime_ns
+        new = list(lines(folder / METRICS))[count:] if change != last_change else []
         for line in new:
             tracker.numbers(*parts(line))
-        told, seen = told + len(new), changed
+        count, last_change = count + len(new), change
         for update, tag, file in pictures(folder):
-            if file not in shown:
+            if file not in files:
                 tracker.picture(update, tag, file)
-                shown.add(file)
+                files.add(file)
 
     return read
 
 
-def _port(asked: int | None, first: int) -> int:
-    """The port asked for, or the first free one. Raises ValueError if it is taken."""
-    for port in [asked] if asked else range(first, first + 100):
+def _free_port(port: int | None, first: int) -> int:
+    """This port, or the first free one. Raises ValueError if it is taken."""
+    for candidate in [port] if port else range(first, first + 100):
         with socket.socket() as trial, suppress(OSError):
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((HOST, port))
-            return port
-    taken = f"Port {asked} is" if asked else f"Ports {first} to {first + 99} are all"
-    raise ValueError(f"{taken} taken or not allowed; give another --port.")
+            trial.bind((HOST, candidate))
+            return candidate
+    taken = f"--port {port} is" if port else f"Ports {first} to {first + 99} are all"
+    raise ValueError(f"{taken} taken or not allowed. Set another --port.")
 
 
 @contextmanager
