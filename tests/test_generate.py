@@ -234,7 +234,7 @@ BAD = {
     "a label out of range": (["--label", "10"], "0 … 9"),
     "a class that is none": (["cat"], "no class 'cat'"),
     "a solver that is none": (["--solver", "huen"], "Did you mean 'heun'"),
-    "an EMA that is not kept": (["--ema", "0.5"], r"keeps no EMA 0.5"),
+    "an EMA that is not kept": (["--ema", "0.5"], r"--ema 0.5 is wrong"),
     "two ways to ask": (["--label", "1", "--class-grid"], "one of them"),
     "no picture": (["--n", "0"], "1 or more"),
     "no step": (["--steps", "0"], "above 0"),

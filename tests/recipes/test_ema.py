@@ -58,7 +58,7 @@ def test_a_length_that_cannot_be_had_is_said(run, capsys):
     [
         ({"update": 41}, r"updates 10 … 40; 41"),
         ({"update": 9}, r"updates 10 … 40; 9"),
-        ({"sigma_rel": 0.5}, "lies in"),
+        ({"sigma_rel": 0.5}, "the length of an average is in"),
     ],
 )
 def test_what_cannot_be_is_refused(run, settings, words):

@@ -207,8 +207,11 @@ def test_where_the_route_lay_is_nothing_to_weights_without_a_join(source):
 @pytest.mark.parametrize(
     ("init", "says"),
     [
-        ("runs/digitz-1", "init=runs/digitz-1: runs/digitz-1 is no run folder: it does not exist"),
-        (".", "init=.: . is no run folder: it has no run.yaml"),
+        (
+            "runs/digitz-1",
+            "init=runs/digitz-1: runs/digitz-1 is not a run folder: it does not",
+        ),
+        (".", "init=.: . is not a run folder: it has no run.yaml"),
     ],
 )
 def test_what_is_no_run_is_refused_before_data_is_read(init, says, capsys):

@@ -43,7 +43,7 @@ def flip_a_bit(folder):
     [
         (lambda f: (f / "network.safetensors").unlink(), "network.safetensors is missing"),
         (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json can't be read"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (cut, "bytes instead of"),
         (flip_a_bit, "digest differs"),
         (lambda f: (f / "stray.txt").write_text("x"), "stray.txt does not belong"),

@@ -180,5 +180,5 @@ def test_an_overflow_of_the_loss_scale_is_no_fault():
 def test_precision_is_measured_or_as_asked():
     assert pick_precision("bf16", CPU).reason == "as set"
     assert "GFLOP/s" in pick_precision("auto", CPU).reason
-    with pytest.raises(ValueError, match="train.precision=fp8 is no number format"):
+    with pytest.raises(ValueError, match=r"train.precision=fp8 is no number format"):
         pick_precision("fp8", CPU)

@@ -149,7 +149,7 @@ def test_a_cut_snapshot_is_named(tmp_path):
     with pytest.raises(ValueError, match=file.name):
         snapshots(tmp_path)
     (tmp_path / "power-0.1-00000001.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="no average"):
+    with pytest.raises(ValueError, match="not an average"):
         snapshots(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_reading_gives_the_weights_or_says_what_is_wrong(tmp_path):
     weights = read(tmp_path / "power-0.1-00000003.safetensors")
     assert torch.equal(weights["weight"], average.weights["weight"])
     save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match=r"foreign\.safetensors is no average"):
+    with pytest.raises(ValueError, match=r"foreign\.safetensors is not an average"):
         read(tmp_path / "foreign.safetensors")
     with pytest.raises(FileNotFoundError, match="pathline ema"):
         read(tmp_path / "none.safetensors")

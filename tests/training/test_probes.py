@@ -13,7 +13,7 @@ from pathline.training.device import lane_rng, pick_precision
 from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw, muon, roles
 from pathline.training.players import Player, tensors_of
-from pathline.training.probes import Eye, entered, head, inside, logits, probes, timed
+from pathline.training.probes import Recorder, entered, head, inside, logits, probes, timed
 from pathline.types import Batch, Cond, Frame, Output, Point
 
 CPU = torch.device("cpu")
@@ -150,10 +150,10 @@ class Bend(nn.Module):
 def test_a_non_linearity_is_seen_before_and_after_in_blocks_only(bend):
     net, x = Bend(), some(50, seed=3)
     net.blocks[0].forward = bend
-    with entered(net) as here, Eye(here) as eye:
+    with entered(net) as stack, Recorder(stack) as recorder:
         bend(100 * x)  # outside of a block
         net(x)
-    values, y = eye.values(), bend(x)
+    values, y = recorder.values(), bend(x)
     assert set(values) == {
         f"blocks.0/activation_{side}_{what}" for side in ("in", "out") for what in ("rms", "max")
     }
@@ -195,9 +195,9 @@ def test_masked_logits_do_not_count():
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
     k = torch.tensor([2.0, 90.0]).view(1, 1, 2, 1)
     net.blocks[0].forward = lambda x: F.scaled_dot_product_attention(x, k, x, attn_mask=mask)
-    with entered(net) as here, Eye(here) as eye:
+    with entered(net) as stack, Recorder(stack) as recorder:
         net(q)
-    assert eye.values()["blocks.0/logit_max"] == 2
+    assert recorder.values()["blocks.0/logit_max"] == 2
 
 
 def test_losses_by_time_are_means_over_what_was_trained_on():

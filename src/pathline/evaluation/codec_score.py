@@ -1,4 +1,4 @@
-"""A codec measured on pictures: what is lost, the latents' moments, whether turns pass through."""
+"""Measure a codec on images: reconstruction error, moments of latents, equivariance."""
 
 import time
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from pathline.codecs.normalise import normalise
 from pathline.console import tracked
 from pathline.types import Codec
 
-SHOWN = 6  # decoded pictures that are kept
+SHOWN = 6  # decoded images to show
 
 
 class Sums(NamedTuple):
     """Added up over batches, in float64."""
 
-    errors: list[float]  # mean square of each picture, of values in [0, 1]
+    errors: list[float]  # mean squared error of each image, of values in [0, 1]
     raw: Tensor  # [3 c]: count, sum, sum of squares of the raw latents' channels
     x1: Tensor  # [3 c]
     commute: dict[str, list[float]]  # turn -> [count, latents' squares, count, pixels' squares]
-    untold: dict[str, str]  # turn -> why it could not be measured
+    unmeasured: dict[str, str]  # turn -> why it could not be measured
     seconds: list[float]  # of encoding, of decoding
     shown: list[Tensor]  # decoded
 
@@ -36,7 +36,7 @@ def measured(
     batch: int,
     console: Console,
 ) -> Sums:
-    """Every batch through the codec and back, and turned."""
+    """Encode and decode every batch, as it is and turned."""
     codec.decode(codec.encode(pixels[:1].to(device)))  # the weights load here, off the clock
     zeros = torch.zeros(3, codec.channels, dtype=torch.float64)
     sums = Sums([], zeros, zeros.clone(), {t: [0.0] * 4 for t in TURNS}, {}, [0.0, 0.0], [])
@@ -49,7 +49,7 @@ def measured(
         sums.errors.extend(_error(x, back).flatten(1).mean(1).tolist())
         sums.raw.add_(_moments(raw))
         sums.x1.add_(_moments(normalise(codec, raw)))
-        for turn in (turn for turn in TURNS if turn not in sums.untold):
+        for turn in (turn for turn in TURNS if turn not in sums.unmeasured):
             _commute(codec, turn, x, raw, sums)
         if len(sums.shown) < SHOWN:
             sums.shown.extend(back.cpu())
@@ -58,10 +58,10 @@ def measured(
 
 def _timed(work: Callable[[Tensor], Tensor], value: Tensor) -> tuple[Tensor, float]:
     began = time.perf_counter()
-    found = work(value)
-    if found.device.type == "cuda":
-        torch.cuda.synchronize(found.device)
-    return found, time.perf_counter() - began
+    result = work(value)
+    if result.device.type == "cuda":
+        torch.cuda.synchronize(result.device)
+    return result, time.perf_counter() - began
 
 
 def _error(x: UInt8[Tensor, "b c h w"], back: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -83,12 +83,12 @@ def _commute(codec: Codec, turn: str, x: Tensor, raw: Tensor, sums: Sums) -> Non
         other = codec.encode(turned)
         back = codec.decode(latents)
     except ValueError as error:  # a codec of one size only, or an odd number of positions
-        sums.untold[turn] = str(error)
+        sums.unmeasured[turn] = str(error)
         return
     far = (other - latents).cpu().double().square()
     near = _error(turned, back)
-    found = (far.numel(), far.sum().item(), near.numel(), near.sum().item())
-    sums.commute[turn] = [a + b for a, b in zip(sums.commute[turn], found, strict=True)]
+    counts = (far.numel(), far.sum().item(), near.numel(), near.sum().item())
+    sums.commute[turn] = [a + b for a, b in zip(sums.commute[turn], counts, strict=True)]
 
 
 def _flipped(x: Tensor) -> Tensor:

@@ -211,7 +211,9 @@ def _introduce(context: TrainingContext, start: Progress) -> None:
     run, data, say, steps = context.run, context.data, context.say, METHODS[context.method]
     precision = context.placement.precision
     title = f"{run.name}: {len(data.train)} images ({len(data.held)} held out)"
-    details = f"{steps.describe(run, context.parts)}, precision {precision.name} ({precision.reason})"
+    details = (
+        f"{steps.describe(run, context.parts)}, precision {precision.name} ({precision.reason})"
+    )
     introduce(context.team, say, title=title, details=f"{details}, run folder {context.folder}")
     for warning in steps.warnings(run):
         say(f"warning: {warning}")

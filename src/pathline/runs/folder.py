@@ -30,7 +30,7 @@ SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
 AVERAGES = "averages"  # folder of power-EMA snapshots
 PUSH = "push"  # file of a checkpoint: the mean velocity of a contrastive term
 LATEST, BEST = "latest", "best"  # texts that name a checkpoint
-UNREADABLE = "unreadable.jsonl"  # all that is left of a run that its pictures stopped
+UNREADABLE = "unreadable.jsonl"  # unreadable images; the only file of a run they stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
 R = TypeVar("R")
 
@@ -62,30 +62,30 @@ class Layers(NamedTuple):
 
 @dataclass(frozen=True)
 class Opened(Generic[R]):
-    """A run as it lies on disk."""
+    """A run on disk."""
 
     folder: Path
     run: R
     facts: Facts
-    saved: Path | None  # the checkpoint asked for; None: there is none yet
+    saved: Path | None  # the checkpoint; None: there is none yet
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint asked for. Raises ValueError where there is none yet."""
+        """The checkpoint. Raises ValueError if there is none yet."""
         if self.saved is None:
-            raise ValueError(f"{self.folder} has no whole checkpoint yet; train it further first.")
+            raise ValueError(f"{self.folder} has no whole checkpoint yet. Train it further first.")
         return self.saved
 
 
 def fresh(name: str, out: Path | None) -> Path:
-    """The empty folder of a new run. A folder that holds anything is refused, not overwritten."""
+    """The empty folder of a new run. A folder that is not empty is refused, not overwritten."""
     if out is None:
         taken = {path.name for path in RUNS.glob(f"{name}-*")}
         number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
         out = RUNS / f"{name}-{number}"
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {UNREADABLE}):
         raise ValueError(
-            f"{out} is there already and not empty. Go on with it by --resume {out}, or choose "
+            f"--out {out} exists and is not empty. Continue it with --resume {out}, or choose "
             "another --out; nothing was overwritten."
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def fresh(name: str, out: Path | None) -> Path:
 
 @contextmanager
 def gone_if_empty(folder: Path) -> Iterator[None]:
-    """Take away the folder of a run that was refused before anything was written there."""
+    """Delete the folder of a run that was refused before its first file was written."""
     try:
         yield
     except BaseException:
@@ -104,7 +104,7 @@ def gone_if_empty(folder: Path) -> Iterator[None]:
 
 
 def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[str, str]:
-    """Write what a run is before its first update; returns the texts each checkpoint repeats."""
+    """Write settings and facts before the first update; returns the texts of every checkpoint."""
     texts = {
         kind.settings: yaml_of(to_tree(run)),
         FACTS: json.dumps(facts._asdict()),
@@ -116,7 +116,7 @@ def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[
 
 
 def publish(folder: Path, saved: Path, run: Any) -> None:
-    """Name a new checkpoint in `latest`, and prune the old ones as run.train says."""
+    """Name a new checkpoint in `latest`, and delete old ones by run.train.keep_…."""
     write_whole(folder / LATEST, f"checkpoints/{saved.name}\n")
     best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
     checkpoint.prune(
@@ -130,13 +130,13 @@ def publish(folder: Path, saved: Path, run: Any) -> None:
 
 def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
     """The run folder under runs/ that was written to last; with a name, of that preset."""
-    found = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
-    if not found:
+    folders = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
+    if not folders:
         raise ValueError(
             f"There is no {name or ''} run under {RUNS.resolve()} to take as latest; "
             "name its folder, or train one first."
         )
-    return max(found, key=lambda path: (path / kind.settings).stat().st_mtime_ns)
+    return max(folders, key=lambda path: (path / kind.settings).stat().st_mtime_ns)
 
 
 def open_run(where: Path, warn: Callable[[str], None]) -> Opened[Run]:
@@ -146,35 +146,35 @@ def open_run(where: Path, warn: Callable[[str], None]) -> Opened[Run]:
 
 
 def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]:
-    """The same for a run to go on with, which may have been stopped before its first checkpoint."""
+    """The same for a resumed run, which may have been stopped before its first checkpoint."""
     if where.name == LATEST and not where.exists():
         where = newest_run(None, kind)
     if not where.is_dir():
-        raise ValueError(f"{where} is no run folder: it does not exist. Runs lie under {RUNS}/.")
+        raise ValueError(f"{where} is not a run folder: it does not exist. Runs are under {RUNS}/.")
     if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
         if fault := checkpoint.fault_of(where):
             raise ValueError(
-                f"{where} is no whole checkpoint: {fault}. Name the run to take its newest."
+                f"{where} is not a whole checkpoint: {fault}. Name the run to use its newest."
             )
         return _read(where.parent.parent, where, kind)
     if not (where / kind.settings).is_file() or not (where / FACTS).is_file():
         raise ValueError(
-            f"{where} is no run folder: it has no {kind.settings}. {kind.command} makes one."
+            f"{where} is not a run folder: it has no {kind.settings}. {kind.command} makes one."
         )
     return _read(where, checkpoint.newest(where / "checkpoints", warn), kind)
 
 
-def _read(folder: Path, found: Path | None, kind: Kind[R]) -> Opened[R]:
-    texts = found or folder
+def _read(folder: Path, saved: Path | None, kind: Kind[R]) -> Opened[R]:
+    texts = saved or folder
     run = read_as(kind.root, base=texts / kind.settings).run
-    return Opened(folder, run, _facts((texts / FACTS).read_text()), found)
+    return Opened(folder, run, _facts((texts / FACTS).read_text()), saved)
 
 
 def _facts(text: str) -> Facts:
-    """Facts as `write` left them: JSON knows no tuples and no names of a record within a record."""
-    found = {key: _tupled(value) for key, value in json.loads(text).items()}
-    cache = found.pop("cache", None)
-    return Facts(**found, cache=CacheInfo(*cache) if cache else None)
+    """Facts from JSON, which has no tuples and no records in records."""
+    values = {key: _tupled(value) for key, value in json.loads(text).items()}
+    cache = values.pop("cache", None)
+    return Facts(**values, cache=CacheInfo(*cache) if cache else None)
 
 
 def _tupled(value: Any) -> Any:
@@ -215,7 +215,7 @@ def mean_velocity_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
 
 
 def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
-    """The network's tensors as the run is drawn with, and which they are; ema as of `parts_of`."""
+    """The network's tensors for sampling, and which they are; ema as of `parts_of`."""
     weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
     average, named = _average(opened, ema)
     return weights | average, named
@@ -225,11 +225,12 @@ def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, T
     """The averaged weights and their name; none for the weights themselves."""
     if isinstance(ema, Path):
         return read_average(ema), f"average {ema.stem}"
-    kept = opened.run.train.ema
-    decay = (kept[0] if kept else 0) if ema is None else ema
-    if decay and decay not in kept:
+    decays = opened.run.train.ema
+    decay = (decays[0] if decays else 0) if ema is None else ema
+    if decay and decay not in decays:
         raise ValueError(
-            f"This run keeps no EMA {decay}; there are {kept or 'none'}, or 0 for no EMA."
+            f"--ema {decay} is wrong because this run has no such average. It has "
+            f"{decays or 'none'}; 0 is without EMA."
         )
     if not decay:
         return {}, "weights"
@@ -238,7 +239,7 @@ def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, T
 
 
 def _origin() -> dict[str, Any]:
-    """The command, the versions and the state of the tree, for whoever repeats the run."""
+    """The command, the versions and the git commit, to repeat the run."""
     return {
         "command": sys.argv,
         "python": sys.version.split()[0],
@@ -256,9 +257,9 @@ def _version(package: str) -> str:
 
 def _git() -> dict[str, Any] | None:
     """Commit and whether the tree was changed; None outside a checkout or without git."""
-    here = Path(__file__).parent
+    package = Path(__file__).parent
     try:
-        ask = ["git", "-C", str(here)]
+        ask = ["git", "-C", str(package)]
         commit = subprocess.run(
             [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there: temporary name, manifest last, rename.
+"""Checkpoints that exist whole or not at all: temporary name, manifest last, rename.
 
 A checkpoint is a folder `step-00001000` of safetensors files, `state.json` and whatever texts the
-caller adds, all listed with size and digest in `manifest.json`. Nothing here is unpickled. A run
-whose weights are split over processes writes `shards/` instead, each rank its part (`shards.py`).
+caller adds, all listed with size and digest in `manifest.json`. Nothing is unpickled. A run whose
+weights are sharded writes `shards/` instead, each rank its part (`sharded_checkpoint.py`).
 """
 
 import json
@@ -38,7 +38,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `update` under root, whole or not at all; returns its folder.
 
-    Raises OSError if the disk is too full, before anything is written where that can be told.
+    Raises OSError if the disk is too full, before anything is written if the size is known.
     """
     refuse_full_disk(root, sum(map(bytes_of, tensors.values())))
     work = begin(root, update)
@@ -85,7 +85,7 @@ def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
     """
     if fault := fault_of(folder):
         raise ValueError(
-            f"{folder} is no whole checkpoint: {fault}. Choose another, or --resume latest."
+            f"{folder} is not a whole checkpoint: {fault}. Choose another, or --resume latest."
         )
     if (folder / shards.SHARDS).is_dir():
         tensors = shards.load(folder, only)
@@ -96,18 +96,18 @@ def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
 
 
 def fault_of(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, in words; empty if all is as it was written."""
+    """What is wrong with a checkpoint folder, in words; "" if every file is as it was written."""
     if not (folder / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        return f"{MANIFEST} can't be read"
-    there = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
-    if missing := sorted(set(files) - there):
+        return f"{MANIFEST} cannot be read"
+    present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
+    if missing := sorted(set(files) - present):
         return f"{missing[0]} is missing"
-    if foreign := sorted(there - set(files)):
-        return f"{foreign[0]} does not belong there"
+    if foreign := sorted(present - set(files)):
+        return f"{foreign[0]} does not belong to it"
     for file, stamp in files.items():
         size = (folder / file).stat().st_size
         if size != stamp["bytes"]:
@@ -118,7 +118,7 @@ def fault_of(folder: Path) -> str:
 
 
 def newest(root: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint under root; each damaged one on the way is named to `warn`."""
+    """The newest whole checkpoint under root; `warn` is called with each damaged newer one."""
     for folder in sorted(root.glob("step-*"), reverse=True):
         fault = fault_of(folder)
         if not fault:
@@ -132,9 +132,9 @@ def prune(
 ) -> list[Path]:
     """Delete all but the `recent` newest, the multiples of `every` and those named in `keep`.
 
-    Returns what was deleted. upto: those of later updates, which a run that went back left behind
-    as damaged, are neither counted nor touched.
-    A folder without a manifest is not counted as one of the recent, so the last good one stays.
+    Returns the deleted folders. upto: checkpoints of later updates, which a run resumed from an
+    earlier one has left damaged, are neither counted nor deleted. A folder without a manifest does
+    not count as recent, so the last good checkpoint stays.
     """
     whole = [folder for folder in sorted(root.glob("step-*")) if (folder / MANIFEST).is_file()]
     if upto is not None:

@@ -1,7 +1,7 @@
-"""One run in many processes: who this one is, how gradients meet, how weights are split.
+"""One run in many processes: ranks, all-reduced gradients, sharded weights.
 
-Everything collective stands here; with strategy "none" it all falls away. Processes are started by
-torchrun, talk over gloo on CPU and nccl on CUDA, and differ in their rank alone.
+All collective functions are in this file; with strategy "none" they do nothing. Processes are
+started by torchrun, use gloo on CPU and nccl on CUDA, and differ in their rank alone.
 """
 
 import gc
@@ -25,14 +25,14 @@ BACKENDS = "cpu:gloo,cuda:nccl"
 
 
 class World(NamedTuple):
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, as one of them knows them."""
 
     strategy: str = "none"
     rank: int = 0
     size: int = 1
     mesh: DeviceMesh | None = None
-    aside: ProcessGroup | None = None  # for what goes on beside training
-    held: Sequence[Any] = ()  # ddp's wrappers: they must be gone before the processes part
+    aside: ProcessGroup | None = None  # for saving in the background
+    wrappers: Sequence[Any] = ()  # of ddp: they must be freed before the process group
 
 
 ALONE = World()
@@ -55,53 +55,53 @@ def launched_rank() -> int:
 def joined(
     strategy: str, device: torch.device, patience: timedelta | None = None
 ) -> Iterator[tuple[World, torch.device]]:
-    """This process's world and device; the processes part at the end.
+    """This process's world and device; the process group is destroyed at the end.
 
-    patience: how long one waits for another; None: torch's usual.
-    Raises ValueError where the machine or the way of starting can't do the strategy.
+    patience: timeout of collective functions; None: torch's default.
+    Raises ValueError if the strategy is impossible on this machine, or as it was started.
     """
     launched = "WORLD_SIZE" in os.environ
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if strategy == "none":
         if size > 1:
             raise ValueError(
-                f"{size} processes were started, but train.strategy=none is one process. "
-                "Take train.strategy=ddp (or fsdp2), or start one process."
+                f"train.strategy=none is wrong because {size} processes were started. "
+                "Set train.strategy=ddp (or fsdp2), or start one process."
             )
         yield ALONE, device
         return
-    device = _own(device)
+    device = _device_of_rank(device)
     if launched:
         backend = BACKENDS if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=patience)
-    else:  # a run of many processes that goes on in one
+    else:  # a run of many processes that is resumed in one
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    held: list[Any] = []
+    wrappers: list[Any] = []
     try:
         mesh = init_device_mesh(device.type, (size,)) if strategy == "fsdp2" else None
         aside: Any = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
-        yield World(strategy, dist.get_rank(), size, mesh, aside, held), device
+        yield World(strategy, dist.get_rank(), size, mesh, aside, wrappers), device
     finally:
         # A DDP that outlives the group frees it under the interpreter's lock and waits for gloo's
         # threads, one of which may be waiting for that lock to free a tensor: a deadlock.
-        held.clear()
+        wrappers.clear()
         gc.collect()
         dist.destroy_process_group()
 
 
-def _own(device: torch.device) -> torch.device:
+def _device_of_rank(device: torch.device) -> torch.device:
     """The device of this process among those of its machine."""
     if device.type not in ("cpu", "cuda"):
         raise ValueError(
-            f"train.strategy needs cpu or cuda, not {device}: use train.strategy=none there."
+            f"train.strategy is wrong because {device} runs one process. Set train.strategy=none."
         )
     if device.type == "cpu":
         return device
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= there:
+    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= gpus:
         raise ValueError(
-            f"Process {local + 1} of this machine finds {there} GPU(s): start no more processes "
-            "than there are GPUs (--procs), or take --device cpu."
+            f"--procs is wrong because process {local + 1} of this machine has no GPU: there are "
+            f"{gpus}. Start at most as many processes as GPUs, or set --device cpu."
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
@@ -113,11 +113,11 @@ def always_sync(_: bool) -> AbstractContextManager:
 
 
 def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) -> Wrapped:
-    """The network ready for its strategy; under fsdp2 its weights are split in place."""
+    """The network wrapped for its strategy; under fsdp2 its weights are sharded in place."""
     if world.strategy == "none":
         return Wrapped(torch.compile(network) if compiled else network, always_sync)
     if world.strategy == "ddp":
-        return _ddp(network, world.held, compiled=compiled)
+        return _ddp(network, world.wrappers, compiled=compiled)
     sharded: Any = shard(network, world, precision=precision, compiled=compiled)
 
     def gradient_sync(last: bool) -> AbstractContextManager:
@@ -127,26 +127,29 @@ def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) ->
     return Wrapped(sharded, gradient_sync)
 
 
-def _ddp(network: nn.Module, held: Any, *, compiled: bool) -> Wrapped:
-    """DDP, reached through `held` alone."""
-    at, ddp = len(held), DistributedDataParallel(network)
-    held.append((ddp, torch.compile(ddp) if compiled else ddp))
+def _ddp(network: nn.Module, wrappers: Any, *, compiled: bool) -> Wrapped:
+    """DDP, referenced by `wrappers` alone."""
+    index, ddp = len(wrappers), DistributedDataParallel(network)
+    wrappers.append((ddp, torch.compile(ddp) if compiled else ddp))
     return Wrapped(
-        lambda *inputs, **ways: held[at][1](*inputs, **ways),
-        lambda last: nullcontext() if last else held[at][0].no_sync(),
+        lambda *inputs, **options: wrappers[index][1](*inputs, **options),
+        lambda last: nullcontext() if last else wrappers[index][0].no_sync(),
     )
 
 
 def shard(
     network: nn.Module, world: World, *, precision: str = "fp32", compiled: bool = False
 ) -> FSDPModule:
-    """Split every block (each member of a ModuleList) and the rest over the ranks, in place.
+    """Shard every block (each member of a ModuleList) and the rest over the ranks, in place.
 
-    Blocks gather bf16 copies under bf16; gradients meet in float32. Weights are given back after
-    each forward pass, the root's too, so that averages and checkpoints always see the shards.
+    Blocks gather bf16 copies under bf16; gradients are reduced in float32. Weights are resharded
+    after each forward pass, the root's too, so that averages and checkpoints read shards.
     """
     if precision == "fp16":
-        raise ValueError("fsdp2 has no loss scaler: take train.precision=bf16 or fp32, or ddp.")
+        raise ValueError(
+            "train.precision=fp16 is wrong because fsdp2 has no loss scaler. Set "
+            "train.precision=bf16 or fp32, or train.strategy=ddp."
+        )
     half = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
     blocks = [
@@ -160,7 +163,7 @@ def shard(
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor with all its shards; plain ones as they are. Collective."""
+    """The full tensor of its shards; plain tensors as they are. Collective."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 

@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module, n: int) -> None:
-        """Take in the weights after update number n, counted from 0."""
+        """Update the average with the weights after update n, counted from 0."""
         live = [p.detach().float() for p in network.parameters() if p.requires_grad]
         get_ema_multi_avg_fn(self.decay(n))(list(self.weights.values()), live, 0)
 
@@ -45,9 +45,11 @@ class Ema:
 
 def exponential(network: nn.Module, decay: float) -> Ema:
     """The usual average. The decay is ramped up, min(decay, (1 + n) / (10 + n)) at the n-th update,
-    so that a short run's average is not its first weights."""
+    so that the average of a short run is not its initial weights."""
     if not 0 <= decay < 1:
-        raise ValueError(f"An EMA decay of {decay} was asked for; it lies in [0, 1).")
+        raise ValueError(
+            f"train.ema={decay} is wrong because a decay is in [0, 1). Usual is 0.999."
+        )
     return Ema(network, f"ema-{decay}", lambda n: min(decay, (1 + n) / (10 + n)))
 
 
@@ -59,14 +61,14 @@ def copied(network: nn.Module) -> Weights:
 
 @contextmanager
 def lent(weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[None]:
-    """The network wears `weights` inside the block and has its own again after it."""
+    """Temporarily load `weights` into the network; restore its weights on exit."""
     live = {name: p for name, p in network.named_parameters() if name in weights}
-    own = {name: p.detach().clone() for name, p in live.items()}
+    before = {name: p.detach().clone() for name, p in live.items()}
     put(live, weights)
     try:
         yield
     finally:
-        put(live, own)
+        put(live, before)
 
 
 @torch.no_grad()

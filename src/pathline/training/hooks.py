@@ -1,4 +1,4 @@
-"""What happens beside the updates: log, validate, and whatever a recipe hands in."""
+"""What happens between updates: log, validate, store averages."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,16 +29,16 @@ def every(n: int, hook: Hook, *, last: int = 0) -> Hook:
 def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last: int) -> Hook:
     """Means over the last n updates, read from the device together, to tracker and screen."""
     window: list[Reports] = []
-    mark = [time.perf_counter(), None]
+    last_log = [time.perf_counter(), None]  # seconds, images
 
     def log(progress: Progress, _: Reports) -> None:
         now = time.perf_counter()
         values = _means(window)
         for player in players:
             values[f"lr/{player.name}"] = player.optimizer.param_groups[0]["lr"]
-        if mark[1] is not None:
-            values["images_per_second"] = (progress.images - mark[1]) / (now - mark[0])
-        mark[:] = [now, progress.images]
+        if last_log[1] is not None:
+            values["images_per_second"] = (progress.images - last_log[1]) / (now - last_log[0])
+        last_log[:] = [now, progress.images]
         window.clear()
         track(progress.update, progress.images, values)
         show(progress, values)
@@ -55,17 +55,19 @@ def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last:
 def _means(window: Sequence[Reports]) -> dict[str, float]:
     values: dict[str, float] = {}
     for name in {name for reports in window for name in reports}:
-        mine = [reports[name] for reports in window if name in reports]
-        taken = [update for update in mine if update.taken]
+        updates = [reports[name] for reports in window if name in reports]
+        taken = [update for update in updates if update.taken]
         prefix = "" if name == "network" else f"{name}/"
         if taken:
             columns = {"loss": [u.loss for u in taken], "gradient_norm": [u.norm for u in taken]}
-            for key in dict.fromkeys(key for u in taken for key in u.terms):  # some end on the way
+            for key in dict.fromkeys(
+                key for u in taken for key in u.terms
+            ):  # a term may begin or end
                 columns[f"term/{key}"] = [u.terms[key] for u in taken if key in u.terms]
             read = torch.stack([torch.stack(column).mean() for column in columns.values()]).tolist()
             values |= {f"{prefix}{key}": value for key, value in zip(columns, read, strict=True)}
-        if len(taken) < len(mine):
-            values[f"{prefix}skipped"] = float(len(mine) - len(taken))
+        if len(taken) < len(updates):
+            values[f"{prefix}skipped"] = float(len(updates) - len(taken))
     return values
 
 
@@ -81,7 +83,7 @@ def validator(
 ) -> Hook:
     """Held-out loss at fixed times with fixed noise, per time and their mean.
 
-    loss_at: time -> (forward, batch, rng) -> (loss, terms). The mean weighs batches by their size.
+    loss_at: time -> (forward, batch, rng) -> (loss, terms). Batches are weighted by their size.
     """
 
     @torch.no_grad()
@@ -95,13 +97,13 @@ def validator(
         track(progress.update, progress.images, values)
         show(progress, {"val/loss": values["val/loss"]})
 
-    def lent(progress: Progress, reports: Reports) -> None:
+    def validate_average(progress: Progress, reports: Reports) -> None:
         if ema is None:
             return validate(progress, reports)
         with ema.lent_to(player.network):
             return validate(progress, reports)
 
-    return lent
+    return validate_average
 
 
 def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: int) -> torch.Tensor:
@@ -114,7 +116,7 @@ def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: in
 def snapshot_hook(
     averages: Sequence[Ema], folder: Path, tell: Callable[[str], None], *, writes: bool = True
 ) -> Hook:
-    """Store every average; a disk that is full now is told, and training goes on."""
+    """Store every average; a full disk is reported by `tell`, and training continues."""
 
     def keep(progress: Progress, _: Reports) -> None:
         for average in averages:

@@ -15,7 +15,7 @@ Group = dict[str, Any]
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, orthogonalising a fused matrix as the `parts` its group says it is made of.
+    """torch's Muon, orthogonalising each of the `parts` of a fused matrix by itself.
 
     Momentum stays sharded as the parameter is; a sharded update is gathered, matrix by matrix, for
     the orthogonalisation, which every rank does. Raises ValueError for what is not 2-D.
@@ -53,11 +53,11 @@ def orthogonal(direction: Tensor, group: Group) -> Tensor:
 
 
 class Unrounded(TorchFunctionMode):
-    """Newton-Schulz asks for bf16, which most CPUs multiply several times slower than float32."""
+    """Newton-Schulz converts to bf16, which most CPUs multiply far slower than float32."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.bfloat16:
-            return args[0].float().clone()  # what is asked for is changed in place
+            return args[0].float().clone()  # the caller changes the result in place
         return func(*args, **(kwargs or {}))
 
 
@@ -74,7 +74,7 @@ class Together(torch.optim.Optimizer):
         loss = torch.enable_grad()(closure)() if closure else None
         start = 0
         for optimizer, count in zip(self.optimizers, self.counts, strict=True):
-            # handed over each time, for load_state_dict replaces both
+            # assigned each time, because load_state_dict replaces both
             optimizer.param_groups = self.param_groups[start : start + count]
             optimizer.state = self.state
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Averages of power-function profile, and any other such average rebuilt from them afterwards.
+"""Averages of power-function profile, and others of such a profile rebuilt from them later.
 
 EDM2 (arXiv 2312.02696, section 3 and appendix C). The weights at update τ of t count as τ^γ; the
 length of an average is sigma_rel, the standard deviation of its profile as a share of t.
@@ -23,7 +23,7 @@ Profile = tuple[float, float | int]  # (γ, t): p(τ) = (γ + 1)·τ^γ / t^(γ 
 
 
 def power_function(network: nn.Module, sigma_rel: float) -> Ema:
-    """An average that is at all times the share sigma_rel of the run long."""
+    """An average whose length is at all times the share sigma_rel of the run."""
     gamma = gamma_of(sigma_rel)
     name = f"power-{sigma_rel}"
     return Ema(network, name, lambda n: (1 - 1 / (n + 1)) ** (gamma + 1), sigma_rel)
@@ -56,12 +56,12 @@ def gamma_of(sigma_rel: float) -> float:
     """γ ≥ 0 of an average sigma_rel long. Raises ValueError outside (0, 0.2886]."""
     if not 0 < sigma_rel <= LONGEST:
         raise ValueError(
-            f"An average of sigma_rel {sigma_rel} was asked for; it lies in (0, {LONGEST:.4f}], "
-            "where the longest is the mean over the whole run. Usual are 0.02 … 0.2."
+            f"sigma_rel={sigma_rel} is wrong because the length of an average is in "
+            f"(0, {LONGEST:.4f}], where the longest is the mean over the run. Usual is 0.02 … 0.2."
         )
     inverse = sigma_rel**-2
-    found = np.roots([1, 7, 16 - inverse, 12 - inverse])
-    return max(0.0, float(found.real.max()))
+    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return max(0.0, float(roots.real.max()))
 
 
 def inner(a: Profile, b: Profile) -> float:
@@ -71,16 +71,16 @@ def inner(a: Profile, b: Profile) -> float:
     return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * max(t_a, t_b))
 
 
-def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[list[float], float]:
-    """Shares of the stored profiles, summing to 1, that come nearest to the one wanted, and the
-    error that is left, as a share of the wanted profile's size."""
-    a = np.array([[inner(one, other) for other in stored] for one in stored])
-    b = np.array([inner(one, wanted) for one in stored])
-    # scaled to unit profiles, or late ones would drown in early ones
+def mixture(stored: Sequence[Profile], target: Profile) -> tuple[list[float], float]:
+    """Shares of the stored profiles, summing to 1, whose sum is closest to the target profile, and
+    the remaining error, as a share of the target's size."""
+    a = np.array([[inner(row, column) for column in stored] for row in stored])
+    b = np.array([inner(profile, target) for profile in stored])
+    # Scaled to unit profiles: early ones are larger by orders of magnitude.
     size = np.sqrt(np.diag(a))
     shares = np.linalg.lstsq(a / np.outer(size, size), b / size, rcond=1e-14)[0] / size
     shares /= shares.sum()
-    full = inner(wanted, wanted)
+    full = inner(target, target)
     left = max(0.0, full - 2 * shares @ b + shares @ a @ shares)
     return shares.tolist(), float(np.sqrt(left / full))
 
@@ -114,14 +114,14 @@ def read(file: Path) -> Weights:
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """What is stored, by update. Raises ValueError for a file that isn't what its name says."""
-    found = [_snapshot(file) for file in folder.glob(f"power-*{SUFFIX}")]
-    return sorted(found, key=lambda one: (one.update, one.sigma_rel))
+    """Stored snapshots, by update. Raises ValueError for a file that is not one."""
+    stored = [_snapshot(file) for file in folder.glob(f"power-*{SUFFIX}")]
+    return sorted(stored, key=lambda snapshot: (snapshot.update, snapshot.sigma_rel))
 
 
 def forget(folder: Path, after: int) -> None:
-    """Delete snapshots later than update `after`, which a run that goes on makes anew, and what a
-    kill left half written."""
+    """Delete snapshots later than update `after`, which a resumed run stores again, and files that
+    a kill left half written."""
     for half in folder.glob(".*"):
         half.unlink()
     for snapshot in snapshots(folder):
@@ -130,10 +130,10 @@ def forget(folder: Path, after: int) -> None:
 
 
 def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuilt:
-    """The average sigma_rel long as it would have been after `update`, from snapshots up to it."""
+    """The average of length sigma_rel as of `update`, from the snapshots up to it."""
     stored = [snapshot for snapshot in stored if snapshot.update <= update]
-    wanted = (gamma_of(sigma_rel), update)
-    shares, error = mixture([snapshot.profile for snapshot in stored], wanted)
+    target = (gamma_of(sigma_rel), update)
+    shares, error = mixture([snapshot.profile for snapshot in stored], target)
     total: Weights = {}
     for snapshot, share in zip(stored, shares, strict=True):
         with safe_open(snapshot.file, "pt") as opened:
@@ -146,7 +146,7 @@ def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuil
 def _snapshot(file: Path) -> Snapshot:
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; wanted a file of averaged weights, which pathline ema writes."
+            f"{file} does not exist. Name a file of averaged weights, which pathline ema writes."
         )
     try:
         with safe_open(file, "pt") as opened:
@@ -154,6 +154,6 @@ def _snapshot(file: Path) -> Snapshot:
         return Snapshot(float(about["sigma_rel"]), int(about["update"]), file)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} is no average that pathline stored ({error}). Name another; if it lies in a "
-            "run's averages, delete it."
+            f"{file} is not an average that pathline stored ({error}). Name another, or delete it "
+            "if it is in the averages of a run."
         ) from None

@@ -1,6 +1,6 @@
-"""What a network does inside, looked at now and then: gradients, updates, activations, logits.
+"""Measurements inside a network: gradients, updates, activations, attention logits.
 
-A probed update is read from the device once. Nothing here changes weights, gradients or chance.
+A probed update is read from the device once. Probes change no weights, gradients or generators.
 """
 
 import math
@@ -44,9 +44,9 @@ def probes(
     more: Callable[[], Values] = dict,
     pictures: int = 16,
 ) -> tuple[Feed, Hook]:
-    """A feed and a hook that look at every n-th update of the player; n = 0: never.
+    """A feed and a hook that measure every n-th update of the player; n = 0: never.
 
-    more: further values to read with the others. pictures: of the batch, for what is seen inside.
+    more: further values to read with them. pictures: images of the batch for the forward pass.
     Tracked, for every role of weights: gradient/ROLE (before clipping), ratio/ROLE (size of the
     update as a share of the weights'). For every block: activation_in_rms, activation_in_max and
     _out_ (around its non-linearity), logit_max (attention's, before softmax; sizes, not signs).
@@ -56,27 +56,28 @@ def probes(
     prefix = "" if player.name == "network" else f"{player.name}/"
     kinds = roles(player.network)
     before: dict[str, Tensor] = {}
-    seen: list[Lane] = []
+    probed: list[Lane] = []
 
     def watched(progress: Progress) -> Sequence[Lane]:
         lanes = feed(progress)
         if (progress.update + 1) % n == 0:
             before.update({k: p.detach().clone() for k, p in player.network.named_parameters()})
-            seen[:] = lanes[:1]
+            probed[:] = lanes[:1]
         return lanes
 
     def look(progress: Progress, reports: Reports) -> None:
         report = reports.get(player.name)
         if before and report is not None and report.taken:
-            rng = torch.Generator(seen[0][1].device).manual_seed(progress.update)
+            rng = torch.Generator(probed[0][1].device).manual_seed(progress.update)
             values = gradients(player.network, kinds, report)
             values |= ratios(player.network, kinds, before)
-            values |= inside(player, head(seen[0][0], pictures), rng) | more()
+            values |= inside(player, head(probed[0][0], pictures), rng) | more()
             read = torch.stack([value.float() for value in values.values()]).tolist()
-            told = {prefix + k: v for k, v in zip(values, read, strict=True) if math.isfinite(v)}
-            track(progress.update, progress.images, told)
+            pairs = zip(values, read, strict=True)
+            finite = {prefix + key: value for key, value in pairs if math.isfinite(value)}
+            track(progress.update, progress.images, finite)
         before.clear()
-        seen.clear()
+        probed.clear()
 
     return watched, look
 
@@ -84,11 +85,11 @@ def probes(
 def gradients(network: nn.Module, kinds: Mapping[str, Sequence[str]], report: Update) -> Values:
     """The gradient's norm by role, as it was before clipping."""
     live = dict(network.named_parameters())
-    found = {
+    by_role = {
         role: [g for name in names if (g := live[name].grad) is not None]
         for role, names in kinds.items()
     }
-    norms = {role: _norm(parts) for role, parts in found.items() if parts}
+    norms = {role: _norm(parts) for role, parts in by_role.items() if parts}
     clipped = torch.stack(list(norms.values())).norm()
     back = whole(report.norm) / clipped.clamp(min=torch.finfo(clipped.dtype).tiny)
     return {f"gradient/{role}": norm * back for role, norm in norms.items()}
@@ -108,65 +109,70 @@ def ratios(
 
 @torch.no_grad()
 def inside(player: Player, batch: Batch, rng: torch.Generator) -> Values:
-    """What blocks see in one forward pass of the network itself, neither compiled nor wrapped."""
+    """Activations and logits of blocks in a forward pass, neither compiled nor wrapped."""
     eager = torch.compiler.set_stance("force_eager")
-    with eager, entered(player.network) as here, Eye(here) as eye, player.precision.autocast():
+    with (
+        eager,
+        entered(player.network) as stack,
+        Recorder(stack) as recorder,
+        player.precision.autocast(),
+    ):
         player.loss(player.network, batch, rng)
-    return eye.values()
+    return recorder.values()
 
 
 @contextmanager
 def entered(network: nn.Module) -> Iterator[list[str]]:
-    """A list whose last entry is the block at work: a child of a module list, by its name.
+    """A list whose last entry is the block being run: a child of a module list, by its name.
 
-    Its hooks on the blocks are gone after the with block.
+    Its hooks are removed from the blocks on exit.
     """
-    here: list[str] = []
+    stack: list[str] = []
     with ExitStack() as hooks:
         for name, module in network.named_modules():
             children = module.named_children() if isinstance(module, nn.ModuleList) else ()
             for index, block in children:
-                enter, leave = _steps(here, f"{name}.{index}")
+                enter, leave = _steps(stack, f"{name}.{index}")
                 hooks.callback(block.register_forward_pre_hook(enter).remove)
                 hooks.callback(block.register_forward_hook(leave).remove)
-        yield here
+        yield stack
 
 
-def _steps(here: list[str], name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-    return lambda *_: here.append(name), lambda *_: here.remove(name)
+def _steps(stack: list[str], name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    return lambda *_: stack.append(name), lambda *_: stack.remove(name)
 
 
-class Eye(TorchFunctionMode):
-    """Sees the functions that blocks call, whatever the blocks are made of."""
+class Recorder(TorchFunctionMode):
+    """Records the functions that blocks call, whatever the blocks are made of."""
 
-    def __init__(self, here: list[str]) -> None:
+    def __init__(self, stack: list[str]) -> None:
         super().__init__()
-        self.here = here
-        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # where -> (mean square, most)
+        self.stack = stack
+        self.records: dict[str, list[tuple[Tensor, Tensor]]] = {}  # name -> (mean square, max)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if self.here and func in BENT:
+        if self.stack and func in BENT:
             self._note("activation_in", args[0])
             self._note("activation_out", out)
-        elif self.here and func is F.scaled_dot_product_attention:
+        elif self.stack and func is F.scaled_dot_product_attention:
             self._note("logit", logits(*args[:4], **(kwargs or {})))
         return out
 
     def _note(self, what: str, x: Tensor) -> None:
         x = x.detach().float()
-        notes = self.seen.setdefault(f"{self.here[-1]}/{what}", [])
+        notes = self.records.setdefault(f"{self.stack[-1]}/{what}", [])
         finite = x.where(x.isfinite(), 0)  # masked logits are −∞
         notes.append((finite.square().mean(), finite.abs().amax()))
 
     def values(self) -> Values:
-        found: Values = {}
-        for where, notes in self.seen.items():
-            squares, most = (torch.stack(column) for column in zip(*notes, strict=True))
-            if not where.endswith("/logit"):
-                found[f"{where}_rms"] = squares.mean().sqrt()
-            found[f"{where}_max"] = most.amax()
-        return found
+        values: Values = {}
+        for name, notes in self.records.items():
+            squares, maxima = (torch.stack(column) for column in zip(*notes, strict=True))
+            if not name.endswith("/logit"):
+                values[f"{name}_rms"] = squares.mean().sqrt()
+            values[f"{name}_max"] = maxima.amax()
+        return values
 
 
 def logits(
@@ -179,21 +185,21 @@ def logits(
 ) -> Tensor:
     """Attention's logits [b heads l m] from what `scaled_dot_product_attention` is called with."""
     del value
-    shared = query.shape[-3] // key.shape[-3]  # heads that have keys in common
+    shared = query.shape[-3] // key.shape[-3]  # heads that share keys
     if shared > 1:
         key = key.repeat_interleave(shared, dim=-3)
-    found = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is None:
-        return found
+        return logits
     if attn_mask.dtype == torch.bool:
-        return found.masked_fill(~attn_mask, -math.inf)
-    return found + attn_mask
+        return logits.masked_fill(~attn_mask, -math.inf)
+    return logits + attn_mask
 
 
 def timed(criterion: Criterion, *, bins: int = 10) -> tuple[Criterion, Callable[[], Values]]:
-    """The criterion, and a function that tells the mean squared error of the velocity by time.
+    """The criterion, and a function that returns the velocity's mean squared error by time.
 
-    It counts every picture trained on since it was last asked; a bin without pictures is nan.
+    It averages over images since its last call; a bin without images is nan.
     Named loss/t=0.05 by the middle of the bin.
     """
     sums: list[Tensor] = []  # [2 bins] errors, pictures; on the device they come on
@@ -204,14 +210,14 @@ def timed(criterion: Criterion, *, bins: int = 10) -> tuple[Criterion, Callable[
                 _count(sums, point, out, bins)
         return criterion(point, out)
 
-    def told() -> Values:
+    def error_by_time() -> Values:
         if not sums:
             return {}
         errors, pictures = sums.pop()
         middles = [(index + 0.5) / bins for index in range(bins)]
         return {f"loss/t={t:.2f}": e for t, e in zip(middles, errors / pictures, strict=True)}
 
-    return counting, told
+    return counting, error_by_time
 
 
 def _count(sums: list[Tensor], point: Point, out: Output, bins: int) -> None:
@@ -225,7 +231,7 @@ def _count(sums: list[Tensor], point: Point, out: Output, bins: int) -> None:
 
 
 def head(batch: Batch, count: int) -> Batch:
-    """The first pictures of a batch."""
+    """The first images of a batch."""
     cond = rows_of(batch.cond, slice(count))
     return Batch(batch.x1[:count], cond, batch.null, batch.keys[:count])
 

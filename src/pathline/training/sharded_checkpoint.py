@@ -1,7 +1,7 @@
-"""Checkpoints of split runs: PyTorch's distributed checkpoint, as safetensors, in the background.
+"""Checkpoints of sharded runs: PyTorch's distributed checkpoint, as safetensors, in background.
 
-Every rank writes its parts as `shards/shard-….safetensors` while training goes on; a checkpoint is
-sealed when all ranks are done. Names are "file stem/name", so that one reads what it needs.
+Every rank writes its parts as `shards/shard-….safetensors` while training continues; a checkpoint
+is sealed when all ranks are done. Names are "file stem/name", so that a part can be read alone.
 """
 
 import warnings
@@ -66,9 +66,9 @@ def save(
 def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
     """The whole tensors of the stems in `only` (of all, if empty). Not collective."""
     reader = HuggingFaceStorageReader(str(folder / SHARDS))
-    found = reader.read_metadata().state_dict_metadata
-    wanted = {k: m for k, m in found.items() if not only or k.split("/", 1)[0] in only}
-    into = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in wanted.items()}  # type: ignore[union-attr]
+    metadata = reader.read_metadata().state_dict_metadata
+    selected = {k: m for k, m in metadata.items() if not only or k.split("/", 1)[0] in only}
+    into = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in selected.items()}  # type: ignore[union-attr]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process reads for itself
         read_into(into, storage_reader=reader, no_dist=True)

@@ -111,7 +111,7 @@ def test_torn_pictures_are_named_and_left_out(folder, capsys):
     assert "3.png" in capsys.readouterr().out
     for file in folder.iterdir():
         file.write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match="no picture that can be read"):
+    with pytest.raises(ValueError, match="No image can be read"):
         check("pixel", folder)
 
 

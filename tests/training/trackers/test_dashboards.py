@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from pathline.training.trackers import dashboards as boards
+from pathline.training.trackers import dashboards
 from pathline.training.trackers.jsonl import METRICS, Tracker, jsonl
 
 SETTINGS = {"name": "dots", "train": {"batch": 8}}
@@ -24,7 +24,7 @@ def run(tmp_path):
 
 
 def needs(name):
-    missing = not boards.installed(name)
+    missing = not dashboards.installed(name)
     return pytest.mark.skipif(missing, reason=f"needs pip install 'pathline[{name}]'")
 
 
@@ -32,7 +32,7 @@ def fed(name, run, updates, *, resumed_at=0):
     """Train for some updates as far as a tracker can see; returns what it complained of."""
     told = []
     given = (run, "dots-1", SETTINGS, told.append)
-    tracker = boards.opened([name], *given, resumed_at=resumed_at)
+    tracker = dashboards.opened([name], *given, resumed_at=resumed_at)
     for update in updates:
         tracker.numbers(update, update * 8, {"loss": 1 / update, "val/t=0.05": 2.0})
     tracker.picture(2, "samples/fixed", run / "samples" / "fixed-00000002.png")
@@ -41,31 +41,33 @@ def fed(name, run, updates, *, resumed_at=0):
 
 
 def test_an_unknown_tracker_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"no tracker 'tensorbord'. Did you mean 'tensorboard'\?"):
-        boards.refuse(["jsonl", "tensorbord"])
+    with pytest.raises(
+        ValueError, match=r"'tensorbord' is no tracker. Did you mean 'tensorboard'\?"
+    ):
+        dashboards.refuse(["jsonl", "tensorbord"])
 
 
 def test_a_missing_package_is_refused_with_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setattr(boards, "installed", lambda _: False)
+    monkeypatch.setattr(dashboards, "installed", lambda _: False)
     with pytest.raises(ValueError, match=r"pip install 'pathline\[wandb\]'"):
-        boards.refuse(["wandb"])
-    boards.refuse(["jsonl"])  # is always there
+        dashboards.refuse(["wandb"])
+    dashboards.refuse(["jsonl"])  # is always there
 
 
 def test_a_folder_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "wandb_of_mine").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not boards.installed("wandb_of_mine")
-    assert boards.installed("json")
+    assert not dashboards.installed("wandb_of_mine")
+    assert dashboards.installed("json")
 
 
 def test_what_a_run_folder_holds(run):
     jsonl(run / METRICS)(3, 24, {"loss": 0.5})
     line = json.loads((run / METRICS).read_text())
-    assert boards.parts({**line, "note": "words"}) == (3, 24, {"loss": 0.5})
+    assert dashboards.parts({**line, "note": "words"}) == (3, 24, {"loss": 0.5})
     (run / "samples" / "by-hand.png").touch()
     file = run / "samples" / "fixed-00000002.png"
-    assert list(boards.pictures(run)) == [(2, "samples/fixed", file)]
+    assert list(dashboards.pictures(run)) == [(2, "samples/fixed", file)]
 
 
 def test_the_past_is_told_in_its_order(run):
@@ -75,14 +77,14 @@ def test_the_past_is_told_in_its_order(run):
         track(update, update * 8, {"loss": 1.0})
     told = []
     tracker = Tracker(lambda n, *_: told.append(n), lambda n, *_: told.append(-n), lambda: None)
-    boards._told(tracker, run, 3)
+    dashboards._caught_up(tracker, run, 3)
     assert told == [1, 2, -2, 3]
-    assert boards._told(tracker, run, 0) is tracker
+    assert dashboards._caught_up(tracker, run, 0) is tracker
     assert len(told) == 4
 
 
 @needs("tensorboard")
-def test_tensorboard_reads_back_what_it_was_told(run):
+def test_tensorboard_reads_back_what_it_was_caught_up(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert fed("tensorboard", run, range(1, 6)) == []

@@ -1,4 +1,4 @@
-"""`pathline codec check`: how well a codec keeps your pictures, and what its latents are like."""
+"""`pathline codec check`: reconstruction error of a codec, and statistics of its latents."""
 
 import json
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import Codec, Facts
 
-LARGEST, GAIN = 512, 4  # pixels of a side if none is asked for; of differences
-MOST = 64  # channels in the table
-BEST = 100.0  # dB: what a codec without any loss is said to have
+LARGEST, GAIN = 512, 4  # pixels of a side by default; factor of differences in the sheet
+TABLE_CHANNELS = 64
+BEST = 100.0  # dB of a codec without any error
 
 
-class Seen(NamedTuple):
-    """Pictures of one size."""
+class Sample(NamedTuple):
+    """Images of one size."""
 
     pixels: UInt8[Tensor, "n c h w"]
     keys: list[str]
-    bad: list[str]  # why one could not be read
+    bad: list[str]  # rows that could not be read, and why
 
 
 def codec_check(
@@ -49,57 +49,57 @@ def codec_check(
     device: str | None = None,
     out: Path = Path("codec-check.png"),
 ) -> int:
-    """Measure a codec on pictures: PSNR, the latents' statistics, equivariance; draw it.
+    """Measure a codec on images: PSNR, statistics of its latents, equivariance; write a sheet.
 
     Parameters
     ----------
     codec:
         A row of `pathline config list codec`.
     folder:
-        A folder, parquet or tar file of pictures, or a preset.
+        A folder, parquet or tar file of images, or a preset.
     overrides:
         Settings as key=value, such as codec.path=DIR or codec.dtype=bf16.
     config:
         A YAML file of settings; may be given several times, the last one wins.
     count:
-        How many pictures, spread evenly over all.
+        How many images, spread evenly over all.
     size:
-        Pixels of a side; by default that of the first picture, at most 512.
+        Pixels of a side; by default that of the first image, at most 512.
     batch:
-        Pictures at a time.
+        Images at a time.
     device:
         auto, cpu, cuda, cuda:1, mps.
     out:
-        The picture file of original, decoded and difference; numbers go to a .json beside it.
+        PNG of original, decoded and difference; numbers go to a .json of the same name.
     """
     if min(count, batch, 1 if size is None else size) < 1:
-        raise ValueError(f"--count {count}, --batch {batch}, --size {size}: all are above 0.")
-    given = [f"codec={codec}", *overrides]
-    run = read(folder, config, given, {"device": device}, tables=TABLES).run
+        raise ValueError(f"--count {count} --batch {batch} --size {size}: all must be above 0.")
+    settings = [f"codec={codec}", *overrides]
+    run = read(folder, config, settings, {"device": device}, tables=TABLES).run
     run, source = open_source(run)
     built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
     console = Console(highlight=False)
-    seen = pictures(source, count, size, built.factor, run.data.channels)
+    sample = read_images(source, count, size, built.factor, run.data.channels)
     place = pick_device(run.device)
     if built.to is not None:
         built.to(place)
-    sums = measured(built, seen.pixels, place, batch, console)
-    report = told(built, seen, sums)
+    sums = measured(built, sample.pixels, place, batch, console)
+    report = report_of(built, sample, sums)
     for table in tables(report):
         console.print(table)
-    for line in (*seen.bad, *(f"{turn}: {why}" for turn, why in sums.untold.items())):
+    for line in (*sample.bad, *(f"{turn}: {why}" for turn, why in sums.unmeasured.items())):
         console.print(f"left out: {line}", soft_wrap=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawn(seen, sums).save(out)
+    comparison(sample, sums).save(out)
     out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    console.print(f"pictures: {out}; numbers: {out.with_suffix('.json')}", soft_wrap=True)
+    console.print(f"images: {out}; numbers: {out.with_suffix('.json')}", soft_wrap=True)
     return 0
 
 
-def pictures(source: Source, count: int, size: int | None, factor: int, channels: int) -> Seen:
-    """Pictures spread evenly over the source, cut to squares of one size."""
+def read_images(source: Source, count: int, size: int | None, factor: int, channels: int) -> Sample:
+    """Images spread evenly over the source, cropped to squares of one size."""
     rows = torch.linspace(0, source.count - 1, min(count, source.count)).round().long()
-    found, keys, bad = [], [], []
+    images, keys, bad = [], [], []
     for row in rows.tolist():
         try:
             example = source.read(row)
@@ -107,35 +107,35 @@ def pictures(source: Source, count: int, size: int | None, factor: int, channels
             bad.append(f"row {row}: {error}")
             continue
         size = size or max(factor, min(*example.image.shape[1:], LARGEST) // factor * factor)
-        found.append(recolour(fit(example.image, size), channels))
+        images.append(recolour(fit(example.image, size), channels))
         keys.append(example.key)
-    if not found:
-        raise ValueError("There is no picture that can be read: " + "; ".join(bad[:3] or ["none"]))
-    return Seen(torch.stack(found), keys, bad)
+    if not images:
+        raise ValueError("No image can be read: " + "; ".join(bad[:3] or ["none"]))
+    return Sample(torch.stack(images), keys, bad)
 
 
 def decibels(error: float) -> float:
-    """PSNR of a mean square error of values in [0, 1]."""
+    """PSNR of a mean squared error of values in [0, 1]."""
     return min(BEST, -10 * torch.tensor(error, dtype=torch.float64).log10().item())
 
 
-def told(codec: Codec, seen: Seen, sums: Sums) -> dict[str, Any]:
-    """All numbers, as they go to JSON."""
+def report_of(codec: Codec, sample: Sample, sums: Sums) -> dict[str, Any]:
+    """All numbers, for the JSON file."""
     each = [decibels(error) for error in sums.errors]
     worst = min(range(len(each)), key=each.__getitem__)
     raw, x1 = _spread(sums.raw), _spread(sums.x1)
     variance = fmean(std**2 for std in raw["std"]) or 1.0
-    turned = {turn: sums.commute[turn] for turn in TURNS if turn not in sums.untold}
+    turned = {turn: sums.commute[turn] for turn in TURNS if turn not in sums.unmeasured}
     return {
         "codec": codec.id or "pixel",
         "pictures": len(each),
-        "left_out": len(seen.bad),
-        "size": list(seen.pixels.shape[2:]),
+        "left_out": len(sample.bad),
+        "size": list(sample.pixels.shape[2:]),
         "channels": codec.channels,
         "factor": codec.factor,
         "mse": fmean(sums.errors),
         "psnr": {"mean": fmean(each), "median": median(each), "worst": each[worst]},
-        "worst": seen.keys[worst],
+        "worst": sample.keys[worst],
         "raw": raw,
         "x1": x1,
         "equivariance": {
@@ -163,43 +163,43 @@ def _spread(moments: Float[Tensor, "3 c"]) -> dict[str, Any]:
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """The report for people."""
+    """The report as tables."""
     psnr, size = report["psnr"], "x".join(map(str, report["size"]))
-    title = f"{report['codec']} on {report['pictures']} pictures of {size}"
+    title = f"{report['codec']} on {report['pictures']} images of {size}"
     whole = Table(title=title, title_justify="left", show_header=False)
     whole.add_row("PSNR", f"{psnr['mean']:.2f} dB, median {psnr['median']:.2f}")
     whole.add_row("worst", f"{psnr['worst']:.2f} dB, {report['worst']}")
-    whole.add_row("mean square error", f"{report['mse']:.2e} of values in [0, 1]")
+    whole.add_row("mean squared error", f"{report['mse']:.2e} of values in [0, 1]")
     whole.add_row("latent", f"{report['channels']} channels, {report['factor']} pixels a side")
-    for name, what in (("raw", "raw latents"), ("x1", "x1, by its own constants")):
+    for name, what in (("raw", "raw latents"), ("x1", "x1, normalised")):
         spread = report[name]
         whole.add_row(what, f"mean {spread['pooled_mean']:.3f}, std {spread['pooled_std']:.3f}")
-    rates = (f"{report[f'{way}_rate']:.1f} {way}d" for way in ("encode", "decode"))
-    whole.add_row("pictures a second", ", ".join(rates))
+    rates = (f"{report[f'{verb}_rate']:.1f} {verb}d" for verb in ("encode", "decode"))
+    whole.add_row("images/s", ", ".join(rates))
     turns = Table("turned", "E(Tx) − T(E(x)), of the variance", "D(T(E(x))) against Tx")
-    for turn, found in report["equivariance"].items():
-        turns.add_row(turn, f"{found['latent']:.3f}", f"{found['psnr']:.2f} dB")
+    for turn, errors in report["equivariance"].items():
+        turns.add_row(turn, f"{errors['latent']:.3f}", f"{errors['psnr']:.2f} dB")
     return [whole, turns, _channels(report["raw"])]
 
 
 def _channels(raw: dict[str, Any]) -> Table:
-    """Four channels a line; of very many the first."""
+    """Four channels a row; the first ones of very many."""
     table = Table("channel", "mean of raw", "std of raw")
     count = len(raw["mean"])
-    for start in range(0, min(count, MOST), 4):
+    for start in range(0, min(count, TABLE_CHANNELS), 4):
         part = slice(start, start + 4)
         cells = (" ".join(f"{v:6.2f}" for v in raw[key][part]) for key in ("mean", "std"))
         table.add_row(f"{start} - {min(start + 3, count - 1)}", *cells)
-    if count > MOST:
-        table.add_row(f"… {count - MOST} more", "in the .json", "")
+    if count > TABLE_CHANNELS:
+        table.add_row(f"… {count - TABLE_CHANNELS} more", "in the .json", "")
     return table
 
 
-def drawn(seen: Seen, sums: Sums) -> Image.Image:
-    """Original, decoded and difference of the first pictures, a row each."""
+def comparison(sample: Sample, sums: Sums) -> Image.Image:
+    """Original, decoded and difference of the first images, a row each."""
     tiles, titles = [], []
-    first = slice(min(SHOWN, len(seen.keys)))
-    parts = (seen.pixels[first], sums.shown[first], seen.keys[first], sums.errors[first])
+    first = slice(min(SHOWN, len(sample.keys)))
+    parts = (sample.pixels[first], sums.shown[first], sample.keys[first], sums.errors[first])
     for x, back, key, error in zip(*parts, strict=True):
         far = (x.int() - back.int()).abs().mul(GAIN).clamp(max=255).to(torch.uint8)
         tiles += [x, back, far]

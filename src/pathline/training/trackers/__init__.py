@@ -1,1 +1,1 @@
-"""Where numbers and pictures of a training go: a file always, dashboards on request."""
+"""Destinations of the metrics and sample grids of a training: a file, and dashboards."""

@@ -1,5 +1,7 @@
-"""Trackers of other makers, by name. They write under the run folder and touch no network unless
-their own environment variables ask for it."""
+"""Dashboards as trackers: trackio, Weights & Biases, TensorBoard.
+
+They write into the run folder and use no network unless their environment variables say so.
+"""
 
 import contextvars
 import importlib.util
@@ -68,22 +70,23 @@ def opened(
 
 def refuse(names: Sequence[str]) -> None:
     """Raises ValueError for a tracker that there is none of, or whose package is not installed."""
-    known = ("jsonl", *TRACKERS)
+    trackers = ("jsonl", *TRACKERS)
     for name in names:
-        if name not in known:
-            hint = nearest(name, known)
-            raise ValueError(f"There is no tracker {name!r}.{hint} There are: {', '.join(known)}.")
+        if name not in trackers:
+            hint = nearest(name, trackers)
+            names = ", ".join(trackers)
+            raise ValueError(f"train.trackers={name!r} is no tracker.{hint} There are: {names}.")
         if name != "jsonl" and not installed(name):
             raise ValueError(
-                f"The tracker {name!r} is not installed: pip install 'pathline[{name}]', "
-                "or leave it out of train.trackers."
+                f"train.trackers={name!r} is wrong because {name} is not installed. "
+                f"pip install 'pathline[{name}]', or leave it out."
             )
 
 
 def installed(name: str) -> bool:
     """A folder of that name in the working directory is no package: it has no origin."""
-    found = importlib.util.find_spec(name)
-    return found is not None and found.origin is not None
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def tensorboard(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
@@ -104,11 +107,11 @@ def tensorboard(folder: Path, name: str, settings: Settings, resumed_at: int) ->
     def picture(update: int, tag: str, file: Path) -> None:
         writer.add_image(tag, _pixels(file), update, dataformats="HWC")
 
-    return _told(Tracker(numbers, picture, writer.close), folder, missed)
+    return _caught_up(Tracker(numbers, picture, writer.close), folder, missed)
 
 
 def trackio(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
-    """A local database in RUN/trackio; on resume, written anew up to there from metrics.jsonl."""
+    """A local database in RUN/trackio; on resume, written again up to there from metrics.jsonl."""
     home = (folder / "trackio").resolve()
     os.environ["TRACKIO_DIR"] = str(home)  # read once, at the import
     import trackio as board  # pyright: ignore[reportMissingImports]
@@ -134,7 +137,7 @@ def trackio(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tra
         with _quiet():
             run.finish()
 
-    return _told(Tracker(numbers, picture, close), folder, resumed_at)
+    return _caught_up(Tracker(numbers, picture, close), folder, resumed_at)
 
 
 def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
@@ -170,20 +173,20 @@ def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Track
     def picture(update: int, tag: str, file: Path) -> None:
         run.log({tag: board.Image(str(file), caption=file.stem)}, step=update)
 
-    return _told(Tracker(numbers, picture, run.finish), folder, missed)
+    return _caught_up(Tracker(numbers, picture, run.finish), folder, missed)
 
 
-def _told(tracker: Tracker, folder: Path, until: int) -> Tracker:
-    """The tracker, told what the run folder holds up to an update, for it has missed that."""
+def _caught_up(tracker: Tracker, folder: Path, until: int) -> Tracker:
+    """The tracker after it was sent what the run folder has up to update `until`; 0: nothing."""
     if not until:
         return tracker
-    happened = [
+    events = [
         (line["update"], partial(tracker.numbers, *parts(line))) for line in lines(folder / METRICS)
     ]
-    happened += [(drawn[0], partial(tracker.picture, *drawn)) for drawn in pictures(folder)]
-    for update, tell in sorted(happened, key=lambda one: one[0]):  # wandb takes no earlier ones
+    events += [(grid[0], partial(tracker.picture, *grid)) for grid in pictures(folder)]
+    for update, send in sorted(events, key=lambda event: event[0]):  # wandb refuses earlier ones
         if update <= until:
-            tell()
+            send()
     return tracker
 
 

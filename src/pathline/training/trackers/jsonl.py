@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: to `metrics.jsonl` always, to others who may fail beside it.
+"""Metrics of a run: always to `metrics.jsonl`, and to further trackers, which may fail.
 
 A line of metrics.jsonl is {"update": n, "images": n, name: value}.
 """
@@ -15,7 +15,7 @@ METRICS = "metrics.jsonl"
 
 
 class Tracker(NamedTuple):
-    """One place where a run is told of; `close` is called once, after everything else."""
+    """A destination of numbers and images; `close` is called once, after everything else."""
 
     numbers: Track
     picture: Callable[[int, str, Path], None]  # update, tag as "samples/fixed", PNG file
@@ -23,11 +23,11 @@ class Tracker(NamedTuple):
 
 
 def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
-    """A tracker that appends lines to `file`; lines after `resumed_at` are dropped first,
-    for the resumed run will write them again."""
+    """A tracker that appends lines to `file`. Lines after `resumed_at` are dropped first, because
+    the resumed run writes them again."""
     if file.exists():
-        kept = [json.dumps(line) + "\n" for line in lines(file) if line["update"] <= resumed_at]
-        write_whole(file, "".join(kept))
+        earlier = [json.dumps(line) + "\n" for line in lines(file) if line["update"] <= resumed_at]
+        write_whole(file, "".join(earlier))
 
     def track(update: int, images: int, values: Mapping[str, float]) -> None:
         with file.open("a") as stream:
@@ -37,7 +37,7 @@ def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
 
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a metrics file; one that a kill has cut is passed over."""
+    """The lines of a metrics file; one that a kill has cut is skipped."""
     for text in file.read_text().splitlines() if file.is_file() else ():
         try:
             line = json.loads(text)
@@ -56,8 +56,8 @@ def together(
 ) -> Tracker:
     """metrics.jsonl of the run folder and the others as one tracker.
 
-    One of the others that fails, when opened or later, is told of by `warn` and left out from then
-    on. metrics.jsonl is the run's own record and is tried again each time.
+    If another fails, when opened or later, `warn` is called and it is left out from then on.
+    metrics.jsonl is the run's record and is tried again each time.
     """
     record = jsonl(folder / METRICS, resumed_at=resumed_at)
     opened: dict[str, Tracker] = {}
