@@ -17,7 +17,7 @@ def test_a_mixed_folder_is_counted_right(tmp_path, png):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "a.txt").write_text("The red-brown fox, the fox's den.")
     stats = measure(folder(path=tmp_path), examples=3)
-    assert (stats.total, [row for row, _ in stats.bad]) == (4, [3])
+    assert (stats.total, [row for row, _ in stats.unreadable]) == (4, [3])
     assert stats.sizes == Counter({(10, 10): 2, (20, 10): 1})
     assert {name: n for name, n in stats.ratios.items() if n} == {"about square": 2, "3:2 … 2:1": 1}
     assert stats.modes == Counter({"RGB": 2, "RGBA": 1})

@@ -107,29 +107,29 @@ def place(height: int, width: int, sizes: Sequence[Size]) -> Place:
     return Place(size, scaled, top, left, scale, cropped)
 
 
-def too_small(height: int, width: int, found: Place, upscale: float) -> str | None:
+def too_small(height: int, width: int, cut: Place, upscale: float) -> str | None:
     """Why a picture can't take its place, in words; None if it can."""
-    if found.scale <= upscale * (1 + ROUND):
+    if cut.scale <= upscale * (1 + ROUND):
         return None
     return (
-        f"{width}x{height} would be enlarged {found.scale:.2f} times to cover "
-        f"{found.size[1]}x{found.size[0]}; data.buckets.upscale={upscale:g} is the most"
+        f"{width}x{height} would be enlarged {cut.scale:.2f} times to cover "
+        f"{cut.size[1]}x{cut.size[0]}; data.buckets.upscale={upscale:g} is the most"
     )
 
 
-def cut(image: UInt8[Tensor, "c h w"], found: Place) -> UInt8[Tensor, "c H W"]:
+def cut(image: UInt8[Tensor, "c h w"], place: Place) -> UInt8[Tensor, "c H W"]:
     """The picture at its place: halved by box filter while it is twice too large, then bicubic.
 
     For a square place this is `transforms.fit`.
     """
-    height, width = found.size
-    if image.shape[1:] == found.size:
+    height, width = place.size
+    if image.shape[1:] == place.size:
         return image
     picture = to_image(image)
     while picture.width >= 2 * width and picture.height >= 2 * height:
         half = (picture.width // 2, picture.height // 2)
         picture = picture.resize(half, Image.Resampling.BOX)
-    covered = (found.scaled[1], found.scaled[0])
+    covered = (place.scaled[1], place.scaled[0])
     picture = scaled(picture, covered)
-    box = (found.left, found.top, found.left + width, found.top + height)
+    box = (place.left, place.top, place.left + width, place.top + height)
     return from_image(picture.crop(box))

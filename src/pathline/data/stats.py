@@ -1,4 +1,4 @@
-"""What a data source holds: sizes, shapes, colours, labels, captions, and what can't be read."""
+"""Statistics of a data source: sizes, shapes, colours, labels, captions, unreadable pictures."""
 
 import io
 import re
@@ -33,7 +33,7 @@ class Stats(NamedTuple):
     """Counts over the readable pictures of a source."""
 
     total: int  # pictures, readable or not
-    bad: list[tuple[int, str]]  # (row, reason)
+    unreadable: list[tuple[int, str]]  # (row, reason)
     sizes: Counter[tuple[int, int]]  # (width, height), upright
     modes: Counter[str]  # as stored: RGB, RGBA, L, P, CMYK, …
     alpha: int  # pictures that may have transparent parts
@@ -48,18 +48,18 @@ class Stats(NamedTuple):
     @property
     def ratios(self) -> dict[str, int]:
         """Pictures in each class of RATIOS."""
-        found = dict.fromkeys(RATIOS, 0)
+        counts = dict.fromkeys(RATIOS, 0)
         for (width, height), times in self.sizes.items():
-            found[next(name for name, most in RATIOS.items() if width / height <= most)] += times
-        return found
+            counts[next(name for name, most in RATIOS.items() if width / height <= most)] += times
+        return counts
 
 
 def measure(
     source: Source, *, examples: int = 54, side: int = 96, progress: Progress = iter
 ) -> Stats:
-    """Read every picture once, one at a time, and count; keep `examples` of them, cut square."""
+    """Read every picture once, one at a time, and count; return `examples` of them, cut square."""
     counts = {name: Counter() for name in COUNTS}
-    stats = Stats(total=source.count, bad=[], alpha=0, missing=0, examples=[], **counts)
+    stats = Stats(total=source.count, unreadable=[], alpha=0, missing=0, examples=[], **counts)
     shown = {i * source.count // examples for i in range(examples)}
     alpha = missing = 0
     for row in progress(range(source.count)):
@@ -67,7 +67,7 @@ def measure(
             example = source.read(row)
             mode, clear = stored(source, row)
         except (ValueError, OSError) as fault:
-            stats.bad.append((row, str(fault)))
+            stats.unreadable.append((row, str(fault)))
             continue
         channels, height, width = example.image.shape
         stats.sizes[width, height] += 1
@@ -75,26 +75,26 @@ def measure(
         stats.labels[example.label] += 1
         alpha += clear
         missing += not example.caption
-        _listen(stats, example)
+        _count_captions(stats, example)
         if row in shown:
             tile = fit(recolour(example.image, 3), side)
             stats.examples.append((tile, _title(source, example)))
     return stats._replace(alpha=alpha, missing=missing)
 
 
-def _listen(stats: Stats, example: Example) -> None:
-    """Count what is said of a picture."""
+def _count_captions(stats: Stats, example: Example) -> None:
+    """Count the captions of a picture, their words and tags."""
     captions = example.captions or ((example.caption,) if example.caption else ())
     stats.captions.update([len(captions)] if captions else [])
     for caption in captions:
-        said = words(caption)
-        stats.lengths.update([len(said)] if said else [])
-        stats.words.update(said)
+        caption_words = words(caption)
+        stats.lengths.update([len(caption_words)] if caption_words else [])
+        stats.words.update(caption_words)
         stats.tags.update(split(caption) if is_tags(caption) else [])
 
 
 def _title(source: Source, example: Example) -> str:
-    """What names a picture to a person: its caption, else its class, else its key."""
+    """The title of a picture: its caption, else its class, else its key."""
     named = example.label is not None and bool(source.names)
     return example.caption or (source.names[example.label or 0] if named else example.key)
 
@@ -103,8 +103,8 @@ def stored(source: Source, row: int) -> tuple[str, bool]:
     """The mode a picture is stored in and whether it may be transparent, from its header."""
     if source.encoded is None:
         return "", False
-    found = source.encoded(row)
-    file = io.BytesIO(found) if isinstance(found, bytes) else Path(found)
+    encoded = source.encoded(row)
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else Path(encoded)
     with Image.open(file, formats=FORMATS) as image:
         return image.mode, image.mode in ALPHA or "transparency" in image.info
 

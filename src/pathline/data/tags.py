@@ -1,7 +1,7 @@
 """Tag lists as Danbooru has them: split, put in order, shuffled and thinned out as they are read.
 
-What comes out is a function of the seed, the epoch, the row and the tags alone; a tag's own chance
-hangs on its words, so that adding one to a list changes nothing for the others.
+The result is a function of the seed, the epoch, the row and the tags alone; the chance of a tag
+depends on its words, so that adding one to a list changes nothing for the others.
 """
 
 import hashlib
@@ -86,18 +86,18 @@ def arrange(
         rest = left or ([] if first else tags[:1])
     if shuffle:
         rest.sort(key=lambda tag: _chance(seed, epoch, row, "shuffle", tag))
-    found = [*first, *rest]
-    return separator.join(map(spaced, found) if underscores == "spaces" else found)
+    result = [*first, *rest]
+    return separator.join(map(spaced, result) if underscores == "spaces" else result)
 
 
-def variant(caption: str, key: str, number: int, seed: int, **manner: Any) -> str:
-    """Arrangement `number` of a list that belongs to this picture; manner: as of `arrange`."""
+def variant(caption: str, key: str, number: int, seed: int, **options: Any) -> str:
+    """Arrangement `number` of a list that belongs to this picture; options: of `arrange`."""
     name = key.encode("utf-8", "surrogatepass")  # of a file, which may be no UTF-8
     row = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest())
-    return arrange(caption, row, number, seed, **manner)
+    return arrange(caption, row, number, seed, **options)
 
 
 def _chance(*parts: int | str) -> float:
-    """A number in [0, 1) that looks drawn; the same for the same parts everywhere."""
+    """A pseudo-random number in [0, 1); the same for the same parts everywhere."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) * 2.0**-53

@@ -89,10 +89,10 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        seen = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
+        converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
     except (ImageCms.PyCMSError, OSError):
         return image  # as every viewer does
-    return image if seen is None else seen
+    return image if converted is None else converted
 
 
 def fit(image: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c size size"]:

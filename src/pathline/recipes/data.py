@@ -1,4 +1,4 @@
-"""`pathline data`: what a folder, a file or a preset's data hold, in tables and a contact sheet."""
+"""`pathline data`: the pictures of a folder, a file or a preset in tables and a contact sheet."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from pathline.images import sheet
 from pathline.runs.from_pictures import open_source, refuse_inside
 from pathline.tables import TABLES
 
-MOST = 12  # rows of a table of counts
-NAMED = 10  # unreadable pictures that are named
+MAX_ROWS = 12  # of a table of counts
+MAX_LISTED = 10  # unreadable pictures
 
 
 def data(
@@ -28,7 +28,7 @@ def data(
     config: Sequence[Path] = (),
     out: Path = Path("contact-sheet.png"),
 ) -> int:
-    """Look at the pictures of a preset or of your own: counts, sizes, captions, a contact sheet.
+    """Inspect the pictures of a preset or your own: counts, sizes, captions, a contact sheet.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def inspect(source: Source, *, out: Path, console: Console) -> Stats:
     """Count, print, and write the contact sheet to `out`."""
 
     stats = measure(source, progress=partial(tracked, task="reading pictures", console=console))
-    console.print(_told(stats), highlight=False)
+    console.print(_summary(stats), highlight=False)
     for table in _tables(stats, source):
         console.print(table)
-    for row, reason in stats.bad[:NAMED]:
+    for row, reason in stats.unreadable[:MAX_LISTED]:
         console.print(f"unreadable, row {row}: {reason}", soft_wrap=True, highlight=False)
-    if len(stats.bad) > NAMED:
-        console.print(f"… and {len(stats.bad) - NAMED} more", highlight=False)
+    if len(stats.unreadable) > MAX_LISTED:
+        console.print(f"… and {len(stats.unreadable) - MAX_LISTED} more", highlight=False)
     if stats.examples:
         out.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.stack([picture for picture, _ in stats.examples])
@@ -68,26 +68,27 @@ def inspect(source: Source, *, out: Path, console: Console) -> Stats:
 
 
 def _tables(stats: Stats, source: Source) -> list[Table]:
-    """The report, one table a question; those without an answer are left out."""
-    readable = stats.total - len(stats.bad)
+    """The report, a table for each kind of count; empty ones are left out."""
+    readable = stats.total - len(stats.unreadable)
     if not readable:
         return []
-    found = [_facts(stats), _counts("shape (width : height)", stats.ratios, readable)]
+    tables = [_numbers(stats), _counts("shape (width : height)", stats.ratios, readable)]
     sizes = {f"{width} x {height}": n for (width, height), n in stats.sizes.most_common()}
-    found.append(_counts("size", sizes, readable))
-    found.append(_counts("stored as", dict(stats.modes.most_common()), readable))
+    tables.append(_counts("size", sizes, readable))
+    tables.append(_counts("stored as", dict(stats.modes.most_common()), readable))
     if source.names:
         labels = {_label(source, label): n for label, n in stats.labels.most_common()}
-        found.append(_counts("label", labels, readable))
+        tables.append(_counts("label", labels, readable))
     if stats.words:
-        found.append(_counts("word", dict(stats.words.most_common(MOST)), readable, share=False))
+        frequent = dict(stats.words.most_common(MAX_ROWS))
+        tables.append(_counts("word", frequent, readable, share=False))
     if stats.tags:
-        found.append(_counts("tag", dict(stats.tags.most_common()), readable, share=False))
-    return found
+        tables.append(_counts("tag", dict(stats.tags.most_common()), readable, share=False))
+    return tables
 
 
-def _facts(stats: Stats) -> Table:
-    table = Table("", "least", "middle", "most")
+def _numbers(stats: Stats) -> Table:
+    table = Table("", "minimum", "median", "maximum")
     widths, heights = Counter[int](), Counter[int]()
     for (width, height), times in stats.sizes.items():
         widths[width] += times
@@ -100,10 +101,10 @@ def _facts(stats: Stats) -> Table:
     return table
 
 
-def _told(stats: Stats) -> str:
-    """The counts in a sentence."""
-    readable = stats.total - len(stats.bad)
-    parts = [f"{stats.total} pictures", f"{len(stats.bad)} unreadable"]
+def _summary(stats: Stats) -> str:
+    """The counts in one line."""
+    readable = stats.total - len(stats.unreadable)
+    parts = [f"{stats.total} pictures", f"{len(stats.unreadable)} unreadable"]
     parts += [f"{readable - stats.missing} with a caption", f"{stats.missing} without"]
     if stats.alpha:
         parts.append(f"{stats.alpha} may be transparent and are laid over white")
@@ -114,7 +115,7 @@ def _told(stats: Stats) -> str:
 
 def _counts(title: str, counts: dict[str, int], total: int, *, share: bool = True) -> Table:
     """Names with how often they occur; the tail is summed up, never cut off silently."""
-    shown = dict(list(counts.items())[:MOST])
+    shown = dict(list(counts.items())[:MAX_ROWS])
     rest = {name: n for name, n in counts.items() if name not in shown}
     if rest:
         shown[f"… {len(rest)} more"] = sum(rest.values())

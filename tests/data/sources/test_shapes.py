@@ -9,7 +9,7 @@ from pathline.data.sources.shapes import (
     GAP,
     HELD_OUT,
     PAIRED,
-    SEEN,
+    TRAINED,
     caption,
     draw,
     parse,
@@ -35,10 +35,10 @@ def test_a_scene_depends_on_seed_and_index_alone():
 def test_held_out_pairs_are_never_seen_and_their_parts_often():
     seen = Counter(pair for s in SCENES for pair in pairs(s))
     assert not set(seen) & set(HELD_OUT)
-    assert set(seen) == set(SEEN)
+    assert set(seen) == set(TRAINED)
     assert min(seen.values()) > 100
-    assert {c for c, _ in SEEN} == set(PALETTE)
-    assert {s for _, s in SEEN} == set(SHAPES)
+    assert {c for c, _ in TRAINED} == set(PALETTE)
+    assert {s for _, s in TRAINED} == set(SHAPES)
 
 
 def test_every_held_out_scene_has_a_held_out_pair():

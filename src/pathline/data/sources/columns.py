@@ -35,17 +35,17 @@ def choose(
     pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
     captions = _called(_of(kinds, "text"), CAPTIONS)
     labels = _of(kinds, "class") or _called(_of(kinds, "int", "text"), LABELS)
-    picture = _one(kinds, "image", image, pictures, ("image", "bytes"), where)
+    picture = _pick(kinds, "image", image, pictures, ("image", "bytes"), where)
     if picture is None:
         raise ValueError(
             f"{where} has no column of pictures; {_listing(kinds)}. Name it by image=…"
         )
-    said = _one(kinds, "caption", caption, captions, ("text", "texts"), where)
-    classed = _one(kinds, "label", label, labels, ("class", "int", "text"), where)
-    if said is not None and kinds[said] == "texts":
-        return Columns(picture, None, classed, said)
+    text_column = _pick(kinds, "caption", caption, captions, ("text", "texts"), where)
+    label_column = _pick(kinds, "label", label, labels, ("class", "int", "text"), where)
+    if text_column is not None and kinds[text_column] == "texts":
+        return Columns(picture, None, label_column, text_column)
     several = _called(_of(kinds, "texts"), SEVERAL)
-    return Columns(picture, said, classed, several[0] if several else None)
+    return Columns(picture, text_column, label_column, several[0] if several else None)
 
 
 def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[str, ...]]:
@@ -53,17 +53,17 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
 
     Numbers keep their value and are named by their digits; words are numbered by the alphabet.
     """
-    known = [value for value in values if value is not None]
-    if all(isinstance(value, str) for value in known):
-        names = tuple(sorted(set(known)))
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, str) for value in present):
+        names = tuple(sorted(set(present)))
         numbers = {name: index for index, name in enumerate(names)}
         return [None if value is None else numbers[value] for value in values], names
-    wrong = [v for v in known if isinstance(v, bool) or not isinstance(v, int) or v < 0]
+    wrong = [v for v in present if isinstance(v, bool) or not isinstance(v, int) or v < 0]
     if wrong:
         raise ValueError(
             f"{where} has the label {wrong[0]!r}; wanted whole numbers from 0, or words throughout"
         )
-    greatest = max(known, default=-1)
+    greatest = max(present, default=-1)
     if greatest >= MOST_CLASSES:
         raise ValueError(
             f"{where} has the label {greatest}: numbers so large are names, not classes 0 … K − 1. "
@@ -72,8 +72,8 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
     return values, tuple(str(number) for number in range(greatest + 1))
 
 
-def _of(kinds: dict[str, str], *wanted: str) -> list[str]:
-    return [column for column, kind in kinds.items() if kind in wanted]
+def _of(kinds: dict[str, str], *sought: str) -> list[str]:
+    return [column for column, kind in kinds.items() if kind in sought]
 
 
 def _called(columns: list[str], names: tuple[str, ...]) -> list[str]:
@@ -81,26 +81,26 @@ def _called(columns: list[str], names: tuple[str, ...]) -> list[str]:
     return [column for column in columns if column.lower().rpartition(".")[2] in names]
 
 
-def _one(
+def _pick(
     kinds: dict[str, str],
     role: str,
-    asked: str | None,
-    found: list[str],
+    name: str | None,
+    candidates: list[str],
     fit: tuple[str, ...],
     where: str,
 ) -> str | None:
-    if asked is not None and kinds.get(asked) not in fit:
-        came = f"a column of kind {kinds[asked]!r}" if asked in kinds else "not there"
+    if name is not None and kinds.get(name) not in fit:
+        state = f"a column of kind {kinds[name]!r}" if name in kinds else "not there"
         raise ValueError(
-            f"{where}: {role}={asked!r} is {came}; wanted one of kind {' or '.join(fit)}; "
+            f"{where}: {role}={name!r} is {state}; wanted one of kind {' or '.join(fit)}; "
             f"{_listing(kinds)}"
         )
-    if asked is None and len(found) > 1:
+    if name is None and len(candidates) > 1:
         raise ValueError(
-            f"{where}: the {role} could be any of {', '.join(found)}; choose by {role}=…; "
+            f"{where}: the {role} could be any of {', '.join(candidates)}; choose by {role}=…; "
             f"{_listing(kinds)}"
         )
-    return asked or (found[0] if found else None)
+    return name or (candidates[0] if candidates else None)
 
 
 def _listing(kinds: dict[str, str]) -> str:

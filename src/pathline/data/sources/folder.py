@@ -1,6 +1,6 @@
 """An own folder of pictures: metadata.jsonl, side-cars, class folders, split folders.
 
-Everything is read anew each time, so an edited caption or picture is never stale.
+Everything is read again each time, so an edited caption or picture is never stale.
 """
 
 import json
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
     path: Path
     key: str
-    captions: tuple[str, ...]  # as they are wanted, the first first
+    captions: tuple[str, ...]  # in order of preference
     label: Any = None
 
 
@@ -41,8 +41,8 @@ def folder(
     is train. Raises FileNotFoundError, or ValueError where there is no picture.
     """
     root = _split_root(existing_folder(path), split)
-    found = list(walk(root))
-    entries = _entries(root, found, caption, label)
+    files = list(walk(root))
+    entries = _entries(root, files, caption, label)
     if not entries:
         raise ValueError(
             f"{root} holds no picture: wanted files ending in {', '.join(sorted(PICTURES))}, "
@@ -74,8 +74,8 @@ def existing_folder(path: Path) -> Path:
     if path.exists():
         raise ValueError(f"{path} is a file; wanted a folder of pictures")
     around = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-    there = f"; beside it are {', '.join(around[:12])}" if around else ""
-    raise FileNotFoundError(f"there is no {path.absolute()}{there}")
+    siblings = f"; next to it are {', '.join(around[:12])}" if around else ""
+    raise FileNotFoundError(f"there is no {path.absolute()}{siblings}")
 
 
 def walk(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
@@ -83,14 +83,14 @@ def walk(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
 
     above: the real folders around; a link back to one of them is not followed.
     """
-    here = root.resolve()
-    if here in above:
+    real = root.resolve()
+    if real in above:
         return
     for path in sorted(root.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from walk(path, above | {here})
+            yield from walk(path, above | {real})
         else:
             yield path
 
@@ -109,7 +109,7 @@ def tidy(text: Any) -> str | None:
 def several(*texts: Any) -> tuple[str, ...]:
     """Captions, each tidy and once; a list among them is taken apart, None and "" are none."""
     flat = [part for text in texts for part in (text if isinstance(text, list | tuple) else [text])]
-    return tuple(dict.fromkeys(found for part in flat if (found := tidy(part))))
+    return tuple(dict.fromkeys(line for part in flat if (line := tidy(part))))
 
 
 def example(image: Any, captions: tuple[str, ...], label: int | None, key: str) -> Example:
@@ -127,50 +127,48 @@ def splits_of(root: Path) -> dict[str, Path]:
 
 def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
     """By their names in lower case. Raises ValueError for splits that differ in case alone."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in sorted(folders):
         name = folder.name.lower()
-        if name in found and name in SPLITS:
+        if name in by_name and name in SPLITS:
             raise ValueError(
-                f"{found[name]} and {folder} are one split by name: put them together, or rename "
+                f"{by_name[name]} and {folder} are one split by name: put them together, or rename "
                 "one of them"
             )
-        found[name] = folder
-    return found
+        by_name[name] = folder
+    return by_name
 
 
 def _split_root(root: Path, split: str | None) -> Path:
-    """The folder of the wanted split, where the sub-folders are splits; else the root."""
+    """The folder of the split, where the sub-folders are splits; else the root."""
     splits = splits_of(root)
     if split is None and not splits:
         return root
     if split is not None:  # asked for by name, it may lie among other things
         splits = _by_name(path for path in root.iterdir() if path.is_dir())
     usual = "training" if "training" in splits and "train" not in splits else "train"
-    wanted = split.lower() if split else usual
-    if wanted not in splits:
-        there = ", ".join(sorted(splits)) or "none"
-        raise ValueError(
-            f"{root} has no split {wanted!r}; its sub-folders are {there}. Use split=…"
-        )
-    return splits[wanted]
+    name = split.lower() if split else usual
+    if name not in splits:
+        listed = ", ".join(sorted(splits)) or "none"
+        raise ValueError(f"{root} has no split {name!r}; its sub-folders are {listed}. Use split=…")
+    return splits[name]
 
 
-def _entries(root: Path, found: list[Path], caption: str | None, label: str | None) -> list[Entry]:
+def _entries(root: Path, paths: list[Path], caption: str | None, label: str | None) -> list[Entry]:
     """A row for each metadata line and for each picture that no line names, sorted by key."""
-    files = set(found)
-    lines = [(file, line) for file in found if file.name == METADATA for line in records(file)]
+    files = set(paths)
+    lines = [(file, line) for file in paths if file.name == METADATA for line in records(file)]
     if not lines and (caption or label):
         raise ValueError(f"caption= and label= name fields of {METADATA}, but {root} has none")
     fields = fields_of([line for _, line in lines], str(root), caption=caption, label=label)
     entries, named = [], set()
     for place, record in lines:
         path = place.parent / PurePosixPath(record["file_name"])
-        given = several(record.get(fields.caption or "")) or several(sidecar(path, files))
-        said = several(given, record.get(fields.captions or ""))
+        own_texts = several(record.get(fields.caption or "")) or several(sidecar(path, files))
+        captions = several(own_texts, record.get(fields.captions or ""))
         named.add(path)
-        entries.append(Entry(path, _key(root, path), said, record.get(fields.label or "")))
-    rest = (path for path in found if is_picture(path) and path not in named)
+        entries.append(Entry(path, _key(root, path), captions, record.get(fields.label or "")))
+    rest = (path for path in paths if is_picture(path) and path not in named)
     entries += [Entry(path, _key(root, path), sidecar(path, files)) for path in rest]
     return _numbered(sorted(entries, key=lambda entry: entry.key))
 
@@ -178,12 +176,12 @@ def _entries(root: Path, found: list[Path], caption: str | None, label: str | No
 def _numbered(entries: list[Entry]) -> list[Entry]:
     """Keys made unique where several lines name one picture (several captions): `a.png#2`."""
     times: Counter[str] = Counter()
-    found = []
+    numbered = []
     for entry in entries:
         times[entry.key] += 1
         again = times[entry.key]
-        found.append(entry if again == 1 else entry._replace(key=f"{entry.key}#{again}"))
-    return found
+        numbered.append(entry if again == 1 else entry._replace(key=f"{entry.key}#{again}"))
+    return numbered
 
 
 def _key(root: Path, path: Path) -> str:

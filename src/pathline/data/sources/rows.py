@@ -36,31 +36,31 @@ def shapes(
 ) -> Source:
     """Captioned scenes, drawn as they are read."""
     if count < 1:
-        raise ValueError(f"shapes were asked for {count} scenes; wanted at least 1")
+        raise ValueError(f"data.source.count={count} must be at least 1")
 
     def read(row: int) -> Example:
-        drawn = scene(seed, row, split=split)
+        content = scene(seed, row, split=split)
         key = f"scene-{split}-{seed}-{row:06d}"
-        return Example(torch.from_numpy(draw(drawn)), caption_of(drawn), None, key)
+        return Example(torch.from_numpy(draw(content)), caption_of(content), None, key)
 
     return Source(count, read, (), True)
 
 
 def detect(path: Path) -> tuple[str, dict[str, Any]]:
-    """The row that reads an own file or folder, and its options."""
+    """The row that reads a file or folder of one's own, and its options."""
     rows = {".parquet": "parquet", ".tar": "tar"}
     if path.is_file():
         if path.suffix.lower() in rows:
             return rows[path.suffix.lower()], {"path": str(path)}
-        raise ValueError(f"{path} is no data set; wanted a folder of pictures, .parquet or .tar")
+        raise ValueError(f"{path} is no data set. Take a folder of pictures, .parquet or .tar.")
     kinds = {
         rows.get(file.suffix.lower(), "folder" if is_picture(file) else "")
         for file in walk(existing_folder(path))
     } - {""}
     if len(kinds) > 1:
         raise ValueError(
-            f"{path} holds files for {' and '.join(sorted(kinds))} together; keep one kind, or "
-            "name it: data.source=folder, parquet or tar"
+            f"{path} holds files for {' and '.join(sorted(kinds))} together. Remove one "
+            "kind, or set data.source=folder, parquet or tar."
         )
     return (kinds.pop() if kinds else "folder"), {"path": str(path)}
 

@@ -1,7 +1,7 @@
 """Captioned scenes drawn by a seeded program: endless exact data for text to image.
 
-Scene `index` of a seed is the same whatever else is drawn. The pairs in `HELD_OUT` never occur in
-the split "seen", in no role, so prompts with them ask for a composition that was never shown.
+Scene `index` of a seed does not depend on other scenes. The pairs in `HELD_OUT` never occur in the
+split "seen", in no role, so prompts with them test compositions that were not trained on.
 """
 
 from functools import cache
@@ -23,12 +23,12 @@ from pathline.scene_grammar import (
     parse,
 )
 
-__all__ = ["HELD_OUT", "SEEN", "caption", "draw", "parse", "prompts", "scene", "scored"]
+__all__ = ["HELD_OUT", "TRAINED", "caption", "draw", "parse", "prompts", "scene", "scored"]
 
 Box = tuple[int, int, int, int]
 
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("yellow", "square"))
-SEEN = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
+TRAINED = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
 
 EDGE = 1  # pixels kept free at the rim
 STEP = 4  # things stand on every fourth pixel: fewer views to learn in minutes
@@ -72,25 +72,25 @@ def draw(scene: Scene) -> UInt8[np.ndarray, "3 32 32"]:
 
 
 def _pairs(rng: np.random.Generator, count: int, split: str) -> list[tuple[str, str]]:
-    """A (colour, shape) for each thing; in "held_out" at least one pair was never shown."""
+    """A (colour, shape) for each thing; in "held_out" at least one pair is in no training scene."""
     if split == "seen":
-        return [SEEN[i] for i in rng.integers(len(SEEN), size=count)]
+        return [TRAINED[i] for i in rng.integers(len(TRAINED), size=count)]
     new = HELD_OUT[rng.integers(len(HELD_OUT))]
-    pool = SEEN + HELD_OUT
+    pool = TRAINED + HELD_OUT
     others = [pool[i] for i in rng.integers(len(pool), size=count - 1)]
     at = int(rng.integers(count))
     return [*others[:at], new, *others[at:]]
 
 
 def _single(rng: np.random.Generator, pair: tuple[str, str]) -> Scene:
-    """One thing; its size is mostly said, its place half of the time."""
+    """One thing; its size is mostly stated, its place half of the time."""
     size = ("small", "large")[rng.integers(2)]
     extent = SIZES[size]
     place = list(PLACES)[rng.integers(len(PLACES))] if rng.random() < 0.5 else None
     sides = (None, None) if place is None else PLACES[place]
     left, top = (_spot(rng, extent, side) for side in sides)
-    said = size if rng.random() < 0.75 else None
-    return Scene((Thing(*pair, said, place, (left, top, extent, extent)),))
+    stated = size if rng.random() < 0.75 else None
+    return Scene((Thing(*pair, stated, place, (left, top, extent, extent)),))
 
 
 def _spot(rng: np.random.Generator, extent: int, side: int | None) -> int:

@@ -1,7 +1,7 @@
 """Pictures in tables: parquet, webdataset tars, the hub, all read by HF `datasets`.
 
 The library copies local tables to its cache on disk. Ours are keyed there by name, size and times
-of the files, so that a changed file is read anew; the pictures are decoded by us.
+of the files, so that a changed file is read again; the pictures are decoded by us.
 """
 
 import hashlib
@@ -47,8 +47,8 @@ def tar(
     """Webdataset shards: a tar file or a folder of them; pictures, txt, cls, json by key."""
     files, _ = _of_split(_files(path, ".tar"), split)
     features = _features([suffix for file in files for suffix in _suffixes(file)], str(path))
-    found = _load("webdataset", files, features=features)
-    return _table(found, image, caption, label, path.stem, str(path), [path.parent])
+    table = _load("webdataset", files, features=features)
+    return _table(table, image, caption, label, path.stem, str(path), [path.parent])
 
 
 def hub(
@@ -64,33 +64,33 @@ def hub(
     """A data set of the Hugging Face hub by its name, such as uoft-cs/cifar10."""
     datasets = _datasets()
     try:
-        found = datasets.load_dataset(repo, name=subset, split=split, revision=revision)
+        table = datasets.load_dataset(repo, name=subset, split=split, revision=revision)
     except Exception as fault:  # the library raises a dozen kinds, of the net and of the data set
         raise ValueError(
             f"the data set {repo!r} (subset {subset}, split {split!r}) cannot be had: "
             f"{type(fault).__name__}: {str(fault).strip()}. Check the name and the connection; "
             "data already on this machine is read by source=folder, parquet or tar."
         ) from fault
-    return _table(found, image, caption, label, split, repo, _caches(datasets, Path(repo)))
+    return _table(table, image, caption, label, split, repo, _caches(datasets, Path(repo)))
 
 
-def _caches(datasets: Any, own: Path) -> list[Path]:
-    """Where the library keeps what it fetched; a local folder read by it is its own."""
+def _caches(datasets: Any, path: Path) -> list[Path]:
+    """Where the library keeps what it fetched; a local folder read by is such a place itself."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     config = datasets.config
-    kept = [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE]
-    return [*([own] if own.is_dir() else []), *map(Path, kept)]
+    caches = [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE]
+    return [*([path] if path.is_dir() else []), *map(Path, caches)]
 
 
 def _files(path: Path, suffix: str) -> list[Path]:
     """The file itself, or the sorted files of that kind below a folder."""
     if path.is_file():
         return [path]
-    found = [file for file in walk(existing_folder(path)) if file.suffix.lower() == suffix]
-    if not found:
+    files = [file for file in walk(existing_folder(path)) if file.suffix.lower() == suffix]
+    if not files:
         raise ValueError(f"{path} holds no {suffix} file")
-    return found
+    return files
 
 
 def _of_split(files: list[Path], split: str | None) -> tuple[list[Path], str | None]:
@@ -101,14 +101,14 @@ def _of_split(files: list[Path], split: str | None) -> tuple[list[Path], str | N
         by_split.setdefault(SAME.get(word[1], word[1]) if word else "", []).append(file)
     if split is None and (len(files) == 1 or set(by_split) == {""}):
         return files, None
-    wanted = (split or "train").lower()
-    wanted = SAME.get(wanted, wanted)
-    if wanted not in by_split:
+    name = (split or "train").lower()
+    name = SAME.get(name, name)
+    if name not in by_split:
         raise ValueError(
-            f"no file is named after the split {split or wanted!r}: "
+            f"no file is named after the split {split or name!r}: "
             f"{', '.join(file.name for file in files[:8])}; choose by split=…"
         )
-    return by_split[wanted], wanted
+    return by_split[name], name
 
 
 def _datasets() -> Any:
@@ -127,10 +127,11 @@ def _load(kind: str, files: list[Path], **options: Any) -> Any:
         state = file.stat()
         facts = (str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         stamp.update(repr(facts).encode())
-    given = {"train": [str(file) for file in files]}
+    data_files = {"train": [str(file) for file in files]}
     name = f"pathline-{stamp.hexdigest()[:16]}"
     try:
-        return _datasets().load_dataset(kind, name=name, data_files=given, split="train", **options)
+        options |= {"name": name, "data_files": data_files, "split": "train"}
+        return _datasets().load_dataset(kind, **options)
     except Exception as fault:  # pyarrow's and the library's own, many kinds
         cause = fault.__cause__ or fault
         names = ", ".join(str(file) for file in files[:4])
@@ -138,7 +139,7 @@ def _load(kind: str, files: list[Path], **options: Any) -> Any:
 
 
 def _table(
-    found: Any,
+    table: Any,
     image: str | None,
     caption: str | None,
     label: str | None,
@@ -147,7 +148,7 @@ def _table(
     roots: Sequence[Path],
 ) -> Source:
     """A data set of the library as a source. roots: where files that its cells name may lie."""
-    cells = dict(_cells(found))
+    cells = dict(_cells(table))
     kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
     pictures = cells[columns.image][1]
@@ -155,7 +156,7 @@ def _table(
     texts = [cells[name][1] for name in (caption, further) if name]
     by_line = caption is not None and caption.lower().rpartition(".")[2] == "txt"  # as side-cars
     keys = cells["__key__"][1] if "__key__" in cells else None
-    labels, names = ([None] * len(found), ())
+    labels, names = ([None] * len(table), ())
     if columns.label:
         labels, names = _labels(*cells[columns.label], where)
 
@@ -166,22 +167,22 @@ def _table(
         return _encoded(pictures[row].as_py(), key(row), roots)
 
     def about(row: int) -> Example:
-        said = [column[row].as_py() for column in texts]
-        if by_line and said[0] is not None:
-            said[0] = said[0].splitlines()
-        return example(UNDECODED, several(*said), labels[row], key(row))
+        captions = [column[row].as_py() for column in texts]
+        if by_line and captions[0] is not None:
+            captions[0] = captions[0].splitlines()
+        return example(UNDECODED, several(*captions), labels[row], key(row))
 
     def read(row: int) -> Example:
         image = decode(encoded(row), name=f"{where}: {key(row)}")
         return about(row)._replace(image=image)
 
-    return Source(len(found), read, names, bool(texts), encoded, about)
+    return Source(len(table), read, names, bool(texts), encoded, about)
 
 
-def _cells(found: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _cells(table: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """name -> (feature, values) of each column; those of a json member as `json.prompt` …"""
-    for name, feature in found.features.items():
-        column = found.data.column(name)
+    for name, feature in table.features.items():
+        column = table.data.column(name)
         if isinstance(feature, dict) and "bytes" not in feature:
             inner = zip(feature.items(), column.flatten(), strict=True)
             yield from ((f"{name}.{key}", (kind, values)) for (key, kind), values in inner)
@@ -263,17 +264,17 @@ def _features(suffixes: list[str], where: str) -> Any:
     None where there is json, whose fields the library has to find out by itself.
     """
     if not any(suffix.lower() in IMAGES for suffix in suffixes):
-        there = ", ".join(sorted(set(suffixes))) or "none"
-        raise ValueError(f"{where} holds no picture; the suffixes of its members are {there}")
+        listed = ", ".join(sorted(set(suffixes))) or "none"
+        raise ValueError(f"{where} holds no picture; the suffixes of its members are {listed}")
     if any(suffix.lower().endswith(("json", "jsn")) for suffix in suffixes):
         return None
     datasets = _datasets()
-    known: dict[str, Callable] = {
+    kinds: dict[str, Callable] = {
         **dict.fromkeys(IMAGES, datasets.Image),
         **{name: lambda: datasets.Value("string") for name in ("txt", "text", "__key__")},
         **{name: lambda: datasets.Value("int64") for name in ("cls", "id", "index")},
     }
-    wanted = [*dict.fromkeys(suffixes), "__key__"]
+    columns = [*dict.fromkeys(suffixes), "__key__"]
     return datasets.Features(
-        {name: known[name.lower()]() for name in wanted if name.lower() in known}
+        {name: kinds[name.lower()]() for name in columns if name.lower() in kinds}
     )
