@@ -196,7 +196,7 @@ def test_missing_empty_and_pictureless_folders(make, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="found no files at all"):
         folder(path=tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match=r"there is no .*emptyy; beside it are empty, set"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*emptyy; next to it are empty, set"):
         folder(path=tmp_path / "emptyy")
     with pytest.raises(ValueError, match="is a file"):
         folder(path=root / "notes.md")
