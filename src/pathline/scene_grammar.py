@@ -53,14 +53,14 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One or two things; the relation says where the first stands, seen from the second."""
+    """One or two things; the relation is the first's position relative to the second."""
 
     things: tuple[Thing, ...]
     relation: str | None = None
 
 
 def caption(scene: Scene) -> str:
-    """Exactly what is said of a scene; attributes that are None go unsaid."""
+    """The caption of a scene, without attributes that are None."""
     phrases = [_phrase(thing) for thing in scene.things]
     return f" {scene.relation} ".join(phrases)
 
@@ -98,13 +98,13 @@ def _read_thing(words: list[str], at: int, text: str) -> tuple[Thing, int]:
     at += 1
     size = words[at] if at < len(words) and words[at] in SIZES else None
     at += size is not None
-    said = []
-    for known in (tuple(PALETTE), SHAPES):
-        if at >= len(words) or words[at] not in known:
-            raise ValueError(_complaint(text, words, at, known))
-        said.append(words[at])
+    attributes = []
+    for vocabulary in (tuple(PALETTE), SHAPES):
+        if at >= len(words) or words[at] not in vocabulary:
+            raise ValueError(_complaint(text, words, at, vocabulary))
+        attributes.append(words[at])
         at += 1
-    return Thing(said[0], said[1], size), at
+    return Thing(attributes[0], attributes[1], size), at
 
 
 def _match(words: list[str], at: int, phrases: dict[str, tuple[int, int]]) -> str | None:
@@ -118,8 +118,8 @@ def _end(words: list[str], at: int, text: str) -> None:
         raise ValueError(_complaint(text, words, at, ()))
 
 
-def _complaint(text: str, words: list[str], at: int, wanted: tuple[str, ...]) -> str:
+def _complaint(text: str, words: list[str], at: int, expected: tuple[str, ...]) -> str:
     came = f"word {at + 1}, {words[at]!r}, does not fit" if at < len(words) else "it ends too early"
-    hint = nearest(words[at], wanted) if at < len(words) else ""
-    instead = f"; wanted {' | '.join(wanted)}" if wanted else "; nothing may follow here"
+    hint = nearest(words[at], expected) if at < len(words) else ""
+    instead = f"; expected {' | '.join(expected)}" if expected else "; nothing may follow here"
     return f"cannot score the prompt {text!r}: {came}{instead}.{hint} The grammar is {FORM}"

@@ -64,7 +64,7 @@ def test_pca_of_many_pictures_takes_some(monkeypatch):
 def test_the_classifier_knows_digits(digits, feature):
     share = float(feature.note.split("accuracy ")[1].split("%")[0])
     assert share > 93
-    assert "of 179 pictures" in feature.note
+    assert "of 179 images" in feature.note
     assert feature.name == "classifier-128"
     assert feature.embed(digits[0][:5]).shape == (5, 128)
     assert conditional_accuracy(feature.logits(digits[0]), digits[1]) > 0.95
@@ -98,10 +98,10 @@ def test_the_classifier_sees_what_is_missing(digits, feature):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (None, "have none; use features=pca"),
+        (None, "have no labels. Set feature=pca"),
         (torch.zeros(40, dtype=torch.long), "two classes"),
         (torch.arange(40) - 1, "from -1 to 38"),
-        (torch.arange(39), "40 pictures came with 39 labels"),
+        (torch.arange(39), "40 images and 39 labels"),
     ],
 )
 def test_labels_that_teach_nothing_are_refused(labels, words):
@@ -111,14 +111,14 @@ def test_labels_that_teach_nothing_are_refused(labels, words):
 
 def test_every_row_takes_the_same_three():
     for row in FEATURES.values():
-        names = [p.name for p in inspect.signature(row).parameters.values() if p.kind != 3]
+        names = [p.name for p in inspect.signature(row.build).parameters.values() if p.kind != 3]
         assert names == ["real", "labels", "device"]
 
 
 @pytest.mark.parametrize(
     ("logits", "labels", "words"),
     [
-        (torch.eye(3)[:0], torch.arange(0), "0 rows of logits came with 0"),
+        (torch.eye(3)[:0], torch.arange(0), "0 rows of logits but 0 labels"),
         (torch.eye(3), torch.arange(1, 4), "from 1 to 3"),
     ],
 )

@@ -198,11 +198,11 @@ def test_diversity():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: kid(torch.ones(1, 3), torch.ones(5, 3), rng=rng()), "1 real and 5 drawn"),
+        (lambda: kid(torch.ones(1, 3), torch.ones(5, 3), rng=rng()), "1 real and 5 sampled"),
         (lambda: kid(torch.ones(5, 3), torch.ones(5, 3), subsets=0, rng=rng()), "0 subsets"),
         (lambda: precision_recall(torch.ones(3, 2), torch.ones(9, 2)), "at least 4"),
         (lambda: cmmd(torch.ones(2, 2), torch.full((2, 2), math.nan)), "not finite"),
-        (lambda: inception_score(torch.ones(3, 2)), "3 pictures can't be split into 10"),
+        (lambda: inception_score(torch.ones(3, 2)), "3 images can't be split into 10"),
         (lambda: diversity(torch.ones(1, 2)), "at least 2"),
         (lambda: nearest_ratio(torch.eye(2), torch.eye(2), torch.ones(1, 2)), "also training"),
     ],

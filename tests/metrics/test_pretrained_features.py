@@ -115,7 +115,7 @@ def test_long_captions_are_cut_and_counted(pair):
 
 
 def test_wrong_numbers_of_captions(pair):
-    with pytest.raises(ValueError, match="5 pictures came with 1 captions"):
+    with pytest.raises(ValueError, match="5 images but 1 captions"):
         clip_score(pictures(), ["a"], CPU, model=str(pair))
 
 

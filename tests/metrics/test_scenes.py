@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from pathline.data.sources.shapes import caption, draw, prompts, scene
-from pathline.metrics.scenes import adherence, atoms, order, read, swap
+from pathline.metrics.scenes import adherence, attributes, order, read, swap
 from pathline.scene_grammar import Scene, Thing, parse
 
 
@@ -114,7 +114,7 @@ def test_an_extra_thing_costs_the_count_alone():
     assert {(t.colour, t.shape, t.box) for t in found} == {
         (t.colour, t.shape, t.box) for t in things
     }
-    facts = atoms(parse("a blue square at the bottom right"), found)
+    facts = attributes(parse("a blue square at the bottom right"), found)
     assert facts == {"count": False, "1 colour": True, "1 shape": True, "1 place": True}
 
 
@@ -126,7 +126,7 @@ def test_a_shape_that_is_none_has_no_name():
 
 
 def test_wrong_asks():
-    with pytest.raises(ValueError, match="2 pictures came with 1 prompts"):
+    with pytest.raises(ValueError, match="2 images but 1 prompts"):
         adherence(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), ["a red circle"])
     with pytest.raises(ValueError, match="'dog'"):
         adherence(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a dog"])

@@ -48,7 +48,7 @@ def test_larger_sets_are_thinned_for_all_but_frechet(monkeypatch):
     assert found == measure(real, drawn, seed=1)
     assert found["frechet"] == other["frechet"]
     assert found["kid"] != other["kid"]
-    assert any("of 50 pictures" in line for line in cautions(real, drawn))
+    assert any("of 50 random images" in line for line in cautions(real, drawn))
 
 
 def test_few_pictures_are_measured_as_far_as_they_go():
@@ -56,7 +56,7 @@ def test_few_pictures_are_measured_as_far_as_they_go():
     assert set(measure(normal(5, 3, 0), normal(9, 3, 1))) == NAMES - {"density", "coverage"}
     told = "\n".join(cautions(normal(2, 3, 0), normal(9, 3, 1)))
     assert "fewer than the feature's width 3" in told
-    assert "2 real against 9 drawn" in told
+    assert "2 real against 9 sampled" in told
     assert "precision and recall need at least 4" in told
     assert cautions(normal(9, 3, 0), normal(9, 3, 1)) == []
 
@@ -64,8 +64,8 @@ def test_few_pictures_are_measured_as_far_as_they_go():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: measure(normal(1, 3, 0), normal(9, 3, 1)), "real pictures has 1"),
-        (lambda: measure(normal(9, 3, 0), normal(0, 3, 1)), "drawn pictures has 0"),
+        (lambda: measure(normal(1, 3, 0), normal(9, 3, 1)), "real images has 1"),
+        (lambda: measure(normal(9, 3, 0), normal(0, 3, 1)), "sampled images has 0"),
         (lambda: baseline(normal(3, 3, 0)), "at least 4"),
     ],
 )

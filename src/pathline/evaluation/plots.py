@@ -23,14 +23,14 @@ def curves(
     title: str,
     file: Path,
 ) -> None:
-    """Write the plots as a PNG. real: what real pictures score, a dashed line where it is known.
+    """Write the plots as a PNG. real: scores of real images, as dashed lines.
 
     Raises ImportError, naming the install line, where matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("curves are drawn by matplotlib: pip install 'pathline[eval]'") from error
+        raise ImportError("curves need matplotlib: pip install 'pathline[eval]'") from error
     along = abscissa(spots)
     rows = math.ceil(len(metrics) / COLUMNS)
     columns = min(len(metrics), COLUMNS)
@@ -48,9 +48,9 @@ def curves(
 
 
 def abscissa(spots: Sequence[Spot]) -> str:
-    """The axis drawn to the right: of those with numbers the one with most values, else the first.
+    """The axis along x: of those with numbers the one with most values, else the first.
 
-    Its values must lie apart, so words only stand there where no axis has numbers.
+    Words are along x only where no axis has numbers.
     """
     names = list(spots[0].setting)
     values = {name: {spot.setting[name] for spot in spots} for name in names}
@@ -64,9 +64,11 @@ def _draw(panel: Any, spots: Sequence[Spot], along: str, metric: str, real: floa
     is_scale = len(numbers) == len(words)
     at = dict(zip(words, numbers if is_scale else range(len(words)), strict=True))
     for label, line in _lines(spots, along).items():
-        known = sorted((at[s.setting[along]], s.scores[metric]) for s in line if metric in s.scores)
-        if known:
-            panel.plot(*zip(*known, strict=True), marker="o", markersize=3, label=label or None)
+        points = sorted(
+            (at[s.setting[along]], s.scores[metric]) for s in line if metric in s.scores
+        )
+        if points:
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label or None)
     if real is not None:
         panel.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real against real")
     if is_scale and 0 < WIDE * min(numbers) < max(numbers):
@@ -80,11 +82,11 @@ def _draw(panel: Any, spots: Sequence[Spot], along: str, metric: str, real: floa
 
 def _lines(spots: Sequence[Spot], along: str) -> dict[str, list[Spot]]:
     """The spots by their setting on the other axes."""
-    found: dict[str, list[Spot]] = {}
+    lines: dict[str, list[Spot]] = {}
     for spot in spots:
         label = ", ".join(f"{name} {v}" for name, v in spot.setting.items() if name != along)
-        found.setdefault(label, []).append(spot)
-    return found
+        lines.setdefault(label, []).append(spot)
+    return lines
 
 
 def _number(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A small classifier of the reference pictures: its vectors, and whether pictures show a class."""
+"""A small classifier of the reference pictures: its features, and the classes it assigns."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from pathline.metrics.feature import Feature, in_batches, shrinking, shrunk
 
 WIDTH = 128
-EMBED = 512  # pictures of a batch that is only looked at
+EMBED = 512  # images of a batch without gradients
 
 
 class Network(nn.Module):
@@ -42,22 +42,22 @@ def classifier(
     side: int = 32,
     batch: int = 64,
 ) -> Feature:
-    """A small network trained on the reference pictures and their labels; needs no download.
+    """A small network trained on the reference images and their labels; needs no download.
 
-    The note tells its accuracy on a tenth of the pictures that was held out. Vectors of pictures it
-    was trained on lie better apart than new ones' do. side: larger pictures are averaged down to so
-    many pixels. seed: of weights, order and the tenth.
+    The note has its accuracy on a held-out tenth of the images. It separates the images that it was
+    trained on better than new ones. side: larger images are averaged down to so many pixels. seed:
+    of weights, order and the tenth.
     """
-    known = _checked(real, labels)
+    targets = _checked(real, labels)
     rng = torch.Generator().manual_seed(seed)
     held, train = torch.randperm(len(real), generator=rng).tensor_split([len(real) // 10])
-    network = _network(real.shape[1], int(known.max()) + 1, seed).to(device)
+    network = _network(real.shape[1], int(targets.max()) + 1, seed).to(device)
 
-    def draw() -> tuple[Tensor, Tensor]:
+    def sample_batch() -> tuple[Tensor, Tensor]:
         rows = train[torch.randint(len(train), (batch,), generator=rng)]
-        return shrunk(real[rows], side).to(device), known[rows].to(device)
+        return shrunk(real[rows], side).to(device), targets[rows].to(device)
 
-    _train(network, draw, updates=updates, rate=rate)
+    _train(network, sample_batch, updates=updates, rate=rate)
 
     def run(part: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return network(shrunk(part, side).to(device))
@@ -68,8 +68,8 @@ def classifier(
     def logits(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return in_batches(pixels, EMBED, lambda part: network.head(run(part)))
 
-    right = (logits(real[held]).argmax(1) == known[held]).double().mean().item()
-    note = f"held-out accuracy {right:.1%} of {len(held)} pictures, seed {seed}"
+    right = (logits(real[held]).argmax(1) == targets[held]).double().mean().item()
+    note = f"held-out accuracy {right:.1%} of {len(held)} images, seed {seed}"
     return Feature(f"classifier-{WIDTH}{shrinking(real, side)}", WIDTH, embed, note, logits)
 
 
@@ -80,15 +80,19 @@ def _network(channels: int, classes: int, seed: int) -> Network:
 
 
 def _train(
-    network: Network, draw: Callable[[], tuple[Tensor, Tensor]], *, updates: int, rate: float
+    network: Network,
+    sample_batch: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    updates: int,
+    rate: float,
 ) -> None:
-    """Weights for use: trained at a falling rate, frozen, batch norm by its averages."""
+    """Train at a falling rate; the network is then frozen, batch norm by its averages."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * update / updates)) / 2
-        pictures, known = draw()
+        images, targets = sample_batch()
         optimizer.zero_grad()
-        cross_entropy(network.head(network(pictures)), known).backward()
+        cross_entropy(network.head(network(images)), targets).backward()
         optimizer.step()
     network.eval().requires_grad_(False)
 
@@ -96,13 +100,13 @@ def _train(
 def _checked(real: UInt8[Tensor, "n c h w"], labels: Tensor | None) -> Int[Tensor, " n"]:
     if labels is None:
         raise ValueError(
-            "features=classifier is trained on labels, but the reference pictures have none; "
-            "use features=pca or dinov2"
+            "feature=classifier is wrong because the reference images have no labels. "
+            "Set feature=pca or dinov2."
         )
     if len(labels) != len(real) or len(real) < 20:
         raise ValueError(
-            f"{len(real)} pictures came with {len(labels)} labels; "
-            "the classifier needs one each, and at least 20"
+            f"There are {len(real)} images and {len(labels)} labels; "
+            "the classifier needs one for each, and at least 20."
         )
     if labels.min() < 0 or labels.unique().numel() < 2:
         raise ValueError(

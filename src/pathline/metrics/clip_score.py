@@ -1,4 +1,4 @@
-"""Does a picture show what was asked for: by CLIP for captions, by a classifier for labels."""
+"""How well images fit their captions, by CLIP, or their labels, by a classifier."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from pathline.metrics.feature import in_batches
-from pathline.metrics.pretrained_features import hear, load, load_tokenizer, see
+from pathline.metrics.pretrained_features import embed_images, embed_texts, load, load_tokenizer
 
 
 class ClipScore(NamedTuple):
     mean: float  # 100 · cosine
     pictures: Float[Tensor, " n"]
-    cut: int  # captions longer than the model hears
+    cut: int  # captions longer than the text encoder takes
     name: str  # of model and resizing
 
 
@@ -28,47 +28,51 @@ def clip_score(
     resize: Literal["bilinear", "clean"] = "clean",
     batch: int = 64,
 ) -> ClipScore:
-    """100 · cosine of pictures and their captions (arXiv 2104.08718 without its factor and floor).
+    """100 · cosine of images and their captions (arXiv 2104.08718 without its factor and floor).
 
     Scores of different models can't be compared. Raises ValueError for unequal numbers.
     """
     if len(captions) != len(pixels) or not len(pixels):
         raise ValueError(
-            f"{len(pixels)} pictures came with {len(captions)} captions; give one each"
+            f"There are {len(pixels)} images but {len(captions)} captions; give one for each."
         )
     network, tokenizer = load(model, "clip").to(device), load_tokenizer(model)
-    seen = in_batches(pixels, batch, lambda p: see(network, p.to(device), resize))
-    most = network.config.text_config.max_position_embeddings
-    ids, mask, cut = _tokens(tokenizer, captions, most)
+    image_vectors = in_batches(pixels, batch, lambda p: embed_images(network, p.to(device), resize))
+    max_length = network.config.text_config.max_position_embeddings
+    ids, mask, cut = _tokens(tokenizer, captions, max_length)
     rows = range(0, len(ids), batch)
     with torch.no_grad():
-        heard = torch.cat(
+        text_vectors = torch.cat(
             [
-                hear(network, ids[i : i + batch].to(device), mask[i : i + batch].to(device)).cpu()
+                embed_texts(
+                    network, ids[i : i + batch].to(device), mask[i : i + batch].to(device)
+                ).cpu()
                 for i in rows
             ]
         )
-    scores = 100 * (seen.double() * heard.double()).sum(1)
+    scores = 100 * (image_vectors.double() * text_vectors.double()).sum(1)
     size = network.config.vision_config.image_size
     return ClipScore(scores.mean().item(), scores, cut, f"{Path(model).name}-{resize}{size}")
 
 
 def conditional_accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
-    """Share of drawn pictures that a classifier takes for the class that was asked for."""
+    """Share of sampled images that a classifier assigns to the class they were sampled for."""
     if len(logits) != len(labels) or not len(labels):
-        raise ValueError(f"{len(logits)} rows of logits came with {len(labels)} labels")
+        raise ValueError(
+            f"There are {len(logits)} rows of logits but {len(labels)} labels; give one for each."
+        )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, "
-            f"but the classifier knows 0 … {logits.shape[1] - 1}"
+            f"but the classifier has classes 0 … {logits.shape[1] - 1}"
         )
     return (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
 
 
-def _tokens(tokenizer: Any, captions: Sequence[str], most: int) -> tuple[Tensor, Tensor, int]:
-    """Word numbers and mask [n l] of at most `most` words, and how many captions were cut."""
+def _tokens(tokenizer: Any, captions: Sequence[str], max_length: int) -> tuple[Tensor, Tensor, int]:
+    """Token ids and mask [n l] of at most `max_length` tokens, and the number of cut captions."""
     lengths = [len(ids) for ids in tokenizer(list(captions)).input_ids]
-    found = tokenizer(
-        list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt"
+    tokens = tokenizer(
+        list(captions), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
     )
-    return found.input_ids, found.attention_mask, sum(length > most for length in lengths)
+    return tokens.input_ids, tokens.attention_mask, sum(length > max_length for length in lengths)

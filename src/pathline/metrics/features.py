@@ -1,4 +1,4 @@
-"""What a picture is compared by: vectors from a named extractor, resize mode in the name."""
+"""Features that images are compared by, from extractors whose name includes the resizing."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,7 +14,7 @@ from pathline.metrics.pretrained_features import clip, dinov2
 
 __all__ = ["FEATURES", "Embed", "Feature", "classifier", "clip", "dinov2", "inception", "pca"]
 
-MOST = 4096  # pictures that the axes are found from
+MOST = 4096  # images that the axes are computed from
 
 
 def pca(
@@ -26,13 +26,13 @@ def pca(
     side: int = 32,
     batch: int = 4096,
 ) -> Feature:
-    """Raw pixels on the reference pictures' main axes; no download.
+    """Raw pixels on the principal axes of the reference images; no download.
 
-    width: axes kept. side: larger pictures are averaged down to so many pixels.
+    width: number of axes. side: larger images are averaged down to so many pixels.
     """
     del labels
     if len(real) < 2:
-        raise ValueError(f"main axes need at least 2 reference pictures; got {len(real)}")
+        raise ValueError(f"principal axes need at least 2 reference images; got {len(real)}")
     flat = shrunk(real[:: -(-len(real) // MOST)], side).flatten(1).double()
     width, mean = min(width, *flat.shape), flat.mean(0)
     axes = _axes(flat - mean, width).to(device, torch.float32)
@@ -52,8 +52,8 @@ def _axes(spread: Float[Tensor, "n d"], width: int) -> Float[Tensor, "d k"]:
     n, d = spread.shape
     gram = (spread.T @ spread if d <= n else spread @ spread.T).numpy()
     _, vectors = eigh(gram, subset_by_index=[len(gram) - width, len(gram) - 1])
-    found = torch.from_numpy(vectors).flip(1)
-    return found if d <= n else normalize(spread.T @ found, dim=0)
+    axes = torch.from_numpy(vectors).flip(1)
+    return axes if d <= n else normalize(spread.T @ axes, dim=0)
 
 
 FEATURES = {

@@ -218,19 +218,19 @@ def read_weights(file: Path) -> Inception:
         raise ValueError(f"{file} can't be read as weights: {error}") from error
     with torch.device("meta"):
         network = Inception()
-    wanted = {key: value.shape for key, value in network.state_dict().items()}
-    _refuse_other(file, state, wanted)
-    counts = {k: torch.zeros((), dtype=torch.long) for k in wanted if k.endswith("_tracked")}
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    _refuse_other(file, state, shapes)
+    counts = {k: torch.zeros((), dtype=torch.long) for k in shapes if k.endswith("_tracked")}
     network.load_state_dict({**counts, **state}, assign=True)
     return network.eval().requires_grad_(False).float()
 
 
-def _refuse_other(file: Path, state: object, wanted: dict[str, torch.Size]) -> None:
+def _refuse_other(file: Path, state: object, shapes: dict[str, torch.Size]) -> None:
     """Weights of another network: torchvision's, say, or a part of ours."""
     have = state if isinstance(state, dict) else {}
-    needed = {key: shape for key, shape in wanted.items() if not key.endswith("_tracked")}
+    needed = {key: shape for key, shape in shapes.items() if not key.endswith("_tracked")}
     wrong = [key for key, shape in needed.items() if getattr(have.get(key), "shape", ()) != shape]
-    more = [key for key in have if key not in wanted]
+    more = [key for key in have if key not in shapes]
     if wrong or more:
         raise ValueError(
             f"{file} does not hold the Inception weights of FID: {len(wrong)} of {len(needed)} "

@@ -1,6 +1,6 @@
 """How two sets of features relate, beyond mean and covariance; all in float64, in chunks of rows.
 
-real, drawn: features of pictures by the same extractor, [n d] and [m d].
+real, sampled: features of images by the same extractor, [n d] and [m d].
 """
 
 from collections.abc import Iterator
@@ -25,18 +25,18 @@ class Score(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    precision: float  # share of drawn pictures near a real one
-    recall: float  # share of real pictures near a drawn one
+    precision: float  # share of sampled images near a real one
+    recall: float  # share of real images near a sampled one
 
 
 class DensityCoverage(NamedTuple):
-    density: float  # real neighbourhoods a drawn picture lies in, about 1; may be above
-    coverage: float  # share of real pictures with a drawn one in their neighbourhood
+    density: float  # real neighbourhoods a sampled image is in, about 1; may be above
+    coverage: float  # share of real images with a sampled one in their neighbourhood
 
 
 def kid(
     real: Float[Tensor, "n d"],
-    drawn: Float[Tensor, "m d"],
+    sampled: Float[Tensor, "m d"],
     *,
     subsets: int = 100,
     size: int = 1000,
@@ -44,51 +44,55 @@ def kid(
 ) -> Kid:
     """Unbiased squared MMD with the kernel (x·y/d + 1)³ (arXiv 1801.01401), mean over subsets.
 
-    size: pictures of a subset, drawn without repeats; no more than the smaller set has.
+    size: images of a subset, sampled without repeats; no more than the smaller set has.
     """
-    real, drawn = _both(real, drawn, least=2)
-    size = min(size, len(real), len(drawn))
+    real, sampled = _checked_pair(real, sampled, least=2)
+    size = min(size, len(real), len(sampled))
     if subsets < 1 or size < 2:
-        raise ValueError(f"KID over {subsets} subsets of {size} pictures; give more than that")
-    if size == len(real) == len(drawn):
+        raise ValueError(
+            f"KID needs 1 subset of 2 images or more; got {subsets} subsets of {size}."
+        )
+    if size == len(real) == len(sampled):
         subsets = 1  # all would be the same
-    x, y = (_subsets(len(side), subsets, size, rng).to(side) for side in (real, drawn))
-    own = (_sums(real, real, x, x) - x @ _cubes(real)) / (size * (size - 1))
-    other = (_sums(drawn, drawn, y, y) - y @ _cubes(drawn)) / (size * (size - 1))
-    found = own + other - 2 * _sums(real, drawn, x, y) / size**2
-    return Kid(found.mean().item(), found.std(correction=0).item())
+    x, y = (_subsets(len(side), subsets, size, rng).to(side) for side in (real, sampled))
+    within_real = (_sums(real, real, x, x) - x @ _cubes(real)) / (size * (size - 1))
+    within_sampled = (_sums(sampled, sampled, y, y) - y @ _cubes(sampled)) / (size * (size - 1))
+    values = within_real + within_sampled - 2 * _sums(real, sampled, x, y) / size**2
+    return Kid(values.mean().item(), values.std(correction=0).item())
 
 
-def cmmd(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], *, sigma: float = 10.0) -> float:
+def cmmd(
+    real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"], *, sigma: float = 10.0
+) -> float:
     """1000 · the biased squared MMD of directions, Gaussian kernel (arXiv 2401.09603); 0 at itself.
 
     Meant for CLIP's features; sigma: of the kernel exp(−|x − y|²/2σ²).
     """
-    real, drawn = (normalize(side) for side in _both(real, drawn, least=1))
+    real, sampled = (normalize(side) for side in _checked_pair(real, sampled, least=1))
 
     def mean(a: Tensor, b: Tensor) -> float:
         rows = (d.div(-2 * sigma**2).exp().sum().item() for d in _squares(a, b, _rows(b)))
         return sum(rows) / (len(a) * len(b))
 
-    return 1000 * (mean(real, real) + mean(drawn, drawn) - 2 * mean(real, drawn))
+    return 1000 * (mean(real, real) + mean(sampled, sampled) - 2 * mean(real, sampled))
 
 
 def precision_recall(
-    real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], *, k: int = 3
+    real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"], *, k: int = 3
 ) -> PrecisionRecall:
     """Shares inside the k-nearest-neighbour balls of the other set (arXiv 1904.06991); 0 … 1."""
-    real, drawn = _centred(real, drawn, least=k + 1)
-    precise, recalled = _cover(real, drawn, k), _cover(drawn, real, k)
+    real, sampled = _centred(real, sampled, least=k + 1)
+    precise, recalled = _cover(real, sampled, k), _cover(sampled, real, k)
     return PrecisionRecall(_share(precise.points), _share(recalled.points))
 
 
 def density_coverage(
-    real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], *, k: int = 5
+    real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"], *, k: int = 5
 ) -> DensityCoverage:
     """Like precision and recall, less moved by outliers (arXiv 2002.09797)."""
-    real, drawn = _centred(real, drawn, least=k + 1)
-    found = _cover(real, drawn, k)
-    return DensityCoverage(found.pairs / (k * len(drawn)), _share(found.centres))
+    real, sampled = _centred(real, sampled, least=k + 1)
+    cover = _cover(real, sampled, k)
+    return DensityCoverage(cover.pairs / (k * len(sampled)), _share(cover.centres))
 
 
 def inception_score(
@@ -96,45 +100,47 @@ def inception_score(
 ) -> Score:
     """exp E KL(p(y|x) ‖ p(y)), 1 … classes (arXiv 1606.03498), over splits of equal size ± 1.
 
-    rng: shuffles first, for pictures that come class by class.
+    rng: shuffles first, for images that come class by class.
     """
     if not 1 <= splits <= len(logits):
-        raise ValueError(f"{len(logits)} pictures can't be split into {splits} parts")
+        raise ValueError(f"{len(logits)} images can't be split into {splits} parts")
     order = torch.arange(len(logits)) if rng is None else _order(len(logits), rng)
-    said = logits.double()[order.to(logits.device)].log_softmax(1)
-    found = torch.stack([_told(part) for part in said.tensor_split(splits)])
-    return Score(found.mean().item(), found.std(correction=0).item())
+    log_probs = logits.double()[order.to(logits.device)].log_softmax(1)
+    scores = torch.stack([_score_of(part) for part in log_probs.tensor_split(splits)])
+    return Score(scores.mean().item(), scores.std(correction=0).item())
 
 
 def nearest_ratio(
-    train: Float[Tensor, "n d"], held: Float[Tensor, "h d"], drawn: Float[Tensor, "m d"]
+    train: Float[Tensor, "n d"], held: Float[Tensor, "h d"], sampled: Float[Tensor, "m d"]
 ) -> float:
-    """Median distance to the nearest training picture, drawn over held-out pictures.
+    """Median distance to the nearest training image, sampled over held-out images.
 
-    About 1: as far from the training set as new pictures are; towards 0: copies of it.
+    About 1: as far from the training set as new images are; towards 0: copies of it.
     """
-    _both(train, held, least=1)
+    _checked_pair(train, held, least=1)
     mean = train.double().mean(0)
-    train, held, drawn = (s.double() - mean for s in _wide(train, held, drawn))
-    own = _nearest(held, train).median()
-    if own <= 0:
+    train, held, sampled = (s.double() - mean for s in _wide(train, held, sampled))
+    usual = _nearest(held, train).median()
+    if usual <= 0:
         raise ValueError(
-            "half the held-out pictures or more are also training pictures; "
+            "half the held-out images or more are also training images; "
             "their distance to the training set is 0 and nothing can be compared with it"
         )
-    return (_nearest(drawn, train).median() / own).item()
+    return (_nearest(sampled, train).median() / usual).item()
 
 
 def diversity(features: Float[Tensor, "n d"]) -> float:
-    """Mean of 1 − cosine over all pairs of the pictures of one prompt; 0: all alike, 1: unlike."""
+    """Mean of 1 − cosine over all pairs of the images of one prompt; 0: all alike, 1: unlike."""
     if len(features) < 2:
-        raise ValueError(f"diversity needs at least 2 pictures of a prompt; got {len(features)}")
-    n, ways = len(features), normalize(features.double())
-    return 1 - ((ways.sum(0).square().sum() - ways.square().sum()) / (n * (n - 1))).item()
+        raise ValueError(f"diversity needs at least 2 images of a prompt; got {len(features)}")
+    n, directions = len(features), normalize(features.double())
+    return (
+        1 - ((directions.sum(0).square().sum() - directions.square().sum()) / (n * (n - 1))).item()
+    )
 
 
 class Cover(NamedTuple):
-    """Who lies in whose ball. A centre's ball reaches to its k-th neighbour, rim not included."""
+    """Which points are in which balls; a centre's ball ends before its k-th neighbour."""
 
     centres: Bool[Tensor, " n"]  # balls with a point in them
     points: Bool[Tensor, " m"]  # points in a ball
@@ -146,8 +152,8 @@ def _cover(centres: Tensor, points: Tensor, k: int) -> Cover:
     hit = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     busy, pairs = [], 0
     rows = min(_rows(centres), _rows(points))
-    own, other = _squares(centres, centres, rows), _squares(centres, points, rows)
-    for near, far in zip(own, other, strict=True):
+    to_centres, to_points = _squares(centres, centres, rows), _squares(centres, points, rows)
+    for near, far in zip(to_centres, to_points, strict=True):
         radius = near.topk(k + 1, dim=1, largest=False).values[:, -1:]  # itself is the first
         inside = far < radius
         hit |= inside.any(0)
@@ -167,8 +173,8 @@ def _squares(
     """Squared distances of some rows of a at a time to all of b."""
     length = b.square().sum(1)
     for part in a.split(rows):
-        own = part.square().sum(1, keepdim=True)
-        yield torch.addmm(own + length, part, b.T, alpha=-2).clamp_(min=0)
+        square = part.square().sum(1, keepdim=True)
+        yield torch.addmm(square + length, part, b.T, alpha=-2).clamp_(min=0)
 
 
 def _nearest(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
@@ -203,10 +209,10 @@ def _cubes(a: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     return (a.square().mean(1) + 1) ** 3
 
 
-def _told(said: Float[Tensor, "n k"]) -> Tensor:
+def _score_of(log_probs: Float[Tensor, "n k"]) -> Tensor:
     """The inception score of log-probabilities."""
-    mean = said.logsumexp(0) - torch.tensor(float(len(said)), dtype=said.dtype).log()
-    return (said.exp() * (said - mean)).sum(1).mean().exp()
+    mean = log_probs.logsumexp(0) - torch.tensor(float(len(log_probs)), dtype=log_probs.dtype).log()
+    return (log_probs.exp() * (log_probs - mean)).sum(1).mean().exp()
 
 
 def _order(n: int, rng: torch.Generator) -> Tensor:
@@ -226,22 +232,22 @@ def _wide(*sets: Tensor) -> tuple[Tensor, ...]:
             "both sets must come from the same extractor"
         )
     if not all(s.isfinite().all() for s in sets):
-        raise ValueError("features are not finite; look for pictures that can't be right")
+        raise ValueError("Features are not finite; look for broken images.")
     return sets
 
 
-def _both(real: Tensor, drawn: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
-    real, drawn = _wide(real.double(), drawn.double())
-    if min(len(real), len(drawn)) < least:
+def _checked_pair(real: Tensor, sampled: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
+    real, sampled = _wide(real.double(), sampled.double())
+    if min(len(real), len(sampled)) < least:
         raise ValueError(
-            f"{len(real)} real and {len(drawn)} drawn pictures; "
-            f"this measure needs at least {least} of each"
+            f"There are {len(real)} real and {len(sampled)} sampled images; "
+            f"this score needs at least {least} of each."
         )
-    return real, drawn
+    return real, sampled
 
 
-def _centred(real: Tensor, drawn: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
+def _centred(real: Tensor, sampled: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
     """Distances are taken from products, which round less near the origin."""
-    real, drawn = _both(real, drawn, least=least)
+    real, sampled = _checked_pair(real, sampled, least=least)
     mean = real.mean(0)
-    return real - mean, drawn - mean
+    return real - mean, sampled - mean

@@ -1,4 +1,4 @@
-"""Large pretrained encoders of pictures, from transformers: DINOv2 and CLIP."""
+"""Pretrained image encoders from transformers: DINOv2 and CLIP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def dinov2(
     resize: Literal["bilinear", "clean"] = "clean",
     batch: int = 32,
 ) -> Feature:
-    """The class token of DINOv2: closer to what people see than Inception's vectors.
+    """The class token of DINOv2: closer to human judgement than Inception's features.
 
     model: a folder or a name on the hub. size: pixels of a side, a multiple of the patch.
     """
@@ -60,7 +60,7 @@ def clip(
     resize: Literal["bilinear", "clean"] = "clean",
     batch: int = 32,
 ) -> Feature:
-    """CLIP's projected picture vectors, of length 1; what CMMD is taken over.
+    """CLIP's projected image features, of length 1; CMMD is computed on these.
 
     model: a folder or a name on the hub.
     """
@@ -69,25 +69,25 @@ def clip(
     size = network.config.vision_config.image_size
 
     def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return in_batches(pixels, batch, lambda p: see(network, p.to(device), resize))
+        return in_batches(pixels, batch, lambda p: embed_images(network, p.to(device), resize))
 
     name = f"{Path(model).name}-{resize}{size}"
     return Feature(name, network.config.projection_dim, embed)
 
 
-def see(
+def embed_images(
     network: Any, pixels: UInt8[Tensor, "n c h w"], resize: Literal["bilinear", "clean"]
 ) -> Float[Tensor, "n d"]:
-    """Pictures as CLIP sees them, of length 1."""
+    """CLIP's vectors of images, of length 1."""
     square = resized(pixels, network.config.vision_config.image_size, resize)
-    found = network.get_image_features(pixel_values=_normal(square, CLIPS))
-    return nn.functional.normalize(_pooled(found).float())
+    answer = network.get_image_features(pixel_values=_normal(square, CLIPS))
+    return nn.functional.normalize(_pooled(answer).float())
 
 
-def hear(network: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "n d"]:
-    """Texts as CLIP hears them, of length 1."""
-    found = network.get_text_features(input_ids=ids, attention_mask=mask)
-    return nn.functional.normalize(_pooled(found).float())
+def embed_texts(network: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "n d"]:
+    """CLIP's vectors of texts, of length 1."""
+    answer = network.get_text_features(input_ids=ids, attention_mask=mask)
+    return nn.functional.normalize(_pooled(answer).float())
 
 
 def load(model: str, kind: str) -> Any:
@@ -117,9 +117,9 @@ def _hint() -> Iterator[None]:
         raise FileNotFoundError(f"{error} Or use features=pca, which needs no weights.") from error
 
 
-def _pooled(found: Any) -> Tensor:
+def _pooled(answer: Any) -> Tensor:
     """transformers 5 answers with a record, 4 with the vectors."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    return answer if isinstance(answer, Tensor) else answer.pooler_output
 
 
 def _normal(

@@ -1,8 +1,8 @@
-"""Does a picture show what its prompt asked for? An exact detector of captioned scenes.
+"""Whether images of captioned scenes show what their prompts say: an exact detector.
 
-A pixel belongs to the colour on whose line from the ground it lies, if it is at least half way
-there. What hangs together and has a core that survives an opening is a thing; its extent, fill and
-profile tell size and shape. Score it on real scenes too: that is the ceiling of any model.
+A pixel belongs to the colour on whose line from the background it is, if it is at least half way
+there. A connected patch with a core that survives an opening is a thing; its extent, fill and
+profile tell size and shape. Score it on real scenes too: that is the upper limit of any model.
 """
 
 from itertools import permutations
@@ -30,28 +30,28 @@ STRAY = 0.25  # most distance from a colour's line, as a share of the way to tha
 LEAST = 12  # pixels of the smallest core
 MOST = 8  # things matched with a prompt, the largest ones
 BOUND = sum(SIZES.values()) / 2  # extent between small and large
-CENTRE = 3.0  # pixels from the middle line within which a thing stands in the middle
+CENTRE = 3.0  # pixels from the middle line within which a thing is in the middle
 APART = 4.0  # least pixels between centres for a relation to hold
 
 
 class Adherence(NamedTuple):
-    """How well n pictures show what was asked. An atom is one stated fact of one prompt."""
+    """How well n images show their prompts. An attribute is one stated fact of one prompt."""
 
-    mean: float  # of the pictures' shares of right atoms (AM)
-    geometric: float  # mean over the kinds of atom (GM)
-    exact: float  # share of pictures with every atom right
+    mean: float  # of the pictures' shares of right attributes (AM)
+    geometric: float  # mean over the kinds of attribute (GM)
+    exact: float  # share of pictures with every attribute right
     n: int
-    kinds: dict[str, float]  # kind of atom -> share right over all pictures that state it
+    kinds: dict[str, float]  # kind of attribute -> share right over all pictures that state it
     pictures: tuple[dict[str, bool], ...]  # per picture: "count", "1 colour", …, "relation"
 
 
 class Order(NamedTuple):
-    """Whether pictures of two things tell who stands where. A model blind to order has both equal.
+    """Whether images of two things show their order. A model that ignores order has both equal.
 
     Scored by the prompts of two things that read otherwise with the things exchanged.
     """
 
-    right: float  # share of pictures that fit their prompt in every atom
+    right: float  # share of pictures that fit their prompt in every attribute
     swapped: float  # share that fit the prompt with the two things exchanged
     n: int
 
@@ -62,9 +62,11 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
     Raises ValueError for a prompt outside the grammar or for unequal numbers.
     """
     if len(captions) != len(pixels) or not captions:
-        raise ValueError(f"{len(pixels)} pictures came with {len(captions)} prompts; give one each")
-    wanted = [parse(text) for text in captions]
-    pictures = tuple(map(atoms, wanted, read(pixels)))
+        raise ValueError(
+            f"There are {len(pixels)} images but {len(captions)} prompts; give one for each."
+        )
+    scenes = [parse(text) for text in captions]
+    pictures = tuple(map(attributes, scenes, read(pixels)))
     kinds: dict[str, list[bool]] = {}
     for picture in pictures:
         for name, right in picture.items():
@@ -81,7 +83,7 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
 
 
 def order(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Order | None:
-    """Pictures against their prompts and the swapped ones; None where no prompt can be swapped."""
+    """Images against their prompts and the swapped ones; None where no prompt can be swapped."""
     turned = [swap(text) for text in captions]
     rows = [i for i, text in enumerate(turned) if text is not None]
     if not rows:
@@ -93,21 +95,21 @@ def order(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Order | None
 
 def swap(text: str) -> str | None:
     """The prompt with its two things exchanged; None where it has one, or that changes nothing."""
-    wanted = parse(text)
-    turned = Scene(wanted.things[::-1], wanted.relation)
-    return None if turned == wanted else caption(turned)
+    scene = parse(text)
+    turned = Scene(scene.things[::-1], scene.relation)
+    return None if turned == scene else caption(turned)
 
 
 def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
-    """The things seen in each picture; a shape that is none of ours is None."""
-    found: list[list[Thing]] = [[] for _ in range(len(pixels))]
+    """The things detected in each image; an unknown shape is None."""
+    things: list[list[Thing]] = [[] for _ in range(len(pixels))]
     if not len(pixels):
-        return found
+        return things
     colours = tuple(PALETTE)
     masks = _colours(pixels.cpu().numpy())
     core = np.asarray(ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool)), bool)
     flat = np.zeros((3, 3, 3, 3), int)
-    flat[1, 1, :, :] = 1  # neighbours lie in the same picture and colour
+    flat[1, 1, :, :] = 1  # neighbours are in the same image and colour
     labels = np.empty(masks.shape, np.int32)
     ndimage.label(masks, flat, output=labels)
     places = ndimage.find_objects(labels)
@@ -116,36 +118,36 @@ def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
         picture, colour, down, right = places[i - 1]
         mask = labels[picture, colour, down, right][0, 0] == i
         thing = _thing(mask, colours[colour.start], right.start, down.start, pixels.shape[-1])
-        found[picture.start].append(thing)
-    return found
+        things[picture.start].append(thing)
+    return things
 
 
-def atoms(wanted: Scene, found: list[Thing]) -> dict[str, bool]:
-    """Every stated fact of a scene and whether the things found bear it out.
+def attributes(scene: Scene, things: list[Thing]) -> dict[str, bool]:
+    """Every stated fact of a scene and whether the detected things show it.
 
-    Things are matched with the wanted ones in the most favourable way; a missing one is all wrong.
+    Things are matched with the scene's in the most favourable order; a missing one is all wrong.
     """
     missing = Thing(None, None)
-    largest = sorted(found, key=lambda thing: _area(thing.box), reverse=True)[:MOST]
-    pool = largest + [missing] * (len(wanted.things) - len(found))
-    chances = (_facts(wanted, seen) for seen in permutations(pool, len(wanted.things)))
+    largest = sorted(things, key=lambda thing: _area(thing.box), reverse=True)[:MOST]
+    pool = largest + [missing] * (len(scene.things) - len(things))
+    chances = (_facts(scene, matched) for matched in permutations(pool, len(scene.things)))
     best = max(chances, key=lambda facts: sum(facts.values()))
-    return {"count": len(found) == len(wanted.things)} | best
+    return {"count": len(things) == len(scene.things)} | best
 
 
-def _facts(wanted: Scene, seen: tuple[Thing, ...]) -> dict[str, bool]:
+def _facts(scene: Scene, matched: tuple[Thing, ...]) -> dict[str, bool]:
     facts = {}
-    for i, (thing, other) in enumerate(zip(wanted.things, seen, strict=True), start=1):
+    for i, (thing, other) in enumerate(zip(scene.things, matched, strict=True), start=1):
         for kind in ("colour", "shape", "size", "place"):
             if getattr(thing, kind) is not None:
                 facts[f"{i} {kind}"] = getattr(thing, kind) == getattr(other, kind)
-    if wanted.relation is not None:
-        facts["relation"] = _stands(seen[0], seen[1], wanted.relation)
+    if scene.relation is not None:
+        facts["relation"] = _holds(matched[0], matched[1], scene.relation)
     return facts
 
 
-def _stands(first: Thing, second: Thing, relation: str) -> bool:
-    """Whether the first thing stands so to the second: far enough, and more so than sideways."""
+def _holds(first: Thing, second: Thing, relation: str) -> bool:
+    """Whether the relation holds: far enough apart along it, and more so than across."""
     if first.box is None or second.box is None:
         return False
     (ax, ay), (bx, by) = _centre(first.box), _centre(second.box)
@@ -167,10 +169,10 @@ def _centre(box: tuple[int, int, int, int]) -> tuple[float, float]:
 def _colours(pixels: Shaped[np.ndarray, "n 3 h w"]) -> Bool[np.ndarray, "n k h w"]:
     """Which pixels show which colour of the palette; mixtures with the ground go to the colour."""
     ground = np.asarray(GROUND, np.float32)
-    ways = np.asarray(list(PALETTE.values()), np.float32) - ground  # [k 3]
-    length = (ways**2).sum(1)
+    directions = np.asarray(list(PALETTE.values()), np.float32) - ground  # [k 3]
+    length = (directions**2).sum(1)
     off = pixels.astype(np.float32) - ground[:, None, None]
-    share = np.einsum("kc,nchw->nkhw", ways / length[:, None], off)
+    share = np.einsum("kc,nchw->nkhw", directions / length[:, None], off)
     stray = (off**2).sum(1, keepdims=True) - share**2 * length[:, None, None]
     nearest = stray == stray.min(1, keepdims=True)
     close = stray <= STRAY**2 * length[:, None, None]

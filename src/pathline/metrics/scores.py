@@ -1,4 +1,4 @@
-"""All that is said about a set of drawn pictures against real ones, by name."""
+"""Scores of a set of sampled images against real ones, by name."""
 
 import torch
 from jaxtyping import Float
@@ -7,73 +7,73 @@ from torch import Tensor
 from pathline.metrics.frechet import frechet, statistics
 from pathline.metrics.manifold import density_coverage, kid, precision_recall
 
-MOST = 10_000  # pictures of a set for all but the Fréchet distance
+MOST = 10_000  # images of a set for all but the Fréchet distance
 NEAR, WIDE = 3, 5  # neighbours of precision and recall, of density and coverage
 
 
 def measure(
-    real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], *, seed: int = 0
+    real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"], *, seed: int = 0
 ) -> dict[str, float]:
-    """frechet, kid, precision, recall, density, coverage of drawn pictures' features.
+    """frechet, kid, precision, recall, density, coverage of sampled images' features.
 
-    seed: of KID's subsets, and of the 10 000 pictures that stand for a larger set, except in the
-    Fréchet distance. What needs more pictures than there are is left out, and `cautions` says so.
-    Raises ValueError for a set of fewer than 2 pictures.
+    seed: of KID's subsets, and of the 10 000 images that represent a larger set, except in the
+    Fréchet distance. Scores that need more images than there are, are left out, as `cautions` says.
+    Raises ValueError for a set of fewer than 2 images.
     """
-    _refuse_few(real, drawn)
+    _check_count(real, sampled)
     rng = torch.Generator().manual_seed(seed)
-    found = {"frechet": frechet(statistics(real), statistics(drawn))}
-    real, drawn = _some(real, rng), _some(drawn, rng)
-    found["kid"] = kid(real, drawn, rng=rng).mean
-    fewest = min(len(real), len(drawn))
+    scores = {"frechet": frechet(statistics(real), statistics(sampled))}
+    real, sampled = _thin(real, rng), _thin(sampled, rng)
+    scores["kid"] = kid(real, sampled, rng=rng).mean
+    fewest = min(len(real), len(sampled))
     if fewest > NEAR:
-        found |= precision_recall(real, drawn, k=NEAR)._asdict()
+        scores |= precision_recall(real, sampled, k=NEAR)._asdict()
     if fewest > WIDE:
-        found |= density_coverage(real, drawn, k=WIDE)._asdict()
-    return found
+        scores |= density_coverage(real, sampled, k=WIDE)._asdict()
+    return scores
 
 
 def baseline(real: Float[Tensor, "n d"], *, seed: int = 0) -> dict[str, float]:
-    """The same between two random halves of the real pictures: what a perfect model would get.
+    """The same between two random halves of the real images: the score of a perfect model.
 
-    Each half has n/2 pictures, so the Fréchet distance is larger than at n.
+    Each half has n/2 images, so the Fréchet distance is larger than at n.
     """
     if len(real) < 4:
-        raise ValueError(f"a baseline needs at least 4 real pictures; got {len(real)}")
+        raise ValueError(f"A baseline needs at least 4 real images; got {len(real)}")
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
     half = len(real) // 2
     return measure(real[order[:half]], real[order[half : 2 * half]], seed=seed)
 
 
-def cautions(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"]) -> list[str]:
-    """What a reader of these sets' measures must know; empty where nothing."""
-    n, m, width = len(real), len(drawn), real.shape[1]
-    fewest, said = min(n, m), []
+def cautions(real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"]) -> list[str]:
+    """Warnings about comparing these sets."""
+    n, m, width = len(real), len(sampled), real.shape[1]
+    fewest, notes = min(n, m), []
     if fewest < width:
-        said.append(
-            f"{fewest} pictures are fewer than the feature's width {width}: the Fréchet distance "
+        notes.append(
+            f"{fewest} images are fewer than the feature's width {width}: the Fréchet distance "
             "is biased upwards; compare it at equal n only, and look at KID"
         )
     if n != m:
-        said.append(f"{n} real against {m} drawn pictures: compare with equal numbers only")
+        notes.append(f"{n} real against {m} sampled images: compare scores of equal numbers only")
     if max(n, m) > MOST:
-        said.append(f"all but the Fréchet distance is of {MOST} pictures of a larger set")
+        notes.append(f"all but the Fréchet distance is of {MOST} random images of a larger set")
     for names, k in (("precision and recall", NEAR), ("density and coverage", WIDE)):
         if fewest <= k:
-            said.append(f"{names} need at least {k + 1} pictures and are left out")
-    return said
+            notes.append(f"{names} need at least {k + 1} images and are left out")
+    return notes
 
 
-def _refuse_few(real: Tensor, drawn: Tensor) -> None:
-    for what, found in (("real", real), ("drawn", drawn)):
-        if len(found) < 2:
+def _check_count(real: Tensor, sampled: Tensor) -> None:
+    for kind, features in (("real", real), ("sampled", sampled)):
+        if len(features) < 2:
             raise ValueError(
-                f"the set of {what} pictures has {len(found)}; "
-                "a set is measured from at least 2 pictures, better 1000"
+                f"The set of {kind} images has {len(features)}; "
+                "a set is scored from 2 images on, better from 1000."
             )
 
 
-def _some(features: Tensor, rng: torch.Generator) -> Tensor:
+def _thin(features: Tensor, rng: torch.Generator) -> Tensor:
     if len(features) <= MOST:
         return features
     return features[torch.randperm(len(features), generator=rng)[:MOST]]

@@ -9,7 +9,7 @@ from pathline.runs import folder as runs
 from pathline.runs.folder import AVERAGES
 from pathline.training.power_ema import Snapshot, rebuild, snapshots, write
 
-ROUGH = 0.05  # error of a profile above which it is not the average that was asked for
+MAX_ERROR = 0.05  # of the profile, above which the average is another one than requested
 
 
 def ema(
@@ -29,7 +29,7 @@ def ema(
     sigma_rel:
         Length of the average as a share of the training: usual are 0.02 … 0.2.
     update:
-        The update after which it is wanted; the newest stored by default.
+        The update of the average; the newest stored by default.
     out:
         The file to write; by default one in RUN/averages.
     """
@@ -39,11 +39,11 @@ def ema(
     rebuilt = rebuild(stored, sigma_rel, update)
     out = out or run / AVERAGES / f"rebuilt-{sigma_rel}-{update:08d}.safetensors"
     write(out, rebuilt.weights, {"sigma_rel": repr(sigma_rel), "update": str(update)})
-    if rebuilt.error > ROUGH:
+    if rebuilt.error > MAX_ERROR:
         lengths = sorted({snapshot.sigma_rel for snapshot in stored})
         console.print(
-            f"warning: this average can't be had from what is stored (lengths {lengths}); the file "
-            f"holds the nearest that can, {rebuilt.error:.0%} off.",
+            f"warning: sigma_rel={sigma_rel} can't be rebuilt from snapshots of lengths {lengths}; "
+            f"the file has the nearest average, {rebuilt.error:.0%} off.",
             soft_wrap=True,
         )
     console.print(
@@ -69,8 +69,10 @@ def stored_in(run: Path) -> list[Snapshot]:
     return stored
 
 
-def _update(stored: Sequence[Snapshot], asked: int | None) -> int:
+def _update(stored: Sequence[Snapshot], update: int | None) -> int:
     first, newest = stored[0].update, stored[-1].update
-    if asked is not None and not first <= asked <= newest:
-        raise ValueError(f"Snapshots are of updates {first} … {newest}; {asked} is outside.")
-    return newest if asked is None else asked
+    if update is not None and not first <= update <= newest:
+        raise ValueError(
+            f"Snapshots are of updates {first} … {newest}; --update {update} is outside."
+        )
+    return newest if update is None else update

@@ -18,13 +18,13 @@ def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
     run:
         A run folder, one of its checkpoints, or "latest".
     out:
-        The file to write; one that is there is not overwritten.
+        The file to write; an existing one is not overwritten.
     ema:
         Which average of the weights; the run's first by default, 0 for the weights themselves.
     """
     say = partial(Console().print, soft_wrap=True, highlight=False)
     if out.exists():
-        raise ValueError(f"{out} is there already; choose another --out.")
+        raise ValueError(f"--out {out} exists. Choose another file.")
     opened = runs.open_run(run, lambda text: say(f"warning: {text}"))
     parts, which = runs.parts_of(opened, ema=ema, device=torch.device("cpu"))
     weights = {name: w.contiguous() for name, w in parts.network.state_dict().items()}
