@@ -40,7 +40,7 @@ def decoupled(run: Run) -> tuple[str, ...]:
 def aligned(run: Run) -> tuple[str, ...]:
     """Alignment with an encoder that learned this data's classes, a token for each of the net's."""
     vision = ("vision=encoder", f"vision.path={taught(run)}", f"vision.size={run.data.size}")
-    return (*vision, "terms.alignment=0.5", "backbone.look=2")
+    return (*vision, "terms.alignment=0.5", "backbone.feature_layer=2")
 
 
 def settings(preset: str, arm: str, further: Sequence[str]) -> Run:
@@ -55,7 +55,7 @@ ARMS = {
     "flow": Arm(draws={**EULER, "unipc2": ("sample.solver=unipc2",)}),
     "ot": Arm(("coupling=within_class",)),
     "contrastive": Arm(("terms.contrastive=0.05",)),
-    "dispersive": Arm(("terms.dispersive=0.25", "backbone.look=2")),
+    "dispersive": Arm(("terms.dispersive=0.25", "backbone.feature_layer=2")),
     "alignment": Arm(aligned),
     "tread": Arm(("backbone.route=tread", *ROUTE)),
     "sprint": Arm(("backbone.route=sprint", *ROUTE)),

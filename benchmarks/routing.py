@@ -17,13 +17,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.backbones.dit import DiT, dit
-from pathline.backbones.token_routing import drawer
+from pathline.backbones.token_routing import route_sampler
 from pathline.flow.couplings import independent
 from pathline.flow.paths import STRAIGHT, draw_point
 from pathline.flow.times import uniform_draw
 from pathline.objectives.flow import flow
 from pathline.objectives.terms import TERMS, compose
-from pathline.objectives.with_route import routed
+from pathline.objectives.with_route import with_route
 from pathline.types import Batch, Cond, Frame, Point
 
 DIGITS = {"width": 128, "heads": 4, "patch": 1, "norm": "rms", "mlp": "swiglu", "qk_norm": True}
@@ -81,7 +81,7 @@ def loss_of(network: DiT) -> Callable[..., Any]:
         return draw_point(x1, rng, path=STRAIGHT, draw=uniform_draw, couple=independent, cond=cond)
 
     criterion = compose({"mse": (1.0, TERMS["mse"])})
-    loss = routed(flow(STRAIGHT).loss, drawer(network))
+    loss = with_route(flow(STRAIGHT).loss, route_sampler(network))
     return lambda called, rows, rng: loss(called, rows, rng, draw, criterion)
 
 

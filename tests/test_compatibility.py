@@ -44,9 +44,9 @@ ALPHA = ["objective=alpha_flow", *MEAN[1:]]
         ([*DTM, "sample.solver=transition", "sample.solver.head_steps=0"], "head_steps is 0"),
         (
             ["backbone=ddt", "sample.sharing=every", "sample.sharing.steps=0"],
-            "every: steps is 0",
+            "sharing.steps=0",
         ),
-        (["backbone=ddt", "sample.sharing=program", "sample.sharing.calls=99"], "calls is 99"),
+        (["backbone=ddt", "sample.sharing=program", "sample.sharing.calls=99"], "calls=99"),
         (
             ["backbone=ddt", "sample.sharing=program", "sample.solver=heun"],
             "sample.sharing=program: There are 25 steps but 50 evaluations",

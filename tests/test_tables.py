@@ -15,7 +15,7 @@ from pathline.flow.guidance import Push
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
 from pathline.objectives.terms import compose, mse
 from pathline.tables import TABLES
-from pathline.types import Batch, Cond, Facts, Frame, Output, Point
+from pathline.types import PLAIN_CALL, Batch, Cond, Facts, Frame, Output, Point
 
 FACTS = Facts(3, 8, 8, names=("cat", "dog"), words=("a", "cat", "dog"))
 GIVEN = {  # what a row can't do without, or what makes it small enough for a test
@@ -200,9 +200,10 @@ class Network(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(4, 1))
 
-    def forward(self, x, t, cond, r=None, hidden=None, y=None, s=None):
+    def forward(self, x, t, cond, call=PLAIN_CALL):
+        r, y, s = call.r, call.y, call.s
         assert t.shape == (len(x),)
-        assert hidden is None
+        assert call.hidden is None
         assert (y is None) == (s is None)
         assert cond.labels is not None
         assert r is None or r.shape == t.shape

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pathline.backbones.projector import aligned
-from pathline.backbones.transition_head import headed
+from pathline.backbones.network import Network
+from pathline.backbones.projector import build_projector
+from pathline.backbones.transition_head import build_head
 from pathline.codecs.cached import cached_codec
 from pathline.compatibility import (
     Subject,
@@ -20,7 +21,6 @@ from pathline.compatibility import (
     require_width,
     sampling_needs,
     subject_of,
-    takes_any_size,
     training_needs,
     unmet,
 )
@@ -31,11 +31,10 @@ from pathline.flow.guidance import Guidance, Push
 from pathline.flow.paths import Path, draw_point
 from pathline.flow.solvers import Solver, counted, last
 from pathline.flow.walks import States, adaptive_walk, walk_grid
-from pathline.objectives.alignment import seeing
+from pathline.objectives.alignment import with_features
 from pathline.objectives.terms import TERMS, compose, term_of
 from pathline.tables import TABLES
 from pathline.text.cached import cached_text
-from pathline.text.learned import Worded
 from pathline.text.table import is_frozen
 from pathline.types import Codec, Cond, Facts, Field, Frame, Objective, Point, Text
 
@@ -48,14 +47,13 @@ class Parts(NamedTuple):
     facts: Facts
     codec: Codec
     text: Text
-    network: nn.Module
+    network: Network
     objective: Objective
     path: Path
     draw: Callable[[Tensor, Cond, torch.Generator], Point]  # training points
     draw_at: Callable[[float], Callable[[Tensor, Cond, torch.Generator], Point]]  # at a fixed time
     criterion: Callable
     push: Push | None = None  # of a contrastive term, once it is measured
-    any_size: bool = False  # the backbone takes other sizes than it was trained on
 
     def shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """[C H W] of x1 for pictures of this (height, width); None: the size most trained on.
@@ -64,7 +62,7 @@ class Parts(NamedTuple):
         """
         f, codec = self.facts, self.codec
         height, width = size or (f.height, f.width)
-        if size and size != (f.height, f.width) and not self.any_size:
+        if size and size != (f.height, f.width) and not self.network.has("any_size"):
             raise ValueError(
                 f"This run's backbone knows the places of {f.height}x{f.width} pictures alone and "
                 f"can't draw {height}x{width}; stream_dit and cross_dit draw other sizes."
@@ -100,23 +98,24 @@ def assemble(run: Run, facts: Facts) -> Parts:
         text = _text(run, facts)
         frame = _frame(facts, codec, text)
         backbone = bound(run, "backbone")(frame)
-        network = Worded(text.module, backbone) if text.module else backbone
+        head = projector = None
         if objective.head is not None:
-            network = headed(network, backbone, frame, **objective.head)
-            tokens = partial(objective.loss, patch=network.head.size)
-            objective = objective._replace(loss=tokens)
-        if own := feature_term(run):
-            network = aligned(network, backbone, facts.vision_width, own["projector"], own["width"])
-            objective = objective._replace(loss=seeing(objective.loss))
+            head = build_head(backbone, frame, **objective.head)
+            objective = objective._replace(loss=partial(objective.loss, patch=head.size))
+        if term := feature_term(run):
+            kind, width = term["projector"], term["width"]
+            projector = build_projector(backbone, facts.vision_width, kind=kind, width=width)
+            objective = objective._replace(loss=with_features(objective.loss))
+    network = Network(backbone, words=text.module, head=head, projector=projector)
     require_width(objective, backbone, codec.channels)
-    require_sizes(facts, codec, backbone, objective)
+    require_sizes(facts, codec, network, objective)
     couple, times = bound(run, "coupling"), bound(run, "times")
 
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
 
     made = (facts, codec, text, network, objective, path, draw, partial(_draw_at, path))
-    return Parts(*made, criterion(run), any_size=takes_any_size(backbone))
+    return Parts(*made, criterion(run))
 
 
 def _codec(run: Run, facts: Facts) -> Codec:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from pathline.backbones.network import Network
 from pathline.backbones.table import BACKBONES
 from pathline.config.pick import Pick, options_of, settled
 from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
@@ -248,10 +249,10 @@ def require_width(objective: Objective, backbone: nn.Module, channels: int) -> N
         )
 
 
-def require_sizes(facts: Facts, codec: Codec, backbone: nn.Module, objective: Objective) -> None:
+def require_sizes(facts: Facts, codec: Codec, network: Network, objective: Objective) -> None:
     """Raises ValueError for image sizes of the data that the backbone cannot take."""
     group = (objective.head or {}).get("group") or 1  # tokens that a head samples together
-    unit = codec.factor * getattr(getattr(backbone, "shape", None), "patch", 1) * group
+    unit = codec.factor * getattr(getattr(network.backbone, "shape", None), "patch", 1) * group
     if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
         raise ValueError(
             f"The data has images of {odd[0][0]}x{odd[0][1]}, which is no multiple of the {unit} "
@@ -259,14 +260,9 @@ def require_sizes(facts: Facts, codec: Codec, backbone: nn.Module, objective: Ob
             f"backbone.patch{' or objective.head_group' if group > 1 else ''}, or make the cache "
             f"again with data.buckets.multiple={unit}."
         )
-    if facts.sizes and not takes_any_size(backbone):
+    if facts.sizes and not network.has("any_size"):
         raise ValueError(
             f"The data has images of {len(facts.sizes)} sizes, but this backbone has position "
             "embeddings of one. Set backbone=stream_dit or cross_dit, or make a cache of squares "
             "with data.buckets.max_ratio=1."
         )
-
-
-def takes_any_size(backbone: nn.Module) -> bool:
-    """Whether its positions are computed for any size, not trained or stored for one."""
-    return getattr(backbone, "any_size", False)

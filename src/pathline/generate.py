@@ -11,19 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pathline.assemble import Parts, Sampler
-from pathline.backbones.ddt import DDT, likeness, sharing
-from pathline.backbones.token_routing import around, joins
+from pathline.backbones.encoder_sharing import share_encoder, step_similarity
+from pathline.backbones.network import Network
+from pathline.backbones.token_routing import skip_route
 from pathline.codecs.normalise import denormalise, normalise
 from pathline.compatibility import Subject, named, require
 from pathline.flow.guidance import Push
 from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
-from pathline.nn.attention import needed
-from pathline.types import Cond, Field, Output, rows_of
+from pathline.nn.attention import drop_full_mask
+from pathline.types import PLAIN_CALL, Call, Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
 Item = str | int | None  # a prompt, a class index, or None: unconditional
@@ -153,8 +154,8 @@ def sample_steps(
 
     def velocity_field(of: Parts, cond: Cond, *, skips: bool = False) -> Field:
         network = _for_sampling(of.network, autocast, skips=skips)
-        if shared_times and _has_encoder(of.network):
-            return sharing(of.objective.field, network, cond, shared_times)
+        if shared_times and of.network.has("encoder"):
+            return share_encoder(of.objective.field, network, cond, shared_times)
         return of.objective.field(network, cond)
 
     # guidance combines the conditional field with a weaker network's or the unconditional one
@@ -194,8 +195,8 @@ def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequenc
     def similarity() -> Tensor:
         hidden_states = []
 
-        def record_hidden(*inputs: Tensor | Cond | None) -> Output:
-            out = network(*inputs)
+        def record_hidden(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:
+            out = network(x, t, cond, call)
             hidden_states.append(out.hidden)
             return out
 
@@ -205,7 +206,7 @@ def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequenc
         field = parts.objective.field(record_hidden, cond)
         predicts_x1 = parts.objective.prediction == "x1"
         last(sampler.walk(field, noise, torch.zeros_like, predicts_x1=predicts_x1))
-        return likeness(hidden_states)
+        return step_similarity(hidden_states)
 
     return sampler.share(similarity)
 
@@ -226,11 +227,6 @@ def _start(parts: Parts, conditioning: Conditioning, x0: Tensor) -> tuple[Tensor
     return parts.path.alpha(t) * x1.to(x0) + parts.path.sigma(t) * x0, t
 
 
-def _has_encoder(network: nn.Module) -> bool:
-    """Whether it has an encoder whose output steps can share."""
-    return any(isinstance(module, DDT) for module in network.modules())
-
-
 def check_sampler(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
     """Raises ValueError for a solver or guidance that these parts can't be sampled with."""
     _check_weak(sampler, parts, weak)
@@ -243,8 +239,8 @@ def _subject(parts: Parts) -> Subject:
     """What the parts show of what a sampler may need."""
     return Subject(
         answers=parts.objective.answers,
-        has_encoder=_has_encoder(parts.network),
-        has_bypass=joins(parts.network),
+        has_encoder=parts.network.has("encoder"),
+        has_bypass=parts.network.has("join"),
         has_mean_velocity=parts.push is not None,
     )
 
@@ -282,7 +278,7 @@ def item_text(parts: Parts, item: Item) -> str:
 
 
 def _for_sampling(
-    network: nn.Module, autocast: Autocast, *, skips: bool = False
+    network: Network, autocast: Autocast, *, skips: bool = False
 ) -> Callable[..., Output]:
     """The network as sampling calls it: in eval mode, under autocast.
 
@@ -290,19 +286,17 @@ def _for_sampling(
     """
     network.eval()
 
-    def call(
-        x: Tensor, t: Tensor, cond: Cond, r: Tensor | None = None, *more: Tensor | None
-    ) -> Output:
+    def sampled(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:
         with autocast():
-            return network(x, t, cond, r, *more, **({"route": around(x)} if skips else {}))
+            return network(x, t, cond, call._replace(route=skip_route(x)) if skips else call)
 
-    return call
+    return sampled
 
 
 def cond_to(cond: Cond, device: torch.device) -> Cond:
     """The condition on the device, without a mask that hides nothing."""
     if cond.words is None:  # the trained word encoder needs its mask
-        cond = cond._replace(mask=needed(cond.mask))
+        cond = cond._replace(mask=drop_full_mask(cond.mask))
     return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))
 
 

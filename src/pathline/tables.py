@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pathline.backbones.ddt import SHARING
+from pathline.backbones.encoder_sharing import SHARING
 from pathline.backbones.table import BACKBONES
 from pathline.codecs.table import CODECS
 from pathline.data.sources.rows import SOURCES

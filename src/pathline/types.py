@@ -97,6 +97,37 @@ class Point(NamedTuple):
     features: Tensor | None = None  # [B' E I J] as of the batch, a row for each of its pictures
 
 
+class Route(NamedTuple):
+    """Which tokens of each image go through the routed blocks of a backbone."""
+
+    indices: Tensor  # [B K] of these tokens, ascending; K = 0: the routed blocks do not run
+    skipped: Tensor | None = None  # [B] true where the join gets nothing from the routed blocks
+
+    def last(self, rows: int) -> "Route":
+        """The route of the last `rows` images. Raises ValueError if there are fewer."""
+        if rows > len(self.indices):
+            raise ValueError(
+                f"A route was drawn for {len(self.indices)} images and the network is called with "
+                f"{rows}. A loss must call it with rows of its batch, or with the last of them."
+            )
+        skipped = None if self.skipped is None else self.skipped[-rows:]
+        return Route(self.indices[-rows:], skipped)
+
+
+class Call(NamedTuple):
+    """What one call of a network asks for besides x, t and the condition."""
+
+    r: Tensor | None = None  # [B] the later time of an average velocity, t ≤ r ≤ 1
+    route: Route | None = None  # of tokens through the backbone; None: all through all blocks
+    hidden: Tensor | None = None  # [B L D] an earlier call's hidden states, not computed again
+    y: Tensor | None = None  # [N C H W] state of the transition head, N a multiple of B
+    s: Tensor | None = None  # [M I J] inner times of the transition head; M, I, J may be 1
+    project: bool = False  # whether the output has `projected`
+
+
+PLAIN_CALL = Call()
+
+
 class Output(NamedTuple):
     """What a backbone answers; objectives replace `value` by the velocity before terms see it."""
 

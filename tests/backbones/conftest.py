@@ -5,7 +5,7 @@ import torch
 
 from pathline.backbones.table import BACKBONES
 from pathline.config.pick import function_of
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 TINY = {"depth": 2, "width": 32, "heads": 2, "patch": 2}
 
@@ -44,7 +44,7 @@ def perturb():
 
 @pytest.fixture
 def inputs():
-    """inputs(network, batch, length, size) -> x, t, cond, r, of whatever kinds it takes."""
+    """inputs(network, batch, length, size) -> x, t, cond, call, of whatever kinds it takes."""
 
     def inputs(network, batch=3, length=5, size=(4, 6)):
         frame, g = network.frame, torch.Generator().manual_seed(2)
@@ -58,6 +58,6 @@ def inputs():
         if frame.pooled_width:
             pooled = torch.randn(batch, frame.pooled_width, generator=g)
         r = (t + 1) / 2 if network.shape.takes_r else None
-        return x, t, Cond(tokens, mask, pooled, labels), r
+        return x, t, Cond(tokens, mask, pooled, labels), Call(r)
 
     return inputs

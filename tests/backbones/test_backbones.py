@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.types import Cond
+from pathline.types import Call, Cond
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "text_dits.py"
 CONDITIONS = [  # classes, text, pooled
@@ -180,13 +180,13 @@ def test_what_a_size_gives_does_not_depend_on_sizes_before(name, build, perturb,
 @named
 def test_times_labels_and_pooled_text_are_heard(name, build, perturb, inputs):
     network = perturb(build(name, 3, 6, 5, takes_r=True))
-    x, t, cond, r = inputs(network)
-    plain = network(x, t, cond, r).value
+    x, t, cond, call = inputs(network)
+    plain = network(x, t, cond, call).value
     for changed in (
-        network(x, t + 0.01, cond, r + 0.01).value,
-        network(x, t, cond, r + 0.01).value,
-        network(x, t, cond._replace(labels=(cond.labels + 1) % 4), r).value,
-        network(x, t, cond._replace(pooled=cond.pooled.flip(1)), r).value,
+        network(x, t + 0.01, cond, Call(call.r + 0.01)).value,
+        network(x, t, cond, Call(call.r + 0.01)).value,
+        network(x, t, cond._replace(labels=(cond.labels + 1) % 4), call).value,
+        network(x, t, cond._replace(pooled=cond.pooled.flip(1)), call).value,
     ):
         assert (changed - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-5
 
@@ -213,17 +213,17 @@ def test_numbers_that_do_not_fit_are_refused(name, settings, message, build):
     ("change", "message"),
     [
         ({"x": torch.zeros(3, 2, 5, 6)}, "height 5 is no multiple of 2. Nearest: 4 or 6"),
-        ({"x": torch.zeros(3, 3, 4, 6)}, "pictures of 2 channels, got 3"),
+        ({"x": torch.zeros(3, 3, 4, 6)}, "images of 2 channels, got 3"),
         ({"cond": Cond()}, "has no tokens, .* built with them"),
         ({"cond": Cond(torch.zeros(3, 1, 6), labels=torch.zeros(3).long())}, "has labels"),
         ({"cond": Cond(torch.zeros(3, 1, 6), pooled=torch.zeros(3, 4))}, "has pooled"),
-        ({"r": torch.ones(3)}, "takes_r=true"),
+        ({"call": Call(torch.ones(3))}, "takes_r=true"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(name, change, message, build, inputs):
     network = build(name)
-    x, t, cond, r = inputs(network)
-    given = {"x": x, "t": t, "cond": cond, "r": r, **change}
+    x, t, cond, call = inputs(network)
+    given = {"x": x, "t": t, "cond": cond, "call": call, **change}
     with pytest.raises(ValueError, match=message):
         network(**given)
 

@@ -77,9 +77,9 @@ def test_a_block_is_its_formula():
 def test_places_of_larger_pictures(extrapolate):
     """Rescaled, every other token of a picture twice the size stands where one stood before."""
     network = cross_dit(Frame(2, 8, 8), extrapolate=extrapolate, **TINY)
-    known = network._places(4, 4, torch.device("cpu")).view(4, 4, -1)
-    larger = network._places(8, 8, torch.device("cpu")).view(8, 8, -1)
-    smaller = network._places(2, 3, torch.device("cpu")).view(2, 3, -1)
+    known = network._positions(4, 4, torch.device("cpu")).view(4, 4, -1)
+    larger = network._positions(8, 8, torch.device("cpu")).view(8, 8, -1)
+    smaller = network._positions(2, 3, torch.device("cpu")).view(2, 3, -1)
     assert torch.equal(smaller, known[:2, :3])
     assert torch.allclose(larger[::2, ::2], known) == (extrapolate == "rescale")
     assert torch.allclose(larger[:4, :4], known) == (extrapolate == "none")
@@ -98,7 +98,7 @@ def test_value_is_the_first_channels_of_more_outputs():
     value = network(torch.randn(1, 2, 4, 6), torch.rand(1), Cond()).value
     first = network.final.linear.bias.view(2, 2, 4)[:, :, :2].permute(2, 0, 1)
     torch.testing.assert_close(value[0, :, :2, :2], first)
-    with pytest.raises(ValueError, match="outputs 1 is less than the 2 channels"):
+    with pytest.raises(ValueError, match="outputs=1 is wrong because x has 2 channels"):
         cross_dit(Frame(2, 4, 6), outputs=1, **TINY)
 
 

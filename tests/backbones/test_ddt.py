@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pathline.backbones.ddt import SHAPES, ddt, every, likeness, program, sharing
+from pathline.backbones.ddt import SHAPES, ddt
+from pathline.backbones.encoder_sharing import every, program, share_encoder, step_similarity
 from pathline.backbones.table import BACKBONES
 from pathline.config.pick import function_of
 from pathline.flow.guidance import cfg, interval
@@ -17,7 +18,7 @@ from pathline.flow.paths import STRAIGHT
 from pathline.flow.solvers import STEPS, integrate, last
 from pathline.flow.times import uniform_grid
 from pathline.objectives.flow import flow
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ddt.py"
 FRAME = Frame(2, 4, 6, classes=3)
@@ -47,7 +48,7 @@ def inputs(network, rows=3):
     labels = torch.arange(rows) % 4 if frame.classes else None
     text = (some(rows, 5, 6), torch.ones(rows, 5).bool()) if frame.text_width else (None, None)
     r = (t + 1) / 2 if network.shape.takes_r else None
-    return some(rows, frame.channels, 4, 6), t, Cond(*text, labels=labels), r
+    return some(rows, frame.channels, 4, 6), t, Cond(*text, labels=labels), Call(r)
 
 
 @pytest.mark.parametrize("modulation", ["block", "shared", "lowrank"])
@@ -90,22 +91,22 @@ def test_published_depths():
 
 def test_hidden_states_may_be_handed_back():
     network = perturb(build())
-    x, t, cond, r = inputs(network)
+    x, t, cond, call = inputs(network)
     once, calls = network(x, t, cond), []
     network.encoder.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(network(x, t, cond, r, once.hidden).value, once.value)
-    later = network(x, t + 0.05, cond, r, once.hidden).value
+    assert torch.equal(network(x, t, cond, call._replace(hidden=once.hidden)).value, once.value)
+    later = network(x, t + 0.05, cond, call._replace(hidden=once.hidden)).value
     assert (later - once.value).abs().amax((1, 2, 3)).min() > 1e-5  # the decoder knows the time
-    moved = network(x + 0.1, t, cond, r, once.hidden).value
+    moved = network(x + 0.1, t, cond, call._replace(hidden=once.hidden)).value
     assert (moved - once.value).abs().amax((1, 2, 3)).min() > 1e-5  # and sees x
     assert calls == []
 
 
 def test_the_condition_comes_through_hidden_states_alone():
     network = perturb(build())
-    x, t, cond, r = inputs(network)
+    x, t, cond, call = inputs(network)
     once, other = network(x, t, cond), Cond(labels=(cond.labels + 1) % 4)
-    assert torch.equal(network(x, t, other, r, once.hidden).value, once.value)
+    assert torch.equal(network(x, t, other, call._replace(hidden=once.hidden)).value, once.value)
     assert (network(x, t, other).value - once.value).abs().max() > 1e-4
 
 
@@ -114,11 +115,11 @@ def test_every_token_is_steered_by_its_own():
     network = perturb(build())
     with torch.no_grad():
         network.decoder.blocks[0].attention.out.weight.zero_()
-    x, t, cond, r = inputs(network)
+    x, t, cond, call = inputs(network)
     hidden = some(3, 6, 16, seed=5)
-    plain = network(x, t, cond, r, hidden).value
+    plain = network(x, t, cond, call._replace(hidden=hidden)).value
     hidden[:, 4] += some(3, 16, seed=6)  # of 2 rows and 3 columns
-    off = (network(x, t, cond, r, hidden).value - plain).abs()
+    off = (network(x, t, cond, call._replace(hidden=hidden)).value - plain).abs()
     assert off[:, :, 2:, 2:4].amax((1, 2, 3)).min() > 1e-4
     off[:, :, 2:, 2:4] = 0
     assert off.max() < 1e-6
@@ -172,7 +173,7 @@ def walked(network, times, step="euler", guide=None):
         hooks.append(getattr(network, name).register_forward_hook(note))
     x0 = some(3, 2, 4, 6, seed=7)
     conds = Cond(labels=torch.tensor([0, 1, 2])), Cond(labels=torch.tensor([3, 3, 3]))
-    fields = [sharing(READ, network, cond, times) for cond in conds]
+    fields = [share_encoder(READ, network, cond, times) for cond in conds]
     with torch.no_grad():
         field, solver = guide(*fields) if guide else fields[0], function_of(STEPS[step])
         end = last(integrate(field, x0, GRID, solver))
@@ -205,7 +206,7 @@ def test_conditions_share_nothing_with_one_another():
     network = perturb(build())
     both, *_ = walked(network, every(GRID, steps=4), guide=partial(cfg, scale=0.0))
     conds = Cond(labels=torch.tensor([3, 3, 3]))
-    null = sharing(READ, network, conds, every(GRID, steps=4))
+    null = share_encoder(READ, network, conds, every(GRID, steps=4))
     with torch.no_grad():
         alone = last(integrate(null, some(3, 2, 4, 6, seed=7), GRID))
     torch.testing.assert_close(both, alone)
@@ -232,7 +233,7 @@ def lost(similarity, runs):
 def similar(n, seed):
     """States that drift, at uneven speed."""
     speed = torch.rand(n, 1, generator=torch.Generator().manual_seed(seed)) ** 3
-    return likeness(
+    return step_similarity(
         list((some(1, 6, seed=seed) + speed.cumsum(0) * some(1, 6, seed=seed + 1))[:, None, None])
     )
 
@@ -266,7 +267,7 @@ def test_the_program_is_no_worse_than_an_even_plan():
 def test_likeness_is_a_mean_cosine():
     one = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     other = torch.tensor([[[1.0, 1.0], [0.0, 5.0]]])
-    found = likeness([one, 3 * one, other, -one])
+    found = step_similarity([one, 3 * one, other, -one])
     assert found.dtype == torch.float64
     right = [1.0, 1.0, (0.5**0.5 + 1) / 2, -1.0]
     assert found[0].tolist() == pytest.approx(right)
@@ -279,7 +280,7 @@ def test_a_plan_that_cannot_be_is_refused(calls):
         program(GRID, lambda: similar(8, 0), calls=calls)
     with pytest.raises(ValueError, match="8 steps but 16 evaluations"):
         program(GRID, lambda: torch.eye(16), calls=2)
-    with pytest.raises(ValueError, match="every 1 step or more"):
+    with pytest.raises(ValueError, match="Set 1 or more"):
         every(GRID, steps=0)
 
 

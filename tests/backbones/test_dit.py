@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pathline.backbones.dit import dit
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dit.py"
 TINY = {"depth": 2, "width": 16, "heads": 2, "patch": 2}
@@ -42,7 +42,7 @@ def inputs(network, batch=3, length=5):
         tokens = torch.randn(batch, length, frame.text_width, generator=g)
         mask = torch.arange(length) < torch.tensor([1, 3, length])[:batch, None]
     r = (t + 1) / 2 if network.shape.takes_r else None
-    return x, t, Cond(tokens, mask, labels=labels), r
+    return x, t, Cond(tokens, mask, labels=labels), Call(r)
 
 
 FLAGS = {
@@ -194,7 +194,7 @@ def test_checkpointing_gives_the_same_gradients(text):
 COMPILED = """
 import torch
 from pathline.backbones.dit import dit
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 torch.manual_seed(0)
 network = dit(Frame(2, 4, 6, 3, 6), depth=2, width=16, heads=2, patch=2, positions="both")
@@ -222,8 +222,8 @@ def test_times_and_labels_are_heard():
     x, t, cond, r = inputs(network)
     plain = network(x, t, cond, r).value
     for changed in (
-        network(x, t + 0.01, cond, r + 0.01).value,
-        network(x, t, cond, r + 0.01).value,
+        network(x, t + 0.01, cond, Call(r.r + 0.01)).value,
+        network(x, t, cond, Call(r.r + 0.01)).value,
         network(x, t, Cond(labels=(cond.labels + 1) % 4), r).value,
     ):
         assert (changed - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-5
@@ -250,16 +250,16 @@ def test_a_network_cast_whole_runs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.zeros(3, 2, 6, 6)}, "pictures of 2x4x6 .* got 2x6x6"),
+        ({"x": torch.zeros(3, 2, 6, 6)}, "images of 2x4x6 .* got 2x6x6"),
         ({"cond": Cond()}, "has no labels, .* built with them"),
         ({"cond": Cond(torch.zeros(3, 1, 6), labels=torch.zeros(3).long())}, "has tokens"),
-        ({"r": torch.ones(3)}, "takes_r=true"),
+        ({"call": Call(torch.ones(3))}, "takes_r=true"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change, message):
     network = build()
     x, t, cond, r = inputs(network)
-    given = {"x": x, "t": t, "cond": cond, "r": r, **change}
+    given = {"x": x, "t": t, "cond": cond, "call": r, **change}
     with pytest.raises(ValueError, match=message):
         network(**given)
 

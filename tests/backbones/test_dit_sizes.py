@@ -47,7 +47,7 @@ def test_published_parameter_counts(size):
         network = dit(Frame(4, 32, 32, classes=1000), size=size, outputs=8)
     own = sum(p.numel() for p in network.parameters())
     shape = SHAPES[size]
-    total = own + network.places().numel()
+    total = own + network.positions().numel()
     assert total == PUBLISHED[size] == counted(shape.width, shape.depth, shape.patch)
     block = sum(p.numel() for p in network.blocks[0].parameters())
     assert block == 18 * shape.width**2 + 15 * shape.width
@@ -69,8 +69,8 @@ def test_shapes_are_varied_not_edited():
         ({"patch": 4}, "width 6 is no multiple of 4. Nearest: 4 or 8"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"size": "S/3"}, "no DiT size 'S/3'. Did you mean 'S/"),
-        ({"outputs": 0}, "outputs 0 is less than the 2 channels"),
-        ({"outputs": 1}, "outputs 1 is less than the 2 channels"),
+        ({"outputs": 0}, "outputs=0 is wrong because x has 2 channels"),
+        ({"outputs": 1}, "outputs=1 is wrong because x has 2 channels"),
         ({"bottleneck": -1}, "bottleneck must be at least 0, got -1"),
     ],
 )

@@ -7,23 +7,24 @@ import torch
 from torch import nn
 
 from pathline.assemble import assemble, sampler
-from pathline.backbones.projector import aligned
+from pathline.backbones.network import Network
+from pathline.backbones.projector import build_projector
 from pathline.config.pick import Pick, pick
 from pathline.config.presets.pixels import DIGITS
 from pathline.config.run import Sample
 from pathline.flow.paths import STRAIGHT
 from pathline.generate import sample_images
-from pathline.types import Batch, Facts, Output
+from pathline.types import Batch, Call, Facts, Output
 
 FACTS = Facts(1, 8, 8, names=tuple("0123456789"), vision="an encoder", vision_width=6)
 TINY = {"depth": 2, "width": 16, "heads": 2, "patch": 2}
 EYES = {"vision": pick("encoder", path="nowhere")}
 MANY = [  # objective, backbone, its options
-    ("flow", "dit", {"look": 1}),
+    ("flow", "dit", {"feature_layer": 1}),
     ("flow", "cross_dit", {}),
     ("flow", "stream_dit", {}),
     ("flow", "ddt", {"decoder": 1}),
-    ("transition", "dit", {"look": 1}),
+    ("transition", "dit", {"feature_layer": 1}),
     ("mean_flow", "dit", {"takes_r": True}),
     ("alpha_flow", "stream_dit", {"takes_r": True}),
 ]
@@ -72,7 +73,7 @@ def test_without_features_the_loss_is_the_plain_one_and_the_projector_gets_a_gra
     plain = assemble(
         replace(DIGITS, backbone=Pick("dit", TINY)), FACTS._replace(vision="", vision_width=0)
     )
-    weights = parts.network.get_submodule("backbone").state_dict()
+    weights = parts.network.state_dict()
     assert all(
         torch.equal(value, weights[name]) for name, value in plain.network.state_dict().items()
     )
@@ -97,13 +98,13 @@ def test_projected_tokens_lie_on_the_grid_of_the_picture():
 
     parts = parts_of()
     stub = Stub()
-    network = aligned(stub, stub, 3, projector="conv", width=8)
+    network = Network(stub, projector=build_projector(stub, 3, kind="conv", width=8))
     assert isinstance(network.projector, nn.Conv2d)
     assert network.projector.bias is not None
     nn.init.dirac_(network.projector.weight)
     nn.init.zeros_(network.projector.bias)
     x = torch.zeros(1, 1, 4, 6)
-    out = network(x, torch.zeros(1), parts.text.null, project=True)
+    out = network(x, torch.zeros(1), parts.text.null, Call(project=True))
     assert out.projected.shape == (1, 3, 2, 3)
     assert torch.equal(out.projected[0, 0], torch.arange(6.0).view(2, 3) * 3)
 
@@ -122,11 +123,13 @@ def test_drawing_never_asks_the_projector(objective):
 def test_what_misfits_is_refused_at_assembly():
     with pytest.raises(ValueError, match=r"terms.alignment .* vision=encoder vision.path"):
         parts_of(facts=FACTS._replace(vision="", vision_width=0))
-    with pytest.raises(ValueError, match=r"vision=encoder is read by terms.alignment alone"):
+    with pytest.raises(
+        ValueError, match=r"vision=encoder has no effect because no loss term reads"
+    ):
         assemble(replace(DIGITS, **EYES), FACTS)
     with pytest.raises(ValueError, match=r"terms.alignment.until is a number"):
         parts_of(term={"until": -1})
-    with pytest.raises(ValueError, match=r"terms.alignment.width is 0"):
+    with pytest.raises(ValueError, match=r"terms.alignment.width=0"):
         parts_of(term={"width": 0})
-    with pytest.raises(ValueError, match=r"hidden states, and Linear has none"):
-        aligned(nn.Linear(1, 1), nn.Linear(1, 1), 6, projector="conv", width=8)
+    with pytest.raises(ValueError, match=r"Linear has no hidden states"):
+        build_projector(nn.Linear(1, 1), 6, kind="conv", width=8)

@@ -52,7 +52,7 @@ def test_modulated_blocks_are_identities_at_the_start():
     x, signal = torch.randn(3, 6, 32), network.shared(torch.randn(3, 32))
     for block in (*network.noise_refiners, *network.blocks):
         assert torch.equal(block(x, signal), x)
-    for block in network.prompt_refiners:
+    for block in network.text_refiners:
         assert not torch.allclose(block(x), x)
 
 
@@ -69,7 +69,7 @@ def test_gates_can_not_pass_one():
 def test_the_time_does_not_reach_the_words_alone():
     """Prompt refiners have no modulation: words are the same at every time."""
     network = stream_dit(Frame(2, 4, 6, text_width=6), **TINY)
-    assert not any("modulation" in n for n, _ in network.prompt_refiners.named_parameters())
+    assert not any("modulation" in n for n, _ in network.text_refiners.named_parameters())
 
 
 @pytest.mark.parametrize("positions", ["rope", "both"])
@@ -77,10 +77,10 @@ def test_the_time_does_not_reach_the_words_alone():
 def test_places_of_larger_pictures(positions, extrapolate):
     settings = {**TINY, "heads": 1, "positions": positions, "extrapolate": extrapolate}
     network = stream_dit(Frame(2, 8, 8), **settings)
-    turn = partial(network._turn, device=torch.device("cpu"))
+    turn = partial(network._image_rope, device=torch.device("cpu"))
 
     def tables(rows, columns):
-        placed = network._placed(torch.zeros(1, rows * columns, 32), (rows, columns))
+        placed = network._add_positions(torch.zeros(1, rows * columns, 32), (rows, columns))
         turned = turn((rows, columns)).movedim(1, -1).reshape(-1, rows, columns)
         return turned, placed[0].T.reshape(-1, rows, columns)
 
@@ -215,7 +215,7 @@ OUTER = {
 }
 STACKS = {
     "noise_refiners": ("noise_refiner", 1),
-    "prompt_refiners": ("context_refiner", 1),
+    "text_refiners": ("context_refiner", 1),
     "blocks": ("layers", 2),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pathline.backbones.ddt import ddt
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = {
@@ -43,7 +43,7 @@ def numbers() -> dict[str, list[float]]:
         mask = torch.tensor([[True, True, False], [True, True, True]])
         cond = Cond(wave(2, 3, 6, speed=0.9), mask, labels=torch.tensor([0, 3]))
         r = torch.tensor([0.5, 1.0]) if network.shape.takes_r else None
-        out = network(wave(2, 2, 4, 8, speed=0.37), torch.tensor([0.25, 0.75]), cond, r)
+        out = network(wave(2, 2, 4, 8, speed=0.37), torch.tensor([0.25, 0.75]), cond, Call(r))
         squares = [out.value.square().mean().item(), out.hidden.square().mean().item()]
         found[name] = out.value.flatten()[:6].tolist() + squares
     return found

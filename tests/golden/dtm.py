@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from pathline.backbones.dit import dit
-from pathline.backbones.transition_head import headed
-from pathline.types import Cond, Frame
+from pathline.backbones.network import Network
+from pathline.backbones.transition_head import build_head
+from pathline.types import Call, Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = {
@@ -32,7 +33,7 @@ def numbers() -> dict[str, list[float]]:
     for name, settings in CASES.items():
         frame = Frame(2, 4, 8, classes=3)
         backbone = dit(frame, depth=1, width=16, heads=2, patch=2)
-        network = headed(backbone, backbone, frame, **settings)
+        network = Network(backbone, head=build_head(backbone, frame, **settings))
         with torch.no_grad():
             for index, p in enumerate(network.parameters()):
                 p.copy_(0.3 * wave(*p.shape, speed=0.7 + 0.01 * index))
@@ -40,7 +41,7 @@ def numbers() -> dict[str, list[float]]:
         side = 2 * settings.get("group", 1)
         s = (wave(6, 4 // side, 8 // side, speed=0.5) + 1) / 2
         x, y = wave(2, 2, 4, 8, speed=0.37), wave(6, 2, 4, 8, speed=0.41)
-        value = network(x, t, cond, None, None, y, s).value
+        value = network(x, t, cond, Call(y=y, s=s)).value
         found[name] = [*value[-1].flatten()[:6].tolist(), value.square().mean().item()]
     return found
 

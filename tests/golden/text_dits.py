@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pathline.backbones.table import BACKBONES
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = {
@@ -52,7 +52,7 @@ def numbers() -> dict[str, list[float]]:
         t = torch.tensor([0.25, 0.75])
         r = torch.tensor([0.5, 1.0]) if network.shape.takes_r else None
         for size in ((4, 8), (8, 12)):
-            out = network(wave(2, 2, *size, speed=0.37), t, cond, r)
+            out = network(wave(2, 2, *size, speed=0.37), t, cond, Call(r))
             squares = [out.value.square().mean().item(), out.hidden.square().mean().item()]
             key = f"{case}, {size[0]}x{size[1]}"
             found[key] = out.value.flatten()[:6].tolist() + squares

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pathline.nn.attention import Attention, CrossAttention, needed
+from pathline.nn.attention import Attention, CrossAttention, drop_full_mask
 from pathline.nn.positions import rotary, rotate
 
 
@@ -90,9 +90,9 @@ def test_cross_attention_does_not_feel_the_order_of_keys():
 
 def test_a_mask_that_hides_nothing_is_not_needed():
     mask = torch.ones(2, 3, dtype=torch.bool)
-    assert needed(mask) is None
-    assert needed(None) is None
+    assert drop_full_mask(mask) is None
+    assert drop_full_mask(None) is None
     mask[1, 2] = False
-    assert needed(mask) is mask
+    assert drop_full_mask(mask) is mask
     away = torch.ones(2, 3, dtype=torch.bool, device="meta")
-    assert needed(away) is away  # to look would be to wait
+    assert drop_full_mask(away) is away  # to look would be to wait

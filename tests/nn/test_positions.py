@@ -9,15 +9,15 @@ from pathline.nn import positions
 from pathline.nn.positions import (
     Table,
     axes,
-    growth,
-    once,
+    cached_table,
+    extend_rope,
     rotary,
     rotary_picture,
     rotary_text,
     rotate,
     sincos,
+    size_ratio,
     time_sinusoid,
-    unturned,
 )
 
 
@@ -87,7 +87,7 @@ def test_rotated_products_depend_on_the_offset_only():
 
 def test_text_is_not_turned():
     x = torch.randn(2, 7, 2, 8)
-    table = unturned(rotary(2, 2, 8), 3)
+    table = extend_rope(rotary(2, 2, 8), 3)
     turned = rotate(x, table)
     assert torch.equal(turned[:, 4:], x[:, 4:])
     assert torch.equal(turned[:, 0], x[:, 0])  # row 0, column 0
@@ -147,51 +147,51 @@ def test_three_axes_have_the_published_frequencies():
 
 def test_larger_pictures_are_squeezed_or_spread():
     known, head = rotary_picture(4, 4, 64), 64
-    squeezed = rotary_picture(8, 8, head, squeeze=2.0).view(2, 8, 8, head)
+    squeezed = rotary_picture(8, 8, head, shrink=2.0).view(2, 8, 8, head)
     torch.testing.assert_close(squeezed[:, ::2, ::2].reshape(2, 16, head), known)
-    spread = rotary_picture(1, 2, head, spread=2.0)[1, 1, -12:].asin()
+    spread = rotary_picture(1, 2, head, ntk=2.0)[1, 1, -12:].asin()
     plain = rotary_picture(1, 2, head)[1, 1, -12:].asin()
     assert spread[-1].item() == pytest.approx(plain[-1].item() / 2, rel=1e-4)
     assert spread[0].item() == pytest.approx(plain[0].item(), rel=1e-6)
 
 
 def test_growth():
-    assert growth(8, 8, (4, 4)) == 2
-    assert growth(2, 8, (4, 4)) == growth(2, 2, (4, 4)) == 1
+    assert size_ratio(8, 8, (4, 4)) == 2
+    assert size_ratio(2, 8, (4, 4)) == size_ratio(2, 2, (4, 4)) == 1
     torch.testing.assert_close(
-        sincos(8, 8, 8, squeeze=2.0).view(8, 8, 8)[::2, ::2].flatten(0, 1), sincos(4, 4, 8)
+        sincos(8, 8, 8, shrink=2.0).view(8, 8, 8)[::2, ::2].flatten(0, 1), sincos(4, 4, 8)
     )
 
 
 def test_a_table_is_made_once():
     made, device = [], torch.device("cpu")
 
-    def make(rows, *, device, squeeze):
-        made.append((rows, squeeze))
+    def make(rows, *, device, shrink):
+        made.append((rows, shrink))
         return torch.ones(rows, device=device)
 
-    first = once(make, 3, squeeze=1.0, device=device)
-    assert once(make, 3, squeeze=1.0, device=device) is first
-    once(make, 4, squeeze=1.0, device=device)
-    once(make, 3, squeeze=2.0, device=device)
+    first = cached_table(make, 3, shrink=1.0, device=device)
+    assert cached_table(make, 3, shrink=1.0, device=device) is first
+    cached_table(make, 4, shrink=1.0, device=device)
+    cached_table(make, 3, shrink=2.0, device=device)
     assert made == [(3, 1.0), (4, 1.0), (3, 2.0)]
 
 
-def test_a_kept_table_serves_training_wherever_it_was_made(monkeypatch):
+def test_a_cached_table_serves_training_wherever_it_was_made(monkeypatch):
     """In inference mode and in a transformation things are made that training can't use."""
-    monkeypatch.setattr(positions, "_kept", positions.lru_cache(positions._kept.__wrapped__))
+    monkeypatch.setattr(positions, "_cached", positions.lru_cache(positions._cached.__wrapped__))
     device = torch.device("cpu")
     with torch.inference_mode():
-        once(rotary_text, 7, 16, device=device)
+        cached_table(rotary_text, 7, 16, device=device)
         bare = rotary_text(7, 16)
     assert bare.is_inference()
-    table = once(rotary_text, 7, 16, device=device)
+    table = cached_table(rotary_text, 7, 16, device=device)
     assert not table.is_inference()
 
     def scaled(x):
-        return (x * once(rotary_text, 8, 16, device=device)[0]).sum()
+        return (x * cached_table(rotary_text, 8, 16, device=device)[0]).sum()
 
     slope = torch.func.grad(scaled)(torch.ones(8, 16))
-    kept = once(rotary_text, 8, 16, device=device)
+    kept = cached_table(rotary_text, 8, 16, device=device)
     assert not torch._C._functorch.is_functorch_wrapped_tensor(kept)
     assert torch.equal(slope, kept[0])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pathline.objectives.alignment import alignment, fitted, seeing, standardised
+from pathline.objectives.alignment import alignment, fitted, standardised, with_features
 from pathline.objectives.terms import TERMS, compose, mse
-from pathline.types import Batch, Cond, Output, Point
+from pathline.types import PLAIN_CALL, Batch, Cond, Output, Point
 
 
 def some(*shape, seed=0):
@@ -92,14 +92,14 @@ def test_misuse_is_refused():
 def test_the_projector_is_asked_where_the_batch_has_features_and_the_pass_learns():
     asked, seen = [], []
 
-    def network(_, *, project=False):
-        asked.append(project)
+    def network(_x, _t, _cond, call=PLAIN_CALL):
+        asked.append(call.project)
         return Output(torch.zeros(1))
 
     def loss(network, batch, _rng, _draw, criterion):
         with torch.no_grad():
-            network(batch.x1)  # on the way to a target
-        return criterion(point(), network(batch.x1))
+            network(batch.x1, None, batch.cond)  # on the way to a target
+        return criterion(point(), network(batch.x1, None, batch.cond))
 
     def draw(*_):
         return point()
@@ -109,7 +109,7 @@ def test_the_projector_is_asked_where_the_batch_has_features_and_the_pass_learns
         return torch.zeros(()), {}
 
     batch = Batch(some(2, 1, 4, 4), Cond(), Cond(), torch.arange(2))
-    learn, rng = seeing(loss), torch.Generator()
+    learn, rng = with_features(loss), torch.Generator()
     learn(network, batch, rng, draw, criterion)
     assert (asked, seen) == ([False, False], [None])
     features = some(2, 8, 3, 3)

@@ -22,7 +22,7 @@ from pathline.objectives.mean_flow_target import between, difference, exact
 from pathline.objectives.table import OBJECTIVES
 from pathline.objectives.terms import TERMS, compose
 from pathline.training.distributed import joined, wrap
-from pathline.types import Batch, Cond, Frame, Output
+from pathline.types import Batch, Call, Cond, Frame, Output
 
 MEAN, SPREAD = 0.7, 0.5
 MSE = compose({"mse": (1.0, TERMS["mse"])})
@@ -65,8 +65,8 @@ def true_velocity(x, t):
     return true_average(x, t, t)
 
 
-def oracle(x, t, _cond, r):
-    return Output(true_average(x, t, r))
+def oracle(x, t, _cond, call):
+    return Output(true_average(x, t, call.r))
 
 
 def way(count, dtype=torch.float64):
@@ -119,7 +119,7 @@ def test_differences_agree_with_the_derivative_of_a_network(options):
     cond, _ = classes(6)
 
     def average(x, t, r):
-        return network(x, t, cond, r).value
+        return network(x, t, cond, Call(r)).value
 
     found = exact(average, x, t, r, v).constant
     wanted = difference(average, x, t, r, v).constant
@@ -150,7 +150,8 @@ class Leaning(nn.Module):
         super().__init__()
         self.off, self.lean = off, nn.Parameter(torch.zeros(4))
 
-    def forward(self, x, t, _cond, r):
+    def forward(self, x, t, _cond, call):
+        r = call.r
         at, later = (s.view(-1, 1, 1, 1) for s in (t, r))
         ways = torch.stack([torch.ones_like(x), x, x * (later - at), x * at])
         value = true_average(x, t, r) + self.off * (later - at)
@@ -272,8 +273,8 @@ def test_at_one_time_it_is_flow_matching_to_the_bit(name, path, prediction):
     plain, network = flow(PATHS[path], **ways), tiny()
     mean = function_of(OBJECTIVES[name])(PATHS[path], instant=1.0, **ways)
 
-    def times_apart(x, t, cond, r):
-        assert torch.equal(t, r)
+    def times_apart(x, t, cond, call):
+        assert torch.equal(t, call.r)
         return network(x, t, cond)
 
     wanted, _ = plain.loss(network, batch, rng(), draw, MSE)
@@ -288,9 +289,9 @@ def test_at_one_time_it_is_flow_matching_to_the_bit(name, path, prediction):
 def test_the_first_rows_have_one_time_and_the_rest_two(instant, late):
     seen = []
 
-    def network(x, t, _cond, r):
+    def network(x, t, _cond, call):
         if len(x) == 8:
-            seen.append((t, r))
+            seen.append((t, call.r))
         return Output(x * 0.5)
 
     objective = mean_flow(STRAIGHT, instant=instant)
@@ -310,8 +311,8 @@ class Guided(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value))
 
-    def forward(self, x, _t, cond, r):
-        assert r is not None
+    def forward(self, x, _t, cond, call):
+        assert call.r is not None
         values = torch.stack([self.value, torch.tensor(0.5)])[(cond.labels == 1).long()]
         return Output(values.view(-1, 1, 1, 1).expand_as(x))
 
@@ -394,24 +395,24 @@ def test_other_solvers_draw_from_the_velocity():
 
 
 def test_a_trained_flow_can_begin_a_mean_flow():
-    """The weights of the flow and a span embedding whose last layer is 0: the same answer."""
+    """The weights of the flow and an interval embedding whose last layer is 0: the same answer."""
     trained, network = tiny(), tiny(takes_r=True)
     with torch.no_grad():
         for index, p in enumerate(trained.parameters()):
             p.add_(some(*p.shape, seed=index), alpha=0.1)
     told = network.load_state_dict(trained.state_dict(), strict=False)
     assert told.unexpected_keys == []
-    assert {key.split(".")[0] for key in told.missing_keys} == {"span"}
-    nn.init.zeros_(network.span.down.weight)
-    nn.init.zeros_(network.span.down.bias)
+    assert {key.split(".")[0] for key in told.missing_keys} == {"interval"}
+    nn.init.zeros_(network.interval.down.weight)
+    nn.init.zeros_(network.interval.down.bias)
     x, t, r = some(6, 1, 4, 4), torch.linspace(0, 0.9, 6), torch.linspace(0.2, 1, 6)
     cond, null = classes(6)
-    value = network(x, t, cond, r).value
+    value = network(x, t, cond, Call(r)).value
     assert torch.equal(value, trained(x, t, cond).value)
     assert value.abs().mean() > 0.1
     batch = batch_of(x, cond, null)
     mean_flow(STRAIGHT, instant=0.0).loss(network, batch, rng(), drawing, MSE)[0].backward()
-    assert network.span.down.weight.grad.abs().sum() > 0
+    assert network.interval.down.weight.grad.abs().sum() > 0
 
 
 def gradients(network, forward, objective):

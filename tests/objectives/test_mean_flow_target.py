@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.backbones.dit import dit
 from pathline.objectives import mean_flow_target as lift
-from pathline.types import Cond, Frame
+from pathline.types import Call, Cond, Frame
 
 
 def network() -> nn.Module:
@@ -31,7 +31,7 @@ def asked():
     t = torch.tensor([0.1, 0.2, 0.3, 0.4])
 
     def average(x, t, r):
-        return made(x, t, cond, r).value
+        return made(x, t, cond, Call(r)).value
 
     return average, x, t, t + 0.4, v
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pathline.backbones.dit import dit
-from pathline.backbones.transition_head import headed
+from pathline.backbones.network import Network
+from pathline.backbones.transition_head import build_head
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import cfg, interval
 from pathline.flow.paths import PATHS, STRAIGHT, draw_point
@@ -187,7 +188,7 @@ def real(**ways):
     torch.manual_seed(0)
     frame = Frame(2, 4, 4, classes=3)
     backbone = dit(frame, depth=1, width=16, heads=2, patch=2)
-    network = headed(backbone, backbone, frame, depth=1, **ways).eval()
+    network = Network(backbone, head=build_head(backbone, frame, depth=1, **ways)).eval()
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=rng(1)))
@@ -279,10 +280,10 @@ def batch_of(x1, cond=None):
 class Asked:
     """A network that notes what it is asked."""
 
-    def __call__(self, x, t, _cond, r, hidden, y, s):
-        self.x, self.t, self.y, self.s = x, t, y, s
-        assert (r, hidden) == (None, None)
-        return Output(torch.zeros_like(y), torch.zeros(len(x), 4, 8))
+    def __call__(self, x, t, _cond, call):
+        self.x, self.t, self.y, self.s = x, t, call.y, call.s
+        assert (call.r, call.hidden) == (None, None)
+        return Output(torch.zeros_like(call.y), torch.zeros(len(x), 4, 8))
 
 
 def noting(seen):
@@ -375,7 +376,8 @@ def test_loss_of_the_best_head_is_the_closed_form():
     def ratio(s):
         return (s * v - (1 - s)) / ((1 - s) ** 2 + s**2 * v)
 
-    def network(x, _t, _cond, _r, _hidden, y, s, wrong=0.0):
+    def network(x, _t, _cond, call, wrong=0.0):
+        y, s = call.y, call.s
         m = toward / spread * x.repeat(2, 1, 1, 1)
         return Output(m + ratio(s[:, None]) * (y - s[:, None] * m) + wrong)
 
@@ -407,7 +409,8 @@ def learnt(updates, **head):
     """A network that learnt to draw from N(MEAN, COV), two tokens that depend on each other."""
     torch.manual_seed(0)
     backbone = dit(Frame(2, 1, 2), depth=1, width=32, heads=2, patch=1)
-    network = headed(backbone, backbone, backbone.frame, width=32, depth=2, **head)
+    head = build_head(backbone, backbone.frame, width=32, depth=2, **head)
+    network = Network(backbone, head=head)
     optimizer = torch.optim.Adam(network.parameters())
     generator, ways = rng(), {**LEARN, "draws": 4, "patch": network.head.size}
     for update in range(updates):

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from pathline.assemble import assemble
-from pathline.backbones.transition_head import Headed
 from pathline.cli import main
 from pathline.config.resolve import read
 from pathline.runs import folder as runs
-from pathline.runs import init_weights as beginning
+from pathline.runs import init_weights
 from pathline.training import checkpoint
+from pathline.types import Call
 
 NET = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]
 TINY = [
@@ -52,10 +52,10 @@ def begun(preset, init, *more):
     """Parts of a run that begins with `init`, and what was told."""
     run = read(preset, (), [*TINY, *more, f"init={init}"]).run
     heard = []
-    run = beginning.settled(run, None, heard.append)
+    run = init_weights.resolve_init(run, None, heard.append)
     facts = runs.open_run(Path(init), print).facts
     parts = assemble(run, facts)
-    beginning.begin(run, parts, None, heard.append)
+    init_weights.load_init(run, parts, None, heard.append)
     return parts, heard
 
 
@@ -71,24 +71,24 @@ def test_a_flow_becomes_a_mean_flow_whose_average_is_its_velocity_for_every_r(so
     mean_flow, heard = begun("digits-mean-flow", source)
     assert named == "EMA 0.5"
     tensors = len(flow.network.state_dict())
-    assert heard == [f"init: {tensors} tensors of {source} (EMA 0.5, update 2); fresh: span"]
+    assert heard == [f"init: {tensors} tensors of {source} (EMA 0.5, update 2); new: interval"]
     x, t, cond = asked(flow)
     v = flow.network(x, t, cond).value
     assert v.abs().mean() > 0.01
     for r in (t, t + 0.05, torch.ones(6)):
-        assert torch.equal(mean_flow.network(x, t, cond, r).value, v)
+        assert torch.equal(mean_flow.network(x, t, cond, Call(r)).value, v)
     field = mean_flow.objective.field(mean_flow.network, cond)
     assert torch.equal(field(x, 0.0, 1.0), flow.objective.field(flow.network, cond)(x, 0.0))
-    plain, _ = begun("digits-mean-flow", source)  # the control: a span that is heard
-    torch.nn.init.ones_(plain.network.span.down.bias)
-    assert not torch.equal(plain.network(x, t, cond, t).value, v)
+    plain, _ = begun("digits-mean-flow", source)  # the control: an interval that is read
+    torch.nn.init.ones_(plain.network.backbone.interval.down.bias)
+    assert not torch.equal(plain.network(x, t, cond, Call(t)).value, v)
 
 
-def test_the_span_learns_from_there(source):
+def test_the_interval_embedding_learns_from_there(source):
     parts, _ = begun("digits-mean-flow", source)
     x, t, cond = asked(parts)
-    parts.network(x, t, cond, torch.ones(6)).value.square().sum().backward()
-    assert parts.network.span.down.weight.grad.abs().sum() > 0
+    parts.network(x, t, cond, Call(torch.ones(6))).value.square().sum().backward()
+    assert parts.network.backbone.interval.down.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("preset", ["digits", "digits-mean-flow"])
@@ -106,17 +106,17 @@ def test_a_word_encoder_comes_along(words):
     takes_r = ["backbone.takes_r=true", "objective=mean_flow", "objective.prediction=x1"]
     parts, heard = begun("quickstart", words, *SCENES, *takes_r)
     flow, _ = runs.parts_of(runs.open_run(words, print), ema=None, device=CPU)
-    assert heard[-1].endswith("fresh: span")
+    assert heard[-1].endswith("new: interval")
     cond = parts.text.encode(["a red circle"])
     x, t = torch.ones(1, *parts.shape()), torch.tensor([0.3])
-    now = parts.network(x, t, cond, torch.tensor([0.9])).value
+    now = parts.network(x, t, cond, Call(torch.tensor([0.9]))).value
     assert torch.equal(now, flow.network(x, t, cond).value)
 
 
 def test_transitions_keep_the_backbone_and_learn_a_head_afresh(source):
     parts, heard = begun("digits-dtm", source)
-    assert heard[-1].endswith("; fresh: head; left behind: final")
-    assert isinstance(parts.network, Headed)
+    assert heard[-1].endswith("; new: head; not used: final")
+    assert parts.network.head is not None
     flow, _ = runs.parts_of(runs.open_run(source, print), ema=None, device=CPU)
     x, t, cond = asked(flow)
     assert torch.equal(parts.network.backbone(x, t, cond).hidden, flow.network(x, t, cond).hidden)
@@ -130,12 +130,12 @@ def test_a_training_begins_there_and_goes_on_without_the_other_run(source, tmp_p
         to.mkdir(exist_ok=True) if file.is_dir() else to.write_bytes(file.read_bytes())
     assert train("digits-mean-flow", *TINY, f"init={copy}", "--out", "run") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "fresh: span" in told
+    assert "new: interval" in told
     asked_for = Path("run/run.yaml").read_text()
     assert f"init: {copy}/checkpoints/step-00000002" in asked_for
     copy.rename(tmp_path / "gone")
     assert train("--resume", "run", "train.updates=3") == 0
-    assert "fresh" not in capsys.readouterr().out
+    assert "new: " not in capsys.readouterr().out
     assert main(["generate", "run", "--n", "1"]) == 0
     assert train("--resume", "run", "train.updates=4", f"init={source}") == 2
     assert "goes on with weights of its own" in " ".join(capsys.readouterr().err.split())
@@ -155,16 +155,16 @@ def test_a_training_stopped_before_its_first_checkpoint_begins_there_again(sourc
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["backbone.width=32"], "of another shape: patch.weight 16x4, wants 32x4"),
+        (["backbone.width=32"], "of another shape: backbone.patch.weight 16x4, expected 32x4"),
         (["backbone.width=32"], "Settings that differ: backbone.width was 16, is 32."),
-        (["backbone.depth=2"], "missing: blocks.1."),
+        (["backbone.depth=2"], "missing: backbone.blocks.1."),
         (["backbone=ddt"], "Settings that differ: backbone.name was dit, is ddt."),
-        (["text=none"], "Tensors of no use: label_table.weight."),
+        (["text=none"], "Tensors of no use: backbone.label_table.weight."),
         (["text=none"], "Settings that differ: text.name was labels"),
         (["data.channels=3"], "data.channels was 1, is 3"),
         (["objective.prediction=x1"], "objective.prediction was v, is x1"),
         (["path=trig"], "path.name was straight, is trig"),
-        (["backbone.time_scale=10"], "something else here: backbone.time_scale was 1.0, is 10.0."),
+        (["backbone.time_scale=10"], "this network: backbone.time_scale was 1.0, is 10.0."),
         (["backbone.heads=1"], "backbone.heads was 2, is 1."),
     ],
 )
@@ -182,12 +182,12 @@ def test_another_network_is_refused_and_the_settings_named(more, says, source, c
         (
             ["digits", "backbone.depth=4", "backbone.route=sprint", "backbone.route_after=1"],
             "backbone.route_before=1",
-            "something else here: backbone.route_before was 2, is 1.",
+            "would differ in this network: backbone.route_before was 2, is 1.",
         ),
         (
             ["digits-dtm", "objective.head=transformer", "objective.head_group=0"],
             "objective.head_group=2",
-            "something else here: objective.head_group was 0, is 2.",
+            "would differ in this network: objective.head_group was 0, is 2.",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def test_other_classes_are_refused_by_their_number(source, tmp_path, capsys):
     ask = [tmp_path / "set", *TINY, *like, "train.batch=2", f"init={source}"]
     assert train(*ask, "--out", "run") == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "knows 10 classes, this data has 2" in told
+    assert "has 10 classes, this data has 2" in told
 
 
 def test_other_sizes_are_told_of(source):

@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pathline.backbones.dit import dit
-from pathline.text.learned import Worded, WordEncoder
+from pathline.backbones.network import Network
+from pathline.text.learned import WordEncoder
 from pathline.training.device import lane_rng, pick_precision
 from pathline.training.muon import Muon, Together, orthogonal
 from pathline.training.optim import adamw, describe, muon, partition, role, roles
@@ -34,7 +35,8 @@ def network(seed=0, **options):
 
 def worded():
     words = WordEncoder(5, 16, 4, 1)
-    return Worded(words, dit(Frame(3, 8, 8, text_width=16), depth=1, width=16, heads=2))
+    backbone = dit(Frame(3, 8, 8, text_width=16), depth=1, width=16, heads=2)
+    return Network(backbone, words=words)
 
 
 def flat(found):
@@ -77,7 +79,8 @@ def test_muon_has_the_matrices_of_attention_and_feed_forward_and_nothing_else():
         ("shared.weight", "modulation"),
         ("final.modulation.linear.weight", "final"),
         ("backbone.final.linear.weight", "final"),
-        ("text.refiners.0.attention.qkv.weight", "text"),
+        ("words.refiners.0.attention.qkv.weight", "text"),
+        ("backbone.text_refiners.0.attention.qkv.weight", "attention"),
         ("backbone.text.linear.weight", "text"),
         ("weight", "other"),
     ],

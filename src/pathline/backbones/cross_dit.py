@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathline.backbones import token_routing as routes
-from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
+from pathline.backbones.conditioning import (
+    check_inputs,
+    embed_conditions,
+    init_weights,
+    run_block,
+)
 from pathline.backbones.sizes import Shape, by_size, check
 from pathline.backbones.token_routing import Fuse
 from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
-from pathline.nn.modulation import Offset
-from pathline.nn.positions import growth, once, sincos
-from pathline.nn.token_select import Route
-from pathline.types import Cond, Frame, Output
+from pathline.nn.modulation import SharedModulation
+from pathline.nn.positions import cached_table, sincos, size_ratio
+from pathline.types import PLAIN_CALL, Call, Cond, Frame, Output
 
 Mlp = Literal["gelu", "swiglu"]
 Extrapolate = Literal["none", "rescale"]
@@ -39,30 +43,30 @@ class CrossShape(routes.RouteShape, Shape):
 
     def __post_init__(self) -> None:
         check(self)
-        routes.refuse(self)
+        routes.check_route(self)
 
 
 class Block(nn.Module):
-    """Self-attention, text, feed-forward; identity at the start."""
+    """Self-attention, cross-attention to text, feed-forward; the identity at first."""
 
     def __init__(self, shape: CrossShape, text: bool) -> None:
         super().__init__()
-        width, ways = shape.width, {"qk_norm": shape.qk_norm}
-        self.modulation = Offset(width, 6)
+        width, heads, qk_norm = shape.width, shape.heads, shape.qk_norm
+        self.modulation = SharedModulation(width, 6)
         self.norm1 = blocks.norm("layer", width)
-        self.attention = Attention(width, shape.heads, **ways)
-        self.cross_attention = CrossAttention(width, shape.heads, **ways) if text else None
+        self.attention = Attention(width, heads, qk_norm=qk_norm)
+        self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm) if text else None
         self.norm2 = blocks.norm("layer", width)
         self.mlp = blocks.feed_forward(shape.mlp, width)
 
     def forward(
         self,
         x: Float[Tensor, "b l d"],
-        signal: Float[Tensor, "b e"],
+        conditioning: Float[Tensor, "b e"],
         text: Float[Tensor, "b m d"] | None = None,
         mask: Bool[Tensor, "b 1 1 m"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(signal)  # b 1 d
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(conditioning)  # b 1 d
         y = self.attention(blocks.modulate(self.norm1(x), shift1, scale1))
         x = torch.addcmul(x, gate1, y)
         if self.cross_attention is not None and text is not None:
@@ -72,39 +76,47 @@ class Block(nn.Module):
 
 
 class Final(nn.Module):
-    """Norm, modulated by the time itself and a table, then tokens -> patches; zero at the start."""
+    """Norm modulated by the conditioning vector and a table, then tokens -> patches; 0 at first."""
 
     def __init__(self, shape: CrossShape, outputs: int) -> None:
         super().__init__()
-        self.modulation = Offset(shape.width, 2)
+        self.modulation = SharedModulation(shape.width, 2)
         self.norm = blocks.norm("layer", shape.width)
         self.linear = nn.Linear(shape.width, shape.patch**2 * outputs)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], steered: Float[Tensor, "b d"]
+        self, x: Float[Tensor, "b l d"], conditioning: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b l e"]:
-        shift, scale = self.modulation(torch.cat([steered, steered], dim=1))
+        shift, scale = self.modulation(torch.cat([conditioning, conditioning], dim=1))
         return self.linear(blocks.modulate(self.norm(x), shift, scale))
 
 
 class CrossDiT(nn.Module):
-    """(x [B C H W], t [B], cond, r) -> Output, for any H and W that the patch divides."""
+    """(x [B C H W], t [B], cond, call) -> Output, for any H and W that the patch divides."""
 
     any_size = True  # positions are computed, not stored
+    takes_head = True
 
     def __init__(self, frame: Frame, shape: CrossShape) -> None:
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(blocks.misfit(frame.height, frame.width, shape.patch))
+            raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
         width, text = shape.width, frame.text_width
         outputs = frame.channels if shape.outputs is None else shape.outputs
         if outputs < frame.channels:
-            raise ValueError(f"outputs {outputs} is less than the {frame.channels} channels.")
-        sincos(1, 1, width)  # a width that it can't do is refused now
+            raise ValueError(
+                f"backbone.outputs={outputs} is wrong because x has {frame.channels} channels. "
+                f"Set {frame.channels} or more."
+            )
+        sincos(1, 1, width)  # raises ValueError for a width that has no sincos table
         self.frame, self.shape = frame, shape
-        self.patch = blocks.patch_in(shape.patch**2 * frame.channels, shape.bottleneck, width)
+        self.patch = blocks.patch_embedding(
+            shape.patch**2 * frame.channels, shape.bottleneck, width
+        )
         self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
-        self.span = blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        self.interval = (
+            blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        )
         self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
         self.text = blocks.TextIn(text, width) if text else None
         self.text_out = nn.Linear(width, width) if text else None
@@ -114,7 +126,9 @@ class CrossDiT(nn.Module):
         self.blocks = nn.ModuleList([Block(shape, bool(text)) for _ in range(shape.depth)])
         self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, outputs)
-        initialise(self)
+        self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
+        self.has_join = self.fuse is not None
+        init_weights(self)
         for module in self.modules():
             if isinstance(module, CrossAttention):
                 nn.init.zeros_(module.out.weight)
@@ -124,43 +138,42 @@ class CrossDiT(nn.Module):
         x: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         cond: Cond,
-        r: Float[Tensor, " b"] | None = None,
-        route: Route | None = None,
+        call: Call = PLAIN_CALL,
     ) -> Output:
-        """t in [0, 1]. cond: one row per picture, or one for all. route: None for all tokens.
+        """t in [0, 1]. cond: one row per image, or one for all. call: r and route are read.
 
-        hidden: the picture's tokens after the last block. Raises ValueError if the patch does not
-        divide x, or if the condition, r or route lacks what the network was built for or brings
-        what it was not.
+        hidden: the image's tokens after the last block. Raises ValueError if the patch does not
+        divide x, or if the condition or the call lacks an input that the network was built for,
+        or has one that it was not built for.
         """
-        refuse_misfit(self, x, cond, r, any_size=True)
+        check_inputs(self, x, cond, call, any_size=True)
         assert self.shared is not None
         patch, stream = self.shape.patch, self.time.up.weight.dtype
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
-        steered = steer(self, t, cond, r)  # b d
-        signal = self.shared(F.silu(steered))
-        # autocast must not narrow what blocks add to
+        conditioning = embed_conditions(self, t, cond, call.r)  # b d
+        modulation = self.shared(F.silu(conditioning))
+        # the residual stream stays in the dtype of the weights under autocast
         tokens = self.patch(blocks.patchify(x, patch)).to(stream)  # b l d
-        tokens = tokens + self._places(rows, columns, x.device).to(stream)
-        text, mask = self._heard(cond, len(x))
-        step = partial(self._step, (signal, text, mask))
-        tokens = routes.walk(self, step, route, tokens.shape[1], tokens)
-        value = blocks.unpatchify(self.final(tokens, steered), patch, rows, columns)
-        more = value.shape[1] > self.frame.channels
-        return Output(value[:, : self.frame.channels] if more else value, tokens)
+        tokens = tokens + self._positions(rows, columns, x.device).to(stream)
+        text, mask = self._embed_text(cond, len(x))
+        step = partial(self._run_block, (modulation, text, mask))
+        tokens = routes.run_blocks(self, step, call.route, tokens.shape[1], tokens)
+        value = blocks.unpatchify(self.final(tokens, conditioning), patch, rows, columns)
+        has_more = value.shape[1] > self.frame.channels
+        return Output(value[:, : self.frame.channels] if has_more else value, tokens)
 
-    def _step(
-        self, given: tuple[Tensor | None, ...], number: int, tokens: Tensor, *_: Tensor | None
+    def _run_block(
+        self, inputs: tuple[Tensor | None, ...], number: int, tokens: Tensor, *_: Tensor | None
     ) -> Tensor:
-        return run(self.blocks[number], self.shape.checkpoint, tokens, *given)
+        return run_block(self.blocks[number], self.shape.checkpoint, tokens, *inputs)
 
-    def _places(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        known = self.frame.height // self.shape.patch, self.frame.width // self.shape.patch
-        squeeze = growth(rows, columns, known) if self.shape.extrapolate == "rescale" else 1.0
-        return once(sincos, rows, columns, self.shape.width, squeeze=squeeze, device=device)
+    def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        trained = self.frame.height // self.shape.patch, self.frame.width // self.shape.patch
+        shrink = size_ratio(rows, columns, trained) if self.shape.extrapolate == "rescale" else 1.0
+        return cached_table(sincos, rows, columns, self.shape.width, shrink=shrink, device=device)
 
-    def _heard(self, cond: Cond, b: int) -> tuple[Tensor | None, Tensor | None]:
-        """Text tokens through their own feed-forward, once for all blocks, and their key mask."""
+    def _embed_text(self, cond: Cond, b: int) -> tuple[Tensor | None, Tensor | None]:
+        """Text tokens after a feed-forward, the same for all blocks, and their key mask."""
         if self.text is None or self.text_out is None or cond.tokens is None:
             return None, None
         text = self.text_out(blocks.gelu(self.text(cond.tokens))).expand(b, -1, -1)
@@ -173,7 +186,7 @@ SHAPES = {
     "tiny/1": CrossShape(depth=6, width=256, heads=4, patch=1),
     "S/1": CrossShape(depth=12, width=384, heads=6, patch=1),
     "S/2": CrossShape(depth=12, width=384, heads=6, patch=2),
-    "B/1": CrossShape(depth=12, width=768, heads=12, patch=1),  # the 64x64 project's, 8x8 latents
+    "B/1": CrossShape(depth=12, width=768, heads=12, patch=1),  # for latents of 8x8
     "B/2": CrossShape(depth=12, width=768, heads=12, patch=2),
     "L/2": CrossShape(depth=24, width=1024, heads=16, patch=2),
     "XL/2": CrossShape(depth=28, width=1152, heads=16, patch=2),  # PixArt-α

@@ -32,13 +32,16 @@ class DiTShape(routes.RouteShape, BlockShape):
     # Channels that the network gives, at least those of x; the first are the value (official
     # weights have twice as many). null: as many as x has.
     outputs: int | None = None
-    look: int = 0  # the block, from 1, whose tokens loss terms read; 0: the last
+    feature_layer: int = 0  # the block, from 1, whose tokens loss terms read; 0: the last
 
     def __post_init__(self) -> None:
         check(self, "rank")
-        if not 0 <= self.look <= self.depth:
-            raise ValueError(f"look={self.look} is none of the {self.depth} blocks; 0 is no block.")
-        routes.refuse(self, self.look)
+        if not 0 <= self.feature_layer <= self.depth:
+            raise ValueError(
+                f"backbone.feature_layer={self.feature_layer} is wrong because there are "
+                f"{self.depth} blocks. Set 1 to {self.depth}, or 0 for the last."
+            )
+        routes.check_route(self, self.feature_layer)
 
 
 SHAPES = {

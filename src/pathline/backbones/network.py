@@ -1,18 +1,31 @@
-"""The network of a run: fixed children, so that names of weights never depend on settings."""
+"""The network of a run: a backbone, and what is trained around it, as children of fixed names."""
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pathline.types import PLAIN, Call, Cond, Output
+from pathline.types import PLAIN_CALL, Call, Cond, Output
+
+Ability = Literal["r", "encoder", "route", "join", "head", "any_size"]
+# Attributes of a backbone; one that lacks an attribute lacks the ability.
+ABILITIES: dict[Ability, str] = {
+    "r": "takes_r",  # takes a later time r
+    "encoder": "has_encoder",  # takes the hidden states of an earlier call
+    "route": "has_route",  # has blocks that some tokens skip in training
+    "join": "has_join",  # can be called without these blocks
+    "head": "takes_head",  # its last layer reads the hidden states, as a transition head does
+    "any_size": "any_size",  # takes images of other sizes than the training size
+}
 
 
 class Network(nn.Module):
-    """Word encoder, backbone, transition head and projector as one; an absent child is None.
+    """(x, t, cond, call) -> Output. Weights have the same names whatever children there are.
 
-    words: trains along with the backbone and turns `cond.words` into `cond.tokens`. head: samples
-    transitions from the backbone's hidden states (objective=transition). projector: maps hidden
-    states to features of a vision encoder (terms.alignment). adapters: added by fine-tuning.
+    words: an encoder of captions that is trained with the backbone. projector: of hidden states to
+    the features of a vision encoder. head: samples transitions from hidden states, in place of the
+    backbone's last layer. adapters: small matrices added to the backbone's. An absent one is None.
     """
 
     def __init__(
@@ -25,74 +38,64 @@ class Network(nn.Module):
         adapters: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        # the order in which their first weights are drawn, and so that of all parameters
         self.words = words
         self.backbone = backbone
         self.head = head
         self.projector = projector
         self.adapters = adapters
 
+    def has(self, ability: Ability) -> bool:
+        """Whether the backbone has this ability."""
+        return bool(getattr(self.backbone, ABILITIES[ability], False))
+
     def forward(
         self,
         x: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         cond: Cond,
-        call: Call = PLAIN,
+        call: Call = PLAIN_CALL,
     ) -> Output:
-        """t in [0, 1]; see `Call` for what a call may ask for. Raises ValueError for a misfit."""
-        if self.head is None:
-            out = self._run_backbone(x, t, cond, call)
-        else:
-            out = self._run_head(x, t, cond, call)
-        return out if self.projector is None else self._project(out, call.project)
+        """The velocity or x1 at (x, t), of the backbone or of the head, and hidden states.
 
-    @property
-    def has_encoder(self) -> bool:
-        """Whether the backbone has a condition encoder whose output steps can share (DDT)."""
-        return getattr(self.backbone, "has_encoder", False)
-
-    @property
-    def has_bypass(self) -> bool:
-        """Whether it works without the blocks that tokens may skip (route=sprint)."""
-        return getattr(self.backbone, "fuse", None) is not None
-
-    @property
-    def takes_any_size(self) -> bool:
-        """Whether positions are computed for any image size, not stored for one."""
-        return getattr(self.backbone, "any_size", False)
-
-    def _run_backbone(self, x: Tensor, t: Tensor, cond: Cond, call: Call) -> Output:
-        # Hidden states of an earlier call stand for the condition: words need no encoding then.
-        if self.words is not None and call.hidden is None:
-            cond = cond._replace(tokens=self.words(cond.words, cond.mask))
-        options = {"route": call.route, "hidden": call.hidden}
-        options = {name: value for name, value in options.items() if value is not None}
-        return self.backbone(x, t, cond, call.r, **options)
-
-    def _run_head(self, x: Tensor, t: Tensor, cond: Cond, call: Call) -> Output:
-        """The head's velocity at (y, s) for transitions out of (x, t), and the hidden states.
-
-        Without y and s: the velocity at y = 0, s = 0, which is the mean transition.
+        With a head, call.hidden takes the place of the backbone, and y and s left out are 0: the
+        value is the mean of all transitions then.
         """
-        assert self.head is not None
-        hidden, inner = call.hidden, None
+        if self.head is None:
+            return self._project(self._run_backbone(x, t, cond, call), x, call)
+        inner, hidden = None, call.hidden
         if hidden is None:
             out = self._run_backbone(x, t, cond, call)
             hidden, inner = out.hidden, out.inner
         y, s = call.y, call.s
         if y is None or s is None:
             y, s = torch.zeros_like(x), t.new_zeros(1, 1, 1)
-        return Output(self.head(y, s, t, hidden), hidden, inner)
+        return self._project(Output(self.head(y, s, t, hidden), hidden, inner), x, call)
 
-    def _project(self, out: Output, is_read: bool) -> Output:
-        """With the projected hidden states where they are read.
+    def _run_backbone(self, x: Tensor, t: Tensor, cond: Cond, call: Call) -> Output:
+        if self.words is not None:
+            cond = cond._replace(tokens=self.words(cond.words, cond.mask))
+        return self.backbone(x, t, cond, call)
 
-        Elsewhere the projector is not run, but its weights get a gradient of 0: DDP and FSDP
-        would wait for it otherwise.
-        """
-        assert self.projector is not None
-        if is_read:
-            return out._replace(projected=self.projector(out))
-        if torch.is_grad_enabled():
-            idle = torch.stack([p.flatten()[0] for p in self.projector.parameters()])
-            return out._replace(value=out.value + 0 * idle.sum().to(out.value))
-        return out
+    def _project(self, out: Output, x: Tensor, call: Call) -> Output:
+        """The output with projected hidden states, where the call asks for them."""
+        if self.projector is None:
+            return out
+        if call.project:
+            return out._replace(projected=self.projector(self._token_grid(out, x)))
+        if not torch.is_grad_enabled():
+            return out
+        # a gradient of 0 for the projector: DDP waits for the gradients of all parameters
+        unused = torch.stack([p.flatten()[0] for p in self.projector.parameters()])
+        return out._replace(value=out.value + 0 * unused.sum().to(out.value))
+
+    def _token_grid(self, out: Output, x: Tensor) -> Float[Tensor, "b d i j"]:
+        """Tokens of the feature layer, or else of the last block, by row and column."""
+        tokens = out.hidden if out.inner is None else out.inner
+        if tokens is None:
+            raise ValueError(
+                "terms.alignment is wrong because this backbone returns no hidden states. Set "
+                "another backbone, or leave the term out."
+            )
+        patch = self.backbone.shape.patch
+        return tokens.transpose(1, 2).unflatten(2, (x.shape[2] // patch, x.shape[3] // patch))

@@ -1,4 +1,4 @@
-"""One stream of picture and text tokens, as in Lumina-Image 2.0 (arXiv 2503.21758) and Z-Image."""
+"""One sequence of image and text tokens, as in Lumina-Image 2.0 (arXiv 2503.21758) and Z-Image."""
 
 from functools import partial
 
@@ -8,25 +8,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathline.backbones import token_routing as routes
-from pathline.backbones.conditioning import initialise, refuse_misfit, run, steer
+from pathline.backbones.conditioning import (
+    check_inputs,
+    embed_conditions,
+    init_weights,
+    run_block,
+)
 from pathline.backbones.sizes import by_size
 from pathline.backbones.stream_shape import SHAPES, StreamShape
 from pathline.backbones.token_routing import Fuse
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
-from pathline.nn.modulation import Own, modulation
-from pathline.nn.positions import axes, growth, once, rotary_picture, rotary_text, sincos
-from pathline.nn.token_select import Route
-from pathline.types import Cond, Frame, Output
+from pathline.nn.modulation import BlockModulation, build_modulation
+from pathline.nn.positions import (
+    axes,
+    cached_table,
+    rotary_picture,
+    rotary_text,
+    sincos,
+    size_ratio,
+)
+from pathline.types import PLAIN_CALL, Call, Cond, Frame, Output
 
 
 class Block(nn.Module):
-    """Attention and feed-forward between norms (sandwich); with a modulation, gates start at 0."""
+    """Attention and feed-forward, a norm before and after each; modulated gates are 0 at first."""
 
     def __init__(self, shape: StreamShape, *, modulated: bool = True) -> None:
         super().__init__()
         width, bias = shape.width, shape.bias
-        self.modulation = modulation(shape.modulation, width, 4, shape.rank) if modulated else None
+        self.modulation = (
+            build_modulation(shape.modulation, width, 4, shape.rank) if modulated else None
+        )
         self.norm1, self.norm2 = blocks.norm("rms", width), blocks.norm("rms", width)
         self.attention = Attention(width, shape.heads, qk_norm=shape.qk_norm, bias=bias)
         self.norm3, self.norm4 = blocks.norm("rms", width), blocks.norm("rms", width)
@@ -35,160 +48,167 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l d"],
-        signal: Float[Tensor, "b e"] | None = None,
-        turn: Float[Tensor, "2 *rows l k"] | None = None,
+        conditioning: Float[Tensor, "b e"] | None = None,
+        rope: Float[Tensor, "2 *rows l k"] | None = None,
         mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """signal: for a modulated block only."""
+        """conditioning: for a modulated block only."""
         if self.modulation is None:
-            x = x + self.norm2(self.attention(self.norm1(x), turn, mask))
+            x = x + self.norm2(self.attention(self.norm1(x), rope, mask))
             return x + self.norm4(self.mlp(self.norm3(x)))
-        scale1, gate1, scale2, gate2 = self.modulation(signal)  # b 1 d
-        y = self.norm2(self.attention(self.norm1(x) * (1 + scale1), turn, mask))
+        scale1, gate1, scale2, gate2 = self.modulation(conditioning)  # b 1 d
+        y = self.norm2(self.attention(self.norm1(x) * (1 + scale1), rope, mask))
         x = torch.addcmul(x, gate1.tanh(), y)
         y = self.norm4(self.mlp(self.norm3(x) * (1 + scale2)))
         return torch.addcmul(x, gate2.tanh(), y)
 
 
 class Final(nn.Module):
-    """Scaled norm, then tokens -> patches; zero at the start."""
+    """Scaled norm, then tokens -> patches; 0 at first."""
 
     def __init__(self, shape: StreamShape, channels: int) -> None:
         super().__init__()
-        self.modulation = Own(shape.width, 1)
+        self.modulation = BlockModulation(shape.width, 1)
         self.norm = blocks.norm("layer", shape.width)
         self.linear = nn.Linear(shape.width, shape.patch**2 * channels)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], signal: Float[Tensor, "b d"]
+        self, x: Float[Tensor, "b l d"], conditioning: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b l e"]:
-        (scale,) = self.modulation(signal)
+        (scale,) = self.modulation(conditioning)
         return self.linear(self.norm(x) * (1 + scale))
 
 
 class StreamDiT(nn.Module):
-    """(x [B C H W], t [B], cond, r) -> Output, for any H and W that the patch divides.
+    """(x [B C H W], t [B], cond, call) -> Output, for any H and W that the patch divides.
 
-    Picture tokens are refined alone, text tokens alone and without the time, then both run
-    together, picture first. The picture stands at 0 of the text axis and words at 1, 2, …, so that
-    neither padding nor a longer caption in the batch moves anything.
+    Refiner blocks run on image tokens alone and on text tokens alone (these without the time); the
+    other blocks run on both, image first. The image is at 0 of the text axis of positions and words
+    at 1, 2, …, so that neither padding nor a longer caption in the batch changes an output.
     """
 
     any_size = True  # positions are computed, not stored
+    takes_head = True
 
     def __init__(self, frame: Frame, shape: StreamShape) -> None:
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(blocks.misfit(frame.height, frame.width, shape.patch))
+            raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
         axes(shape.width // shape.heads)
         if shape.positions == "both":
-            sincos(1, 1, shape.width)  # widths that these can't do are refused now
+            sincos(1, 1, shape.width)  # raises ValueError for a width that has no sincos table
         width, text, pooled = shape.width, frame.text_width, frame.pooled_width
         self.frame, self.shape = frame, shape
-        self.patch = blocks.patch_in(shape.patch**2 * frame.channels, shape.bottleneck, width)
+        self.patch = blocks.patch_embedding(
+            shape.patch**2 * frame.channels, shape.bottleneck, width
+        )
         self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
-        self.span = blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        self.interval = (
+            blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
+        )
         self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
         self.text = blocks.TextIn(text, width) if text else None
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared = nn.Linear(width, 4 * width) if shape.modulation == "shared" else None
         self.noise_refiners = nn.ModuleList([Block(shape) for _ in range(shape.refiners)])
-        # not "context_refiners": roles are read from names, and these blocks' is not "text"
-        prompt = shape.refiners if text else 0
-        self.prompt_refiners = nn.ModuleList([Block(shape, modulated=False) for _ in range(prompt)])
+        count = shape.refiners if text else 0
+        self.text_refiners = nn.ModuleList([Block(shape, modulated=False) for _ in range(count)])
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
         self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, frame.channels)
-        initialise(self)
+        self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
+        self.has_join = self.fuse is not None
+        init_weights(self)
 
     def forward(
         self,
         x: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         cond: Cond,
-        r: Float[Tensor, " b"] | None = None,
-        route: Route | None = None,
+        call: Call = PLAIN_CALL,
     ) -> Output:
-        """t in [0, 1]. cond: one row per picture, or one for all; no mask where all is text.
+        """t in [0, 1]. cond: one row per image, or one for all; no mask if no text is padding.
 
-        route: None for all tokens. hidden: the picture's tokens after the last block. Raises
-        ValueError if the patch does not divide x, or if the condition, r or route lacks what the
-        network was built for or brings what it was not.
+        call: r and route are read. hidden: the image's tokens after the last block. Raises
+        ValueError if the patch does not divide x, or if the condition or the call lacks an input
+        that the network was built for, or has one that it was not built for.
         """
-        refuse_misfit(self, x, cond, r, any_size=True)
+        check_inputs(self, x, cond, call, any_size=True)
         patch, checkpoint = self.shape.patch, self.shape.checkpoint
         grid = x.shape[2] // patch, x.shape[3] // patch
-        steered = F.silu(steer(self, t, cond, r))  # b d
-        signal = steered if self.shared is None else self.shared(steered)
-        turn = self._turn(grid, x.device)
-        tokens = self._placed(self.patch(blocks.patchify(x, patch)), grid)
+        conditioning = F.silu(embed_conditions(self, t, cond, call.r))  # b d
+        modulation = conditioning if self.shared is None else self.shared(conditioning)
+        rope = self._image_rope(grid, x.device)
+        tokens = self._add_positions(self.patch(blocks.patchify(x, patch)), grid)
         count = tokens.shape[1]
         for block in self.noise_refiners:
-            tokens = run(block, checkpoint, tokens, signal, turn)
-        tokens, turn, mask = self._joined(tokens, turn, cond)
-        step = partial(self._step, signal)
-        tokens = routes.walk(self, step, route, count, tokens, turn, mask)
-        # cloned, for fsdp2 loses its hook on a view; a slice of everything would cost a copy too
+            tokens = run_block(block, checkpoint, tokens, modulation, rope)
+        tokens, rope, mask = self._append_text(tokens, rope, cond)
+        step = partial(self._run_block, modulation)
+        tokens = routes.run_blocks(self, step, call.route, count, tokens, rope, mask)
+        # cloned, since fsdp2 loses its hook on a view; without text a slice would copy for nothing
         hidden = tokens if self.text is None else tokens[:, :count].clone()
-        patches = self.final(hidden, steered)
+        patches = self.final(hidden, conditioning)
         return Output(blocks.unpatchify(patches, patch, *grid), hidden)
 
-    def _step(
+    def _run_block(
         self,
-        signal: Tensor,
+        modulation: Tensor,
         number: int,
         tokens: Tensor,
-        turn: Tensor | None,
+        rope: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        return run(self.blocks[number], self.shape.checkpoint, tokens, signal, turn, mask)
+        inputs = modulation, rope, mask
+        return run_block(self.blocks[number], self.shape.checkpoint, tokens, *inputs)
 
-    def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Picture tokens in the stream's precision, which autocast must not narrow."""
+    def _add_positions(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Image tokens with positions, in the dtype of the weights also under autocast."""
         tokens = tokens.to(self.time.up.weight.dtype)
         if self.shape.positions == "rope":
             return tokens
-        squeeze = 1.0 if self.shape.extrapolate == "none" else self._growth(grid)
-        table = once(sincos, *grid, self.shape.width, squeeze=squeeze, device=tokens.device)
+        shrink = 1.0 if self.shape.extrapolate == "none" else self._size_ratio(grid)
+        table = cached_table(sincos, *grid, self.shape.width, shrink=shrink, device=tokens.device)
         return tokens + table.to(tokens.dtype)
 
-    def _turn(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """The rotary table of picture tokens."""
-        kind, grown, head = self.shape.extrapolate, self._growth(grid), self._head
-        ways = {
+    def _image_rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """The rotary table of image tokens."""
+        kind, ratio, head = self.shape.extrapolate, self._size_ratio(grid), self._head_width
+        options = {
             "theta": self.shape.theta,
-            "squeeze": grown if kind == "rescale" else 1.0,
-            "spread": grown if kind == "ntk" else 1.0,
+            "shrink": ratio if kind == "rescale" else 1.0,
+            "ntk": ratio if kind == "ntk" else 1.0,
         }
-        return once(rotary_picture, *grid, head, device=device, **ways)
+        return cached_table(rotary_picture, *grid, head, device=device, **options)
 
-    def _growth(self, grid: tuple[int, int]) -> float:
+    def _size_ratio(self, grid: tuple[int, int]) -> float:
         patch = self.shape.patch
-        return growth(*grid, (self.frame.height // patch, self.frame.width // patch))
+        return size_ratio(*grid, (self.frame.height // patch, self.frame.width // patch))
 
     @property
-    def _head(self) -> int:
+    def _head_width(self) -> int:
         return self.shape.width // self.shape.heads
 
-    def _joined(
-        self, tokens: Tensor, turn: Tensor, cond: Cond
+    def _append_text(
+        self, tokens: Tensor, rope: Tensor, cond: Cond
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Picture tokens followed by refined text tokens, their rotary table and their key mask."""
+        """Image tokens followed by refined text tokens, their rotary table and their key mask."""
         if self.text is None or cond.tokens is None:
-            return tokens, turn, None
+            return tokens, rope, None
         b, count, _ = tokens.shape
         text = self.text(cond.tokens).to(tokens.dtype)
         theta, mask = self.shape.theta, cond.mask
-        places = once(rotary_text, text.shape[1], self._head, theta=theta, device=text.device)
-        alone = None if mask is None else mask[:, None, None, :]
-        for block in self.prompt_refiners:
-            text = run(block, self.shape.checkpoint, text, None, places, alone)
+        length, head = text.shape[1], self._head_width
+        text_rope = cached_table(rotary_text, length, head, theta=theta, device=text.device)
+        text_mask = None if mask is None else mask[:, None, None, :]
+        for block in self.text_refiners:
+            text = run_block(block, self.shape.checkpoint, text, None, text_rope, text_mask)
         joined = torch.cat([tokens, text.expand(b, -1, -1)], dim=1)
-        turn = torch.cat([turn, places], dim=1)
+        rope = torch.cat([rope, text_rope], dim=1)
         if mask is None:
-            return joined, turn, None
+            return joined, rope, None
         mask = F.pad(mask.expand(b, -1), (count, 0), value=True)
-        return joined, turn, mask[:, None, None, :]
+        return joined, rope, mask[:, None, None, :]
 
 
 stream_dit = by_size("stream_dit", StreamDiT, SHAPES, "S/2")

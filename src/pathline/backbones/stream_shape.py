@@ -31,7 +31,7 @@ class StreamShape(routes.RouteShape, Shape):
         check(self, "rank")
         if self.refiners < 0:
             raise ValueError(f"refiners must be at least 0, got {self.refiners}.")
-        routes.refuse(self)
+        routes.check_route(self)
 
 
 SHAPES = {

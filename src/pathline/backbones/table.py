@@ -1,4 +1,4 @@
-"""The backbones by name. A row is built from a Frame: (x, t, cond, r) -> Output."""
+"""The backbones by name. A row is built from a Frame: (x, t, cond, call) -> Output."""
 
 from pathline.backbones.cross_dit import cross_dit
 from pathline.backbones.ddt import ddt

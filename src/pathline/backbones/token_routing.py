@@ -1,6 +1,6 @@
-"""The stretch of a backbone's blocks that some tokens miss while it learns: TREAD and SPRINT.
+"""Blocks of a backbone that some tokens skip in training: TREAD and SPRINT.
 
-A shape with the settings route, route_share, route_before, route_after and path_drop has one.
+A backbone has them if its shape is a RouteShape whose route is not none.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pathline.nn import token_select as routing
-from pathline.nn.token_select import Route
+from pathline.nn import token_select as tokens_of
+from pathline.types import Route
 
 Routing = Literal["none", "tread", "sprint"]
-SHARES = {"tread": 0.5, "sprint": 0.75}  # of the tokens that are left out, where nobody says
-FOURTHS = (0.0, 0.25, 0.5, 0.75)  # of a group of 2x2
+SHARES = {"tread": 0.5, "sprint": 0.75}  # of tokens that skip, where route_share is null
+QUARTERS = (0.0, 0.25, 0.5, 0.75)  # of a group of 2x2
 
 
 @dataclass(frozen=True)
@@ -32,163 +32,163 @@ class RouteShape:
 
 
 class Fuse(nn.Module):
-    """SPRINT's join: what a token was before the stretch, and what that made of it."""
+    """SPRINT's join of the tokens before the routed blocks with those after them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mask = nn.Parameter(torch.zeros(width))  # for tokens that missed the stretch
+        self.mask = nn.Parameter(torch.zeros(width))  # for tokens that skipped the routed blocks
         self.linear = nn.Linear(2 * width, width)
 
     def forward(
         self,
         before: Float[Tensor, "b l d"],
         after: Float[Tensor, "b k d"],
-        kept: Tensor | None = None,
+        indices: Tensor | None = None,
         skipped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """after: of the places `kept`, of all without."""
-        if kept is not None:
-            after = routing.put(self.mask.to(before.dtype).expand_as(before), kept, after)
+        """after: of the tokens of these indices, or of all tokens if there are none."""
+        if indices is not None:
+            after = tokens_of.put(self.mask.to(before.dtype).expand_as(before), indices, after)
         if skipped is not None:
             after = torch.where(skipped[:, None, None], self.mask.to(after.dtype), after)
         return self.linear(torch.cat([before, after], dim=2)).to(before.dtype)
 
 
-def stretch(shape: Any) -> range:
-    """The blocks, counted from 0, that tokens may miss; without a route an empty one at the end."""
+def routed_blocks(shape: Any) -> range:
+    """The blocks, from 0, that tokens may skip; without a route an empty range at the end."""
     if shape.route == "none":
         return range(shape.depth, shape.depth)
     return range(shape.route_before, shape.depth - shape.route_after)
 
 
-def _room(depth: int) -> str:
-    least = " Here: backbone.route_before=1 backbone.route_after=1."
-    return least if depth > 2 else ""
+def check_route(shape: Any, feature_layer: int = 0) -> None:
+    """Raises ValueError for a route that this shape cannot have.
 
-
-def refuse(shape: Any, look: int = 0) -> None:
-    """Raises ValueError for a route that a shape can't have; look: the block terms look at."""
+    feature_layer: the block, from 1, whose tokens loss terms read; 0: the last.
+    """
     if shape.route == "none":
         return
-    inside = stretch(shape)
-    if min(shape.route_before, shape.route_after, len(inside)) < 1:
+    routed, share = routed_blocks(shape), _share(shape)
+    if min(shape.route_before, shape.route_after, len(routed)) < 1:
+        smallest = " Here: backbone.route_before=1 backbone.route_after=1."
         raise ValueError(
-            f"Of {shape.depth} blocks {shape.route_before} stand before the route and "
-            f"{shape.route_after} after it: want at least 1 before, 1 in it and 1 after "
-            f"(backbone.route_before, route_after, depth).{_room(shape.depth)}"
+            f"Of {shape.depth} blocks {shape.route_before} are before the route and "
+            f"{shape.route_after} after it. Set backbone.route_before, route_after and depth so "
+            f"that 1 or more are before, in and after it.{smallest if shape.depth > 2 else ''}"
         )
-    share = _share(shape)
     if not 0 <= share < 1:
-        raise ValueError(f"route_share is {share}; it is the share left out and lies in [0, 1).")
-    if shape.route == "sprint" and share not in FOURTHS:
         raise ValueError(
-            f"route_share is {share}, but sprint keeps tokens by groups of 2x2: take 0.75, 0.5, "
-            "0.25 or 0, or route=tread."
+            f"backbone.route_share={share} is wrong because it is the share of tokens left out. "
+            "Set 0 or more, below 1."
+        )
+    if shape.route == "sprint" and share not in QUARTERS:
+        raise ValueError(
+            f"backbone.route_share={share} is wrong because sprint chooses tokens in groups of "
+            "2x2. Set 0.75, 0.5, 0.25 or 0, or backbone.route=tread."
         )
     if not 0 <= shape.path_drop < 1:
-        raise ValueError(f"path_drop is {shape.path_drop}; it is a share and lies in [0, 1).")
-    if inside.start < look <= inside.stop:
         raise ValueError(
-            f"look={look} lies in the route, blocks {inside.start + 1} to {inside.stop}, which "
-            f"not all tokens see: take up to {inside.start}, from {inside.stop + 1} on, or 0."
+            f"backbone.path_drop={shape.path_drop} is wrong because it is a share of images. Set 0 "
+            "or more, below 1."
+        )
+    if routed.start < feature_layer <= routed.stop:
+        raise ValueError(
+            f"backbone.feature_layer={feature_layer} is wrong because some tokens skip blocks "
+            f"{routed.start + 1} to {routed.stop}. Set {routed.start} or less, {routed.stop + 1} "
+            "or more, or 0."
         )
 
 
-def draw(shape: Any, grid: tuple[int, int], rows: int, rng: torch.Generator) -> Route:
-    """A route for so many pictures of rows x columns tokens."""
+def sample_route(shape: Any, grid: tuple[int, int], rows: int, rng: torch.Generator) -> Route:
+    """A route for this many images of grid = (rows, columns) tokens."""
     share = _share(shape)
     if shape.route == "tread":
-        return Route(routing.anywhere(rows, grid[0] * grid[1], share, rng))
-    kept = routing.in_groups(rows, grid, round(4 * (1 - share)), rng)
+        return Route(tokens_of.sample_tokens(rows, grid[0] * grid[1], share, rng))
+    indices = tokens_of.sample_in_groups(rows, grid, round(4 * (1 - share)), rng)
     if not shape.path_drop:
-        return Route(kept)
-    return Route(kept, torch.rand(rows, generator=rng, device=rng.device) < shape.path_drop)
+        return Route(indices)
+    return Route(indices, torch.rand(rows, generator=rng, device=rng.device) < shape.path_drop)
 
 
-def drawer(network: nn.Module) -> Callable[[Tensor, torch.Generator], Route] | None:
-    """(x, rng) -> a route for x through the backbone in `network`; None if that has no route."""
-    for module in network.modules():
-        shape = getattr(module, "shape", None)
-        if getattr(shape, "route", "none") != "none":
-            return partial(_draw_for, shape)
-    return None
+def route_sampler(backbone: nn.Module) -> Callable[[Tensor, torch.Generator], Route] | None:
+    """(x, rng) -> a route of x through this backbone; None if it has no routed blocks."""
+    if not getattr(backbone, "has_route", False):
+        return None
+    return partial(_sample_for, backbone.shape)
 
 
-def _draw_for(shape: Any, x: Tensor, rng: torch.Generator) -> Route:
-    return draw(shape, (x.shape[2] // shape.patch, x.shape[3] // shape.patch), len(x), rng)
+def _sample_for(shape: Any, x: Tensor, rng: torch.Generator) -> Route:
+    grid = x.shape[2] // shape.patch, x.shape[3] // shape.patch
+    return sample_route(shape, grid, len(x), rng)
 
 
-def joins(network: nn.Module) -> bool:
-    """Whether the backbone in `network` has a join, and so can do without its stretch."""
-    return any(isinstance(module, Fuse) for module in network.modules())
-
-
-def around(x: Tensor) -> Route:
-    """The route of pictures x on which the stretch does not run: the join hears its mask alone."""
+def skip_route(x: Tensor) -> Route:
+    """The route of images x on which the routed blocks do not run: the join reads its mask."""
     return Route(torch.empty(len(x), 0, dtype=torch.long, device=x.device))
 
 
-def walk(
+def run_blocks(
     network: Any,
     step: Callable[[int, Tensor, Tensor | None, Tensor | None], Tensor],
     route: Route | None,
     count: int,
     tokens: Float[Tensor, "b l d"],
-    turn: Float[Tensor, "2 l k"] | None = None,
+    rope: Float[Tensor, "2 l k"] | None = None,
     mask: Bool[Tensor, "b 1 1 l"] | None = None,
 ) -> Float[Tensor, "b l d"]:
-    """The tokens after all blocks, of which those of the stretch see what the route keeps.
+    """The tokens after all blocks, of which the routed ones run on the tokens of the route.
 
-    step: (block, tokens, turn, mask) -> tokens. count: tokens of the picture; those of text, behind
-    them, miss nothing. A token that misses the stretch comes out as it went in, or where the
-    network has a join, joined with its mask. Raises ValueError for a route through a network
-    without, or of other rows than there are.
+    step: (block, tokens, rope, mask) -> tokens. count: tokens of the image; those of text, after
+    them, skip nothing. A token that skips the routed blocks is unchanged by them, or joined with a
+    mask if the network has a join. Raises ValueError for a route through a network without routed
+    blocks, or of another number of images.
     """
-    inside = stretch(network.shape)
-    _refuse_route(network.shape, route, len(tokens))
+    routed = routed_blocks(network.shape)
+    _check_rows(network.shape, route, len(tokens))
 
-    def some(numbers: range, tokens: Tensor, turn: Tensor | None, mask: Tensor | None) -> Tensor:
+    def run(numbers: range, tokens: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
         for number in numbers:
-            tokens = step(number, tokens, turn, mask)
+            tokens = step(number, tokens, rope, mask)
         return tokens
 
-    before = some(range(inside.start), tokens, turn, mask)
-    if not inside:
+    before = run(range(routed.start), tokens, rope, mask)
+    if not routed:
         return before
-    after = _routed(partial(some, inside), network.fuse, route, count, before, turn, mask)
-    return some(range(inside.stop, network.shape.depth), after, turn, mask)
+    after = _run_routed(partial(run, routed), network.fuse, route, count, before, rope, mask)
+    return run(range(routed.stop, network.shape.depth), after, rope, mask)
 
 
-def _refuse_route(shape: Any, route: Route | None, rows: int) -> None:
+def _check_rows(shape: Any, route: Route | None, rows: int) -> None:
     if route is not None and shape.route == "none":
         raise ValueError(
-            "This network was built without a route: build it with route=tread or sprint."
+            "This network was built with route=none and takes no route. Build it with route=tread "
+            "or sprint."
         )
-    if route is not None and len(route.kept) != rows:
-        raise ValueError(f"The route is for {len(route.kept)} pictures, these are {rows}.")
+    if route is not None and len(route.indices) != rows:
+        raise ValueError(f"The route is for {len(route.indices)} images, but x has {rows}.")
 
 
-def _routed(
+def _run_routed(
     blocks: Callable[..., Tensor],
     fuse: Fuse | None,
     route: Route | None,
     count: int,
     tokens: Tensor,
-    turn: Tensor | None,
+    rope: Tensor | None,
     mask: Tensor | None,
 ) -> Tensor:
     if route is None:
-        after = blocks(tokens, turn, mask)
+        after = blocks(tokens, rope, mask)
         return after if fuse is None else fuse(tokens, after)
-    if not route.kept.shape[1]:
-        return tokens if fuse is None else fuse(tokens, tokens[:, :0], route.kept)
-    kept = routing.whole(route.kept, count, tokens.shape[1])
-    turn = None if turn is None else routing.turns(turn, kept)
-    mask = None if mask is None else routing.masks(mask, kept)
-    after = blocks(routing.take(tokens, kept), turn, mask)
+    if not route.indices.shape[1]:
+        return tokens if fuse is None else fuse(tokens, tokens[:, :0], route.indices)
+    indices = tokens_of.with_text(route.indices, count, tokens.shape[1])
+    rope = None if rope is None else tokens_of.rope_of(rope, indices)
+    mask = None if mask is None else tokens_of.mask_of(mask, indices)
+    after = blocks(tokens_of.take(tokens, indices), rope, mask)
     if fuse is None:
-        return routing.put(tokens, kept, after)
-    return fuse(tokens, after, kept, route.skipped)
+        return tokens_of.put(tokens, indices, after)
+    return fuse(tokens, after, indices, route.skipped)
 
 
 def _share(shape: Any) -> float:

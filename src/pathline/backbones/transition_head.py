@@ -1,68 +1,67 @@
-"""The flow head of difference transition matching (arXiv 2506.23589) upon any backbone.
+"""The flow head of difference transition matching (arXiv 2506.23589).
 
-A small network that sees noisy values of tokens and what the backbone said of them: one token at a
-time, or those of a group that attend to one another (arXiv 2512.12465).
+A small network that reads noisy values of tokens and the backbone's hidden states: one token at a
+time, or the tokens of a group, which attend to one another (arXiv 2512.12465).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.backbones.conditioning import Backbone, Unread
+from pathline.backbones.conditioning import NoFinal, zero_modulations
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
-from pathline.nn.modulation import Own
-from pathline.nn.positions import once, sincos
-from pathline.types import Cond, Frame, Output
+from pathline.nn.modulation import BlockModulation
+from pathline.nn.positions import cached_table, sincos
+from pathline.types import Frame
 
-READABLE = ("cross_dit", "dit", "stream_dit")  # backbones whose hidden states a head can read
 Kind = Literal["mlp", "transformer"]
 
 
 class Block(nn.Module):
-    """A modulated feed-forward on single tokens; identity at the start (MAR, arXiv 2406.11838)."""
+    """A modulated feed-forward on single tokens; the identity at first (MAR, arXiv 2406.11838)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.modulation = Own(width, 3)
+        self.modulation = BlockModulation(width, 3)
         self.norm = blocks.norm("layer", width)
         self.mlp = blocks.Gelu(width, width)
 
     def forward(
-        self, x: Float[Tensor, "n 1 d"], signal: Float[Tensor, "n d"]
+        self, x: Float[Tensor, "n 1 d"], conditioning: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n 1 d"]:
-        shift, scale, gate = self.modulation(signal)
+        shift, scale, gate = self.modulation(conditioning)
         return torch.addcmul(x, gate, self.mlp(blocks.modulate(self.norm(x), shift, scale)))
 
 
-class Meeting(nn.Module):
+class GroupBlock(nn.Module):
     """Modulated attention among the tokens of a group, then a feed-forward on each."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.modulation = Own(width, 3)
+        self.modulation = BlockModulation(width, 3)
         self.norm = blocks.norm("layer", width)
         self.attention = Attention(width, _heads(width))
-        self.each = Block(width)
+        self.token_block = Block(width)
 
     def forward(
-        self, x: Float[Tensor, "m k d"], signal: Float[Tensor, "n d"]
+        self, x: Float[Tensor, "m k d"], conditioning: Float[Tensor, "n d"]
     ) -> Float[Tensor, "m k d"]:
-        """signal: a row for each of the m·k tokens."""
-        shift, scale, gate = (part.view_as(x) for part in self.modulation(signal))
+        """conditioning: a row for each of the m·k tokens."""
+        shift, scale, gate = (part.view_as(x) for part in self.modulation(conditioning))
         y = self.attention(torch.addcmul(shift, self.norm(x), 1 + scale))
         x = torch.addcmul(x, gate, y)
-        return self.each(x.flatten(0, 1)[:, None], signal).view_as(x)
+        return self.token_block(x.flatten(0, 1)[:, None], conditioning).view_as(x)
 
 
 class Head(nn.Module):
-    """Velocity of values y at inner times s, given what the backbone knows; zero at the start.
+    """(y, s, t, hidden) -> velocity of y at inner times s; 0 at first.
 
-    group: side of what is drawn as one, in the backbone's tokens; 0: the whole picture. mlp makes
-    one wide token of it, transformer lets its tokens attend to one another.
+    group: side of the square of the backbone's tokens that is sampled as one; 0: the whole image.
+    mlp concatenates these tokens, in a transformer they attend to one another.
     """
 
     def __init__(
@@ -77,18 +76,18 @@ class Head(nn.Module):
         kind: Kind = "mlp",
     ) -> None:
         super().__init__()
-        self.meets, self.group = kind == "transformer", group
-        self.size = patch * group  # places of x along the side that shares an inner time; 0: all
-        self.side, joined = (patch, 1) if self.meets else (self.size, group)  # of a head token
+        self.attends, self.group = kind == "transformer", group
+        self.size = patch * group  # side of the square of x that shares an inner time; 0: all of x
+        self.side, joined = (patch, 1) if self.attends else (self.size, group)  # of a head token
         outputs = self.side**2 * channels
         self.patch = nn.Linear(outputs, width)
         self.inner_time = blocks.TimeEmbedding(width)
         self.time = blocks.TimeEmbedding(width)
         self.norm = blocks.norm("layer", hidden)
         self.hidden = nn.Linear(joined**2 * hidden, width)
-        block = Meeting if self.meets else Block
+        block = GroupBlock if self.attends else Block
         self.blocks = nn.ModuleList([block(width) for _ in range(depth)])
-        self.modulation = Own(width, 2)
+        self.modulation = BlockModulation(width, 2)
         self.norm_out = blocks.norm("layer", width)
         self.final = nn.Linear(width, outputs)
         blocks.xavier(self)
@@ -96,9 +95,7 @@ class Head(nn.Module):
         for embedding in (self.inner_time, self.time):
             nn.init.normal_(embedding.up.weight, std=0.02)
             nn.init.normal_(embedding.down.weight, std=0.02)
-        for module in self.modules():
-            if isinstance(module, Own):
-                module.zero()
+        zero_modulations(self)
 
     def forward(
         self,
@@ -107,87 +104,54 @@ class Head(nn.Module):
         t: Float[Tensor, " b"],
         hidden: Float[Tensor, "b l d"],
     ) -> Float[Tensor, "n c h w"]:
-        """n is a multiple of b: all rows of hidden once, then all of them again.
+        """n is a multiple of b: row i of y belongs to row i mod b of t and hidden.
 
-        s: the inner time of every group, or a single one for all (m, i, j = 1). Raises ValueError
-        for a picture that groups can't tile.
+        s: the inner time of each group, or one for all (m, i, j = 1). Raises ValueError for an
+        image that groups can't tile.
         """
-        _refuse_torn(y, self.size or self.side)
+        _check_tiles(y, self.size or self.side)
         rows, columns = y.shape[2] // self.side, y.shape[3] // self.side
-        known = self.norm(hidden)
-        if not self.meets:
-            known = _grouped(known, rows * self.group, columns * self.group, self.group).flatten(2)
-        known, tokens = (
-            self._met(x, rows, columns) for x in (known, blocks.patchify(y, self.side))
-        )  # b groups k d: the k tokens of a group meet
-        known = self.hidden(known) + self.time(t)[:, None, None]
-        inner = self.inner_time(s.flatten()).view(len(s), -1, 1, known.shape[-1])
-        signal = F.silu(known.repeat(len(y) // len(t), 1, 1, 1) + inner).flatten(0, 2)
+        state = self.norm(hidden)
+        if not self.attends:
+            state = _grouped(state, rows * self.group, columns * self.group, self.group).flatten(2)
+        # b groups k d: the k tokens of a group attend to one another
+        state, tokens = (
+            self._by_group(x, rows, columns) for x in (state, blocks.patchify(y, self.side))
+        )
+        # the conditioning of each token: hidden states, outer time and inner time
+        state = self.hidden(state) + self.time(t)[:, None, None]
+        inner = self.inner_time(s.flatten()).view(len(s), -1, 1, state.shape[-1])
+        conditioning = F.silu(state.repeat(len(y) // len(t), 1, 1, 1) + inner).flatten(0, 2)
         x = self.patch(tokens.flatten(0, 1))
-        if self.meets:
-            x = x + self._places(x, rows, columns)
+        if self.attends:
+            x = x + self._positions(x, rows, columns)
         for block in self.blocks:
-            x = block(x, signal)
-        shift, scale = self.modulation(signal)
+            x = block(x, conditioning)
+        shift, scale = self.modulation(conditioning)
         x = x.flatten(0, 1)[:, None]
         x = self.final(blocks.modulate(self.norm_out(x), shift, scale))
-        x = self._parted(x.view(tokens.shape), rows, columns)
+        x = self._in_rows(x.view(tokens.shape), rows, columns)
         return blocks.unpatchify(x, self.side, rows, columns)
 
-    def _met(self, x: Tensor, rows: int, columns: int) -> Float[Tensor, "b g k d"]:
-        """Tokens of the picture by groups."""
-        if not self.meets:
+    def _by_group(self, x: Tensor, rows: int, columns: int) -> Float[Tensor, "b g k d"]:
+        """Tokens of the image by group."""
+        if not self.attends:
             return x[:, :, None]
         return _grouped(x, rows, columns, self.group) if self.group else x[:, None]
 
-    def _parted(self, x: Float[Tensor, "b g k d"], rows: int, columns: int) -> Tensor:
-        """The inverse of `_met`."""
-        if not self.meets or not self.group:
+    def _in_rows(self, x: Float[Tensor, "b g k d"], rows: int, columns: int) -> Tensor:
+        """The inverse of `_by_group`."""
+        if not self.attends or not self.group:
             return x.flatten(1, 2)
         return _ungrouped(x, rows, columns, self.group)
 
-    def _places(self, x: Tensor, rows: int, columns: int) -> Float[Tensor, "k d"]:
-        """Where in its group a token stands."""
+    def _positions(self, x: Tensor, rows: int, columns: int) -> Float[Tensor, "k d"]:
+        """Positions of the tokens in their group."""
         sides = (self.group, self.group) if self.group else (rows, columns)
-        return once(sincos, *sides, x.shape[-1], device=x.device).to(x.dtype)
+        return cached_table(sincos, *sides, x.shape[-1], device=x.device).to(x.dtype)
 
 
-class Headed(nn.Module):
-    """A backbone, run once, and the head that draws a whole transition from its hidden states."""
-
-    def __init__(self, backbone: nn.Module, head: Head) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def forward(
-        self,
-        x: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
-        cond: Cond,
-        r: Float[Tensor, " b"] | None = None,
-        hidden: Float[Tensor, "b l d"] | None = None,
-        y: Float[Tensor, "n c h w"] | None = None,
-        s: Float[Tensor, "m i j"] | None = None,
-        **ways: Any,
-    ) -> Output:
-        """The head's velocity at (y, s) for transitions out of (x, t), and the hidden states.
-
-        hidden: what an earlier call gave for the same (x, t, cond); the backbone is not run then.
-        Without y and s: the velocity at y = 0, s = 0, which is the mean of what may be drawn.
-        ways: further arguments of the backbone, such as a route.
-        """
-        inner = None
-        if hidden is None:
-            out: Output = self.backbone(x, t, cond, r, **ways)
-            hidden, inner = out.hidden, out.inner
-        if y is None or s is None:
-            y, s = torch.zeros_like(x), t.new_zeros(1, 1, 1)
-        return Output(self.head(y, s, t, hidden), hidden, inner)
-
-
-def headed(
-    network: nn.Module,
+def build_head(
     backbone: nn.Module,
     frame: Frame,
     *,
@@ -195,74 +159,80 @@ def headed(
     width: int | None = None,
     depth: int = 3,
     group: int = 1,
-) -> Headed:
-    """The network with a head in place of the backbone's last layer.
+) -> Head:
+    """A head for this backbone, whose own last layer is removed.
 
-    network: the backbone itself, or what holds it. width, depth: of the head; None: half of the
-    backbone's width, and what a token's numbers take. group: tokens along a side of what the head
-    draws as one; 0, of a transformer: all. Raises ValueError for a backbone that gives no hidden
-    states and for numbers that don't fit.
+    width, depth: of the head; null: half of the backbone's width, or the values of a head token if
+    these are more. group: tokens along a side of the square that the head samples as one; 0, of a
+    transformer: all. Raises ValueError for a backbone that takes no head and for numbers that
+    don't fit.
     """
-    if not isinstance(backbone, Backbone):
+    if not getattr(backbone, "takes_head", False):
         raise ValueError(
-            "Transition matching puts its head upon a backbone's hidden states, and no head fits "
-            f"{type(backbone).__name__}. Backbones that take one: {', '.join(READABLE)}."
+            f"objective=transition is wrong because {type(backbone).__name__} takes no transition "
+            "head: no last layer of it reads its hidden states. Set backbone=dit, cross_dit or "
+            "stream_dit."
         )
     shape = backbone.shape
     side = shape.patch * (group if kind == "mlp" else 1)
     wide = max(shape.width // 2, side**2 * frame.channels) if width is None else width
-    _refuse_misfit(frame, side, group, wide, depth)
+    _check_sizes(frame, side, group, wide, depth)
     if kind == "transformer":
-        _refuse_groups(frame, side, group, wide)
-    ways = {"width": wide, "depth": depth, "group": group}
-    head = Head(shape.patch, frame.channels, shape.width, kind=kind, **ways)
-    backbone.add_module("final", Unread(shape.patch**2 * frame.channels))
-    return Headed(network, head)
+        _check_groups(frame, side, group, wide)
+    sizes = {"width": wide, "depth": depth, "group": group}
+    head = Head(shape.patch, frame.channels, shape.width, kind=kind, **sizes)
+    backbone.add_module("final", NoFinal(shape.patch**2 * frame.channels))
+    return head
 
 
-def _refuse_misfit(frame: Frame, patch: int, group: int, width: int, depth: int) -> None:
-    """patch: places along the side of a head's token."""
+def _check_sizes(frame: Frame, patch: int, group: int, width: int, depth: int) -> None:
+    """patch: side of a head token, in pixels or latent positions."""
     if patch < 1:
         raise ValueError(
-            f"objective.head_group is {group}; a head of single tokens or squares wants 1 or more "
-            "(0, all tokens, and none below it, with objective.head=transformer)."
+            f"objective.head_group={group} is wrong because an mlp head samples squares of 1 or "
+            "more tokens. Set 1 or more, or 0 (all tokens) with objective.head=transformer."
         )
     if frame.height % patch or frame.width % patch:
         raise ValueError(
-            f"A head's token of {group}x{group} patches, {patch}x{patch} places, can't tile "
-            f"{frame.height}x{frame.width}."
+            f"objective.head_group={group} is wrong because a head token of {group}x{group} "
+            f"patches, {patch}x{patch} in x, can't tile {frame.height}x{frame.width}."
         )
-    numbers = patch**2 * frame.channels
-    if depth < 1 or width < numbers:
+    values = patch**2 * frame.channels
+    if depth < 1 or width < values:
         raise ValueError(
-            f"A head of width {width} and depth {depth} can't carry the noise of its tokens, "
-            f"{patch}x{patch}x{frame.channels} = {numbers} numbers: want a width of as many or "
-            "more, and a depth of 1 or more."
+            f"A head of width {width} and depth {depth} can't represent the noise of its tokens, "
+            f"{patch}x{patch}x{frame.channels} = {values} values. Set objective.head_width to "
+            f"{values} or more and objective.head_depth to 1 or more."
         )
 
 
-def _refuse_groups(frame: Frame, patch: int, group: int, width: int) -> None:
+def _check_groups(frame: Frame, patch: int, group: int, width: int) -> None:
     rows, columns = frame.height // patch, frame.width // patch
     if group < 0 or (group and (rows % group or columns % group)):
         raise ValueError(
-            f"Groups of {group}x{group} tokens can't tile the {rows}x{columns} tokens of a "
-            "picture: take a side that divides both, or 0 for the whole picture."
+            f"objective.head_group={group} is wrong because groups of {group}x{group} tokens can't "
+            f"tile the {rows}x{columns} tokens of an image. Set a number that divides both, or 0 "
+            "for the whole image."
         )
     if width % 4:
-        raise ValueError(f"A transformer head's width must be a multiple of 4, got {width}.")
+        raise ValueError(
+            f"objective.head_width={width} is wrong because the sin-cos positions of a transformer "
+            "head need a multiple of 4. Set a multiple of 4."
+        )
 
 
-def _refuse_torn(y: Tensor, side: int) -> None:
+def _check_tiles(y: Tensor, side: int) -> None:
     height, width = y.shape[2:]
     if height % side or width % side:
         raise ValueError(
-            f"This head draws {side}x{side} places as one, which can't tile {height}x{width}: both "
-            f"must be multiples of {side}. Such sizes want a smaller objective.head_group."
+            f"This head samples squares of {side}x{side} as one, which can't tile "
+            f"{height}x{width}. Sample a size whose sides are multiples of {side}, or train with a "
+            "smaller objective.head_group."
         )
 
 
 def _heads(width: int) -> int:
-    """As many as divide the width, each of 64 or a little more."""
+    """The largest number of heads that divides the width into heads of 64 or more."""
     return next(count for count in range(max(1, width // 64), 0, -1) if not width % count)
 
 

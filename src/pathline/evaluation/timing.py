@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pathline.assemble import Parts
-from pathline.backbones.token_routing import drawer
-from pathline.objectives.with_route import routed
+from pathline.backbones.token_routing import route_sampler
+from pathline.objectives.with_route import with_route
 from pathline.training.device import finish
 from pathline.training.players import Lane, Player, update
 from pathline.types import Batch
@@ -194,7 +194,7 @@ def operations(parts: Parts, batch: Batch) -> float:
     """
     rng = torch.Generator(batch.x1.device).manual_seed(0)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        learn = routed(parts.objective.loss, drawer(parts.network))
+        learn = with_route(parts.objective.loss, route_sampler(parts.network.backbone))
         loss, _ = learn(parts.network, batch, rng, parts.draw, parts.criterion)
         loss.backward()
     parts.network.zero_grad(set_to_none=True)

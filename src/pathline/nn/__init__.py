@@ -1,1 +1,1 @@
-"""Pieces that backbones are made of; no backbone stands here."""
+"""Layers that backbones and codecs are built of: attention, patches, modulation, positions."""

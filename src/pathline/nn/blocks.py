@@ -1,4 +1,4 @@
-"""Patches, norms, feed-forward layers and what carries time and labels into a network."""
+"""Patches, norms, feed-forward layers, and embeddings of time and text."""
 
 import math
 from typing import Literal
@@ -20,7 +20,7 @@ def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b l d"]:
     """
     b, c, height, width = x.shape
     if height % patch or width % patch:
-        raise ValueError(misfit(height, width, patch))
+        raise ValueError(patch_error(height, width, patch))
     rows, columns = height // patch, width // patch
     x = x.view(b, c, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
     return x.reshape(b, rows * columns, patch * patch * c)
@@ -36,25 +36,25 @@ def unpatchify(
     return x.reshape(b, c, rows * patch, columns * patch)
 
 
-def patch_in(patch_width: int, bottleneck: int, width: int) -> nn.Module:
-    """The patch embedding; through a narrow middle without bias if bottleneck > 0 (JiT)."""
+def patch_embedding(patch_width: int, bottleneck: int, width: int) -> nn.Module:
+    """Patches to tokens; with bottleneck > 0 through a low-rank layer without bias (JiT)."""
     if not bottleneck:
         return nn.Linear(patch_width, width)
     narrow = nn.Linear(patch_width, bottleneck, bias=False)
     return nn.Sequential(narrow, nn.Linear(bottleneck, width))
 
 
-def misfit(height: int, width: int, patch: int) -> str:
-    """What to say when patches don't tile a picture."""
-    sides = {}
+def patch_error(height: int, width: int, patch: int) -> str:
+    """The message for an image that patches cannot tile, with the nearest sizes that they can."""
+    nearest = {}
     for name, side in (("height", height), ("width", width)):
         if side % patch:
             below = side // patch * patch
-            sides[f"{name} {side}"] = f"{below} or {below + patch}" if below else f"{patch}"
-    wrong, near = " and ".join(sides), "; ".join(sides.values())
+            nearest[f"{name} {side}"] = f"{below} or {below + patch}" if below else f"{patch}"
     return (
-        f"A picture of {height}x{width} can't be cut into patches of {patch}: "
-        f"{wrong} is no multiple of {patch}. Nearest: {near}."
+        f"An image of {height}x{width} cannot be cut into patches of {patch}: "
+        f"{' and '.join(nearest)} is no multiple of {patch}. "
+        f"Nearest: {'; '.join(nearest.values())}."
     )
 
 
@@ -66,7 +66,7 @@ def modulate(
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, whose gains may be narrower than its input, as fsdp2 gathers them under bf16."""
+    """torch's RMSNorm, with gains cast to the input's dtype: fsdp2 gathers them in bf16."""
 
     def forward(self, x: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
         assert self.weight is not None
@@ -74,7 +74,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def norm(kind: Literal["layer", "rms"], width: int) -> nn.Module:
-    """What stands before a modulation: LayerNorm without weights (DiT) or RMSNorm with (JiT)."""
+    """The norm before a modulation: LayerNorm without weights (DiT) or RMSNorm with (JiT)."""
     if kind == "rms":
         return RMSNorm(width, eps=EPS)
     return nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
@@ -122,7 +122,7 @@ def feed_forward(kind: Literal["gelu", "swiglu"], width: int, *, bias: bool = Tr
 
 
 class TimeEmbedding(nn.Module):
-    """Time in [0, 1] -> a vector; float32 under autocast, for bf16 can't tell times apart."""
+    """Time in [0, 1] -> a vector; in float32 under autocast, since bf16 rounds times too much."""
 
     def __init__(self, width: int, *, scale: float = 1000.0, frequencies: int = 256) -> None:
         super().__init__()
@@ -133,12 +133,12 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
         with torch.autocast(t.device.type, enabled=False):
-            waves = time_sinusoid(t.float() * self.scale, self.frequencies)
-            return self.down(F.silu(self.up(waves.to(self.up.weight.dtype))))
+            sinusoids = time_sinusoid(t.float() * self.scale, self.frequencies)
+            return self.down(F.silu(self.up(sinusoids.to(self.up.weight.dtype))))
 
 
 class TextIn(nn.Module):
-    """Text states -> tokens of the network; the norm tames encoders with outlying channels."""
+    """Text states -> tokens of the network; the norm is for encoders with outlier channels."""
 
     def __init__(self, text_width: int, width: int) -> None:
         super().__init__()
@@ -147,8 +147,8 @@ class TextIn(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l d"]:
         with torch.autocast(tokens.device.type, enabled=False):
-            normed = self.norm(tokens.to(self.norm.weight.dtype))
-        return self.linear(normed)
+            normalised = self.norm(tokens.to(self.norm.weight.dtype))
+        return self.linear(normalised)
 
 
 def xavier(network: nn.Module) -> None:

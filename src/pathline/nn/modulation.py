@@ -1,4 +1,4 @@
-"""How time and labels steer every block: adaptive scale, shift and gate, all zero at the start."""
+"""Adaptive layer norm: scale, shift and gate of a block by the conditioning vector; 0 at first."""
 
 from typing import Literal
 
@@ -7,24 +7,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Own(nn.Module):
-    """A block's own projection (DiT's adaLN-zero)."""
+class BlockModulation(nn.Module):
+    """A projection for each block (DiT's adaLN-zero)."""
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, parts * width)
         self.parts = parts
 
-    def forward(self, signal: Float[Tensor, "b d"]) -> tuple[Tensor, ...]:
-        return cut(self.linear(signal), self.parts)
+    def forward(self, conditioning: Float[Tensor, "b d"]) -> tuple[Tensor, ...]:
+        return split(self.linear(conditioning), self.parts)
 
     def zero(self) -> None:
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
 
-class LowRank(nn.Module):
-    """A block's own projection through a narrow middle."""
+class LowRankModulation(nn.Module):
+    """A low-rank projection for each block."""
 
     def __init__(self, width: int, parts: int, rank: int) -> None:
         super().__init__()
@@ -32,38 +32,42 @@ class LowRank(nn.Module):
         self.up = nn.Linear(rank, parts * width)
         self.parts = parts
 
-    def forward(self, signal: Float[Tensor, "b d"]) -> tuple[Tensor, ...]:
-        return cut(self.up(self.down(signal)), self.parts)
+    def forward(self, conditioning: Float[Tensor, "b d"]) -> tuple[Tensor, ...]:
+        return split(self.up(self.down(conditioning)), self.parts)
 
     def zero(self) -> None:
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
 
-class Offset(nn.Module):
-    """A block's own table, added to a projection that all blocks share (PixArt-α)."""
+class SharedModulation(nn.Module):
+    """A table for each block, added to a projection that all blocks share (PixArt-α)."""
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros(parts * width))
         self.parts = parts
 
-    def forward(self, signal: Float[Tensor, "b e"]) -> tuple[Tensor, ...]:
-        return cut(signal + self.table, self.parts)
+    def forward(self, conditioning: Float[Tensor, "b e"]) -> tuple[Tensor, ...]:
+        return split(conditioning + self.table, self.parts)
 
     def zero(self) -> None:
         nn.init.zeros_(self.table)
 
 
-def modulation(
+def build_modulation(
     kind: Literal["block", "shared", "lowrank"], width: int, parts: int, rank: int
 ) -> nn.Module:
-    """What gives a block its `parts` vectors from the signal."""
+    """The module that computes a block's `parts` vectors from the conditioning vector."""
     if kind == "shared":
-        return Offset(width, parts)
-    return LowRank(width, parts, rank) if kind == "lowrank" else Own(width, parts)
+        return SharedModulation(width, parts)
+    return (
+        LowRankModulation(width, parts, rank)
+        if kind == "lowrank"
+        else BlockModulation(width, parts)
+    )
 
 
-def cut(x: Float[Tensor, "b e"], parts: int) -> tuple[Float[Tensor, "b 1 d"], ...]:
-    """The vectors side by side in x, each ready to meet tokens."""
+def split(x: Float[Tensor, "b e"], parts: int) -> tuple[Float[Tensor, "b 1 d"], ...]:
+    """The vectors that are concatenated in x, each with an axis for tokens."""
     return x.view(len(x), parts, 1, -1).unbind(1)

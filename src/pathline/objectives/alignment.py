@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pathline.types import Batch, Output, Point
+from pathline.types import PLAIN_CALL, Batch, Call, Cond, Output, Point
 
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
@@ -54,30 +54,31 @@ def standardised(features: Float[Tensor, "b e i j"], share: float) -> Float[Tens
     return (features - share * mean) / (features.std((2, 3), correction=0, keepdim=True) + 1e-6)
 
 
-def seeing(loss: Loss) -> Loss:
-    """The loss of a network that has a projector; terms get the batch's features, where it has any.
+def with_features(loss: Loss) -> Loss:
+    """The loss of a network with a projector: its terms get the features of the batch, if any.
 
-    The projector is asked in passes that learn, not in those on the way to a target.
+    Hidden states are projected in passes that are trained, not in those that compute a target.
     """
 
-    def learn(
+    def loss_with_features(
         network: Callable[..., Output],
         batch: Batch,
         rng: torch.Generator,
         draw: Callable[..., Point],
         criterion: Callable[[Point, Output], tuple[Tensor, dict[str, Tensor]]],
-        **ways: Any,
+        **options: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if batch.features is None:
-            return loss(network, batch, rng, draw, criterion, **ways)
-        learning = torch.is_grad_enabled()
+            return loss(network, batch, rng, draw, criterion, **options)
+        in_training = torch.is_grad_enabled()
 
-        def call(*inputs: Any, **more: Any) -> Output:
-            return network(*inputs, project=torch.is_grad_enabled() == learning, **more)
+        def projecting(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:
+            project = torch.is_grad_enabled() == in_training
+            return network(x, t, cond, call._replace(project=project))
 
-        def judge(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
+        def criterion_with_features(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
             return criterion(point._replace(features=batch.features), out)
 
-        return loss(call, batch, rng, draw, judge, **ways)
+        return loss(projecting, batch, rng, draw, criterion_with_features, **options)
 
-    return learn
+    return loss_with_features

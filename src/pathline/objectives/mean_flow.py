@@ -16,7 +16,7 @@ from torch import Tensor
 from pathline.flow.paths import Path, interpolate, velocity
 from pathline.objectives.flow import drop, padded, read, read_exactly, refuse_floor, refuse_shares
 from pathline.objectives.mean_flow_target import Average, Lift, Target, between, difference, exact
-from pathline.types import Batch, Cond, Field, Objective, Output, Point, rows_of
+from pathline.types import Batch, Call, Cond, Field, Objective, Output, Point, rows_of
 
 LEAST = 0.005  # α below which the derivative takes over; as near to 1, there is no lift
 
@@ -68,7 +68,7 @@ def loss(
         average = partial(_average, network, seen, rows_of(cond, late))
         where = point.xt[late], point.t[late], r[late], v[late]
         lift = _lift(average, *where, lift_at(batch.done), own)
-    out: Output = network(point.xt, point.t, cond, r)
+    out: Output = network(point.xt, point.t, cond, Call(r))
     u = seen(out.value.float(), point.xt, point.t)
     lifts = torch.zeros_like(v)
     if lift is not None:
@@ -81,7 +81,8 @@ def field(network, cond: Cond, *, path: Path, prediction: str) -> Field:
 
     def between_times(x: Tensor, t: float | Tensor, r: float | Tensor | None = None) -> Tensor:
         here = _times(t, x)
-        value = network(x, here, cond, here if r is None else _times(r, x)).value.to(x.dtype)
+        call = Call(here if r is None else _times(r, x))
+        value = network(x, here, cond, call).value.to(x.dtype)
         return read_exactly(value, x, t, path, prediction)
 
     return between_times
@@ -109,7 +110,7 @@ def _spanned(
 
 
 def _average(network, seen, cond: Cond, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-    return seen(network(x, t, cond, r).value.float(), x, t)
+    return seen(network(x, t, cond, Call(r)).value.float(), x, t)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from pathline.flow.solvers import (
 )
 from pathline.flow.times import DRAWS, uniform_grid
 from pathline.objectives.flow import drop, refuse_shares
-from pathline.types import Batch, Cond, Field, Objective, Output, Point
+from pathline.types import Batch, Call, Cond, Field, Objective, Output, Point
 
 InnerTimes = Literal["uniform", "logit_normal"]
 HEAD_STEPS: dict[str, Step] = {"midpoint": midpoint, "heun": heun, "euler": euler}
@@ -61,7 +61,7 @@ def loss(
     inner = partial(DRAWS[inner_times], rng=rng, shift=inner_shift)
     s = _inner(y1, inner, patch)  # n i j
     ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
-    out: Output = network(point.xt, point.t, cond, None, None, ys, s)
+    out: Output = network(point.xt, point.t, cond, Call(y=ys, s=s))
     labels = None if point.labels is None else point.labels.repeat(draws)
     seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0, labels)
     return criterion(seen, out._replace(value=out.value.float()))
@@ -100,7 +100,8 @@ def field(network, cond: Cond) -> Field:
         if x is None:
             return network(y, times, cond).value.to(y.dtype)
         known = kept[2] if kept and kept[0] is x and _same(kept[1], t) else None
-        out = network(x, times, cond, None, known, y, times.new_full((1, 1, 1), s))
+        call = Call(hidden=known, y=y, s=times.new_full((1, 1, 1), s))
+        out = network(x, times, cond, call)
         kept[:] = x, t, out.hidden
         return out.value.to(y.dtype)
 

@@ -1,4 +1,4 @@
-"""A loss whose network leaves tokens out: the route is drawn here and given to every call."""
+"""A loss in which some tokens skip blocks: one route a batch, for all calls of the network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,30 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathline.nn.token_select import Route
-from pathline.types import Batch, Output
+from pathline.types import PLAIN_CALL, Batch, Call, Cond, Output, Route
 
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
-def routed(loss: Loss, draw: Callable[[Tensor, torch.Generator], Route] | None) -> Loss:
-    """The loss with one route a batch, from its rng; without `draw`, the loss as it is.
+def with_route(loss: Loss, sample: Callable[[Tensor, torch.Generator], Route] | None) -> Loss:
+    """The loss with a route sampled from its rng; the loss itself if `sample` is None.
 
-    draw: (x1, rng) -> Route. All calls of the network in one loss take the same tokens, so that a
-    derivative is of the function that learns; a call on fewer rows is on the last ones of the
-    batch, as mean flow's are.
+    sample: (x1, rng) -> Route, see `token_routing.route_sampler`. All calls of the network in one
+    loss have the same route, so that a derivative is of the function that is trained. A call with
+    fewer rows than the batch takes the route of its last rows, as mean flow does.
     """
-    if draw is None:
+    if sample is None:
         return loss
 
-    def learn(
-        network: Callable[..., Output], batch: Batch, rng: torch.Generator, *more: Any, **ways: Any
+    def routed_loss(
+        network: Callable[..., Output],
+        batch: Batch,
+        rng: torch.Generator,
+        *rest: Any,
+        **options: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        route = draw(batch.x1, rng)
+        route = sample(batch.x1, rng)
 
-        def call(x: Tensor, *inputs: Any, **named: Any) -> Output:
-            return network(x, *inputs, route=route.last(len(x)), **named)
+        def routed(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:
+            return network(x, t, cond, call._replace(route=route.last(len(x))))
 
-        return loss(call, batch, rng, *more, **ways)
+        return loss(routed, batch, rng, *rest, **options)
 
-    return learn
+    return routed_loss

@@ -1,4 +1,4 @@
-"""Where a new training begins: with another run's weights, where its `init` names one."""
+"""Initial weights of a new training from another run, the one that `init` names."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pathline.assemble import Parts
-from pathline.backbones.token_routing import joins
 from pathline.config.layers import flatten, to_tree
 from pathline.config.resolve import fill
 from pathline.config.run import Run
@@ -19,28 +18,32 @@ from pathline.types import Facts
 
 Say = Callable[[str], None]
 Tensors = Mapping[str, Tensor]
-SHAPING = ("backbone.", "text.", "codec.", "data.size", "data.channels", "objective.name")
-READING = ("objective.prediction", "path.")  # how what a network answers is read
-HEADING = ("objective.head",)  # what the head of transitions draws as one
-EXCUSED = ("backbone.takes_r", "objective.name")  # seldom what keeps weights out
-# Settings of a backbone that change nothing in what trained weights answer.
-IDLE = ("takes_r", "label_std", "look", "checkpoint", "route", "route_share", "path_drop")
-UNJOINED = ("route_before", "route_after")  # nor do these, where no join ends the route
-ADDED = ("projector.", "head.")  # what is put upon a network, the outer one first
+# Settings that decide which tensors there are, or what the network's output means.
+OF_SHAPES = ("backbone.", "text.", "codec.", "data.size", "data.channels", "objective.name")
+OF_OUTPUT = ("objective.prediction", "path.")
+OF_HEAD = ("objective.head",)
+RARELY_WHY = ("backbone.takes_r", "objective.name")  # seldom the reason that weights don't fit
+# Settings of a backbone that don't change the output of trained weights.
+WITHOUT_EFFECT = (
+    *("takes_r", "label_std", "feature_layer", "checkpoint"),
+    *("route", "route_share", "path_drop"),
+)
+ONLY_WITH_JOIN = ("route_before", "route_after")  # have an effect only where a join ends the route
+CHILDREN = ("projector.", "head.")  # of a network, which may be new or unused
 AT_MOST = 4  # names in a message
 
 
-class Fit(NamedTuple):
-    """How the weights of one network go into another, by name."""
+class Match(NamedTuple):
+    """Which weights of one network go into another, by name."""
 
     shared: list[str]
-    fresh: list[str]  # that only the new one has and begins with at random
-    left: list[str]  # that only the old one has
-    misfit: dict[str, list[str]]  # what is wrong -> names
+    new: list[str]  # only in the network that is trained: they keep their random initial weights
+    unused: list[str]  # only in the other run
+    errors: dict[str, list[str]]  # what is wrong -> names
 
 
-def settled(run: Run, opened: runs.Opened[Run] | None, say: Say) -> Run:
-    """The run with its `init` as one checkpoint, whatever is trained on in that run's folder.
+def resolve_init(run: Run, opened: runs.Opened[Run] | None, say: Say) -> Run:
+    """The run with one checkpoint as its `init`, which stays the same if that run trains on.
 
     Raises ValueError for an init that is no trained run, or another one than the run began with.
     """
@@ -60,157 +63,148 @@ def settled(run: Run, opened: runs.Opened[Run] | None, say: Say) -> Run:
         raise ValueError(f"init={run.init}: {error}") from None
 
 
-def begin(run: Run, parts: Parts, saved: Path | None, say: Say) -> None:
-    """Put the weights that the run `init` is drawn with into the network, if there is one.
+def load_init(run: Run, parts: Parts, saved: Path | None, say: Say) -> None:
+    """Load the weights that the run `init` samples with into the network, if there is an init.
 
-    saved: the checkpoint of a run that goes on, which has weights of its own. What only a mean flow
-    has, the span, is made to say nothing: u(x, t, r) is v(x, t) for every r. A head of transitions
-    and a projector begin afresh upon a backbone that keeps its weights. Raises ValueError for
-    weights of another network, of other classes or words, or read otherwise.
+    saved: the checkpoint of a run that is resumed, whose weights are loaded elsewhere. A new
+    interval embedding is set to 0, so that u(x, t, r) is v(x, t) for every r. A new head or
+    projector keeps its random weights. Raises ValueError for weights of another network, of other
+    classes or words, or whose output means something else.
     """
     if saved or not run.init:
         return
     source = runs.open_run(Path(run.init), lambda text: say(f"warning: {text}"))
-    weights, named = runs.weights_of(source, source.run.sample.ema)
-    own = parts.network.state_dict()
-    mine, theirs = _bare(own), _bare(weights)
-    fit = _fit(_named(mine, own), _named(theirs, weights))
-    headed = parts.objective.head is not None  # nobody reads a velocity from its backbone
-    differ = _differing(source.run, run, SHAPING + (HEADING if headed else READING))
-    idle = IDLE if joins(parts.network) else IDLE + UNJOINED
-    turns = [text for text in differ if _turns(text, idle)]
-    _refuse(run, parts.facts, source, fit, differ, turns)
-    given = {mine[name]: weights[theirs[name]] for name in fit.shared}
-    parts.network.load_state_dict({**own, **given})
-    _hush(parts.network, [mine[name] for name in fit.fresh])
-    which = f"{named}, update {int(source.checkpoint.name[5:])}"
-    say(f"init: {len(fit.shared)} tensors of {source.folder} ({which}){_told(fit, differ)}")
+    weights, which = runs.weights_of(source, source.run.sample.ema)
+    own_weights = parts.network.state_dict()
+    match = _match(own_weights, weights)
+    # with a head, the backbone's own output is not read
+    output = OF_OUTPUT if parts.objective.head is None else OF_HEAD
+    differences = _differences(source.run, run, OF_SHAPES + output)
+    without_effect = WITHOUT_EFFECT + (() if parts.network.has("join") else ONLY_WITH_JOIN)
+    changes = [text for text in differences if _changes_output(text, without_effect)]
+    _check(run, parts.facts, source, match, differences, changes)
+    shared = {name: weights[name] for name in match.shared}
+    parts.network.load_state_dict({**own_weights, **shared})
+    _zero_new_interval(parts.network, match.new)
+    which = f"{which}, update {int(source.checkpoint.name[5:])}"
+    say(f"init: {len(shared)} tensors of {source.folder} ({which}){_report(match, differences)}")
 
 
-def _told(fit: Fit, differ: list[str]) -> str:
-    data = [text for text in differ if text.startswith(("text.", "codec.", "data."))]
-    said = {
-        "fresh": _parts(fit.fresh),
-        "left behind": _parts(fit.left),
+def _report(match: Match, differences: list[str]) -> str:
+    data = [text for text in differences if text.startswith(("text.", "codec.", "data."))]
+    parts = {
+        "new": _layers(match.new),
+        "not used": _layers(match.unused),
         "settings that differ": ", ".join(data),
     }
-    return "".join(f"; {what}: {words}" for what, words in said.items() if words)
+    return "".join(f"; {what}: {names}" for what, names in parts.items() if names)
 
 
-def _bare(names: Iterable[str]) -> dict[str, str]:
-    """Names as of a network that no projector and no head was put upon -> names as they are."""
-    bare = {name: name for name in names}
-    for added in ADDED:
-        if any(name.startswith(added) for name in bare):
-            bare = {name.removeprefix("backbone."): whole for name, whole in bare.items()}
-    return bare
-
-
-def _named(bare: Mapping[str, str], tensors: Tensors) -> Tensors:
-    return {name: tensors[whole] for name, whole in bare.items()}
-
-
-def _fit(own: Tensors, weights: Tensors) -> Fit:
-    both = [name for name in own if name in weights]
-    shared = [name for name in both if own[name].shape == weights[name].shape]
-    missing = [name for name in own if name not in weights]
-    surplus = [name for name in weights if name not in own]
-    fresh = [n for n in missing if "span" in n.split(".") or n.startswith(ADDED)]
-    spare = ("projector.", "final.") if any(n.startswith("head.") for n in fresh) else "projector."
-    left = [name for name in surplus if name.removeprefix("backbone.").startswith(spare)]
-    shapes = (
-        f"{n} {_shape(weights[n])}, wants {_shape(own[n])}" for n in both if n not in set(shared)
-    )
-    misfit = {
-        "of another shape": list(shapes),
-        "missing": [name for name in missing if name not in set(fresh)],
-        "of no use": [name for name in surplus if name not in set(left)],
+def _match(own_weights: Tensors, weights: Tensors) -> Match:
+    both = [name for name in own_weights if name in weights]
+    shared = [name for name in both if own_weights[name].shape == weights[name].shape]
+    shapes = [
+        f"{name} {_shape(weights[name])}, expected {_shape(own_weights[name])}"
+        for name in both
+        if own_weights[name].shape != weights[name].shape
+    ]
+    missing = [name for name in own_weights if name not in weights]
+    surplus = [name for name in weights if name not in own_weights]
+    new = [name for name in missing if name.startswith(CHILDREN) or "interval" in name.split(".")]
+    # a new head takes the place of the backbone's last layer
+    has_new_head = any(name.startswith("head.") for name in new)
+    spare = ("projector.", "backbone.final.") if has_new_head else ("projector.",)
+    errors = {
+        "of another shape": shapes,
+        "missing": [name for name in missing if name not in set(new)],
+        "of no use": [name for name in surplus if not name.startswith(spare)],
     }
-    return Fit(shared, fresh, left, {what: names for what, names in misfit.items() if names})
+    unused = [name for name in surplus if name.startswith(spare)]
+    return Match(shared, new, unused, {what: names for what, names in errors.items() if names})
 
 
-def _refuse(
+def _check(
     run: Run,
     facts: Facts,
     source: runs.Opened[Run],
-    fit: Fit,
-    differ: list[str],
-    turns: list[str],
+    match: Match,
+    differences: list[str],
+    changes: list[str],
 ) -> None:
-    end = "Leave out init, or take a run that fits."
-    was = source.facts
-    reads = {reads_of(one.text.name) for one in (run, source.run)}
-    if reads == {"labels"} and len(was.names) != len(facts.names):
+    remedy = "Leave out init, or set it to a run that fits."
+    before = source.facts
+    reads = {reads_of(each.text.name) for each in (run, source.run)}
+    if reads == {"labels"} and len(before.names) != len(facts.names):
         raise ValueError(
-            f"init={run.init} knows {len(was.names)} classes, this data has {len(facts.names)}: "
-            f"a network's classes can't be changed. {end}"
+            f"init={run.init} has {len(before.names)} classes, this data has {len(facts.names)}: "
+            f"a network's classes can't be changed. {remedy}"
         )
-    if reads == {"words"} and was.words != facts.words:
-        odd = sorted(set(was.words) ^ set(facts.words))
+    if reads == {"words"} and before.words != facts.words:
+        odd = sorted(set(before.words) ^ set(facts.words))
         raise ValueError(
-            f"init={run.init} knows {len(was.words)} words, this data has {len(facts.words)}, and "
+            f"init={run.init} has {len(before.words)} words, this data has {len(facts.words)}, and "
             f"they are not the same ({', '.join(odd[:AT_MOST])} …): its word table is of no use "
-            f"here. {end}"
+            f"here. {remedy}"
         )
-    if fit.misfit:
-        wrong = "; ".join(f"{what}: {_some(names)}" for what, names in fit.misfit.items())
-        differ = [text for text in differ if not text.startswith(EXCUSED)] or differ
+    if match.errors:
+        wrong = "; ".join(f"{what}: {_first(names)}" for what, names in match.errors.items())
+        reasons = [text for text in differences if not text.startswith(RARELY_WHY)] or differences
         raise ValueError(
             f"The weights of init={run.init} are not of this network. Settings that differ: "
-            f"{', '.join(differ) or 'none; the code has changed since'}. Take them from that run, "
+            f"{', '.join(reasons) or 'none; the code has changed since'}. Set them as in that run, "
             f"or leave out init. Tensors {wrong}."
         )
-    if turns:
+    if changes:
         raise ValueError(
-            f"The weights of init={run.init} would say something else here: {', '.join(turns)}. "
-            "Take that from the run, or leave out init."
+            f"The output of the weights of init={run.init} would differ in this network: "
+            f"{', '.join(changes)}. Set this as in that run, or leave out init."
         )
 
 
-def _turns(difference: str, idle: Iterable[str]) -> bool:
-    """Whether weights that fit answer otherwise by it, or are read otherwise."""
+def _changes_output(difference: str, without_effect: Iterable[str]) -> bool:
+    """Whether the same weights compute another output with it, or the output means another."""
     key = difference.partition(" ")[0]
-    still = key in {f"backbone.{option}" for option in idle}
-    return key.startswith(("backbone.", *READING, *HEADING)) and not still
+    is_idle = key in {f"backbone.{option}" for option in without_effect}
+    return key.startswith(("backbone.", *OF_OUTPUT, *OF_HEAD)) and not is_idle
 
 
-def _differing(was: Run, now: Run, places: Iterable[str]) -> list[str]:
-    """Settings below these places that two runs don't share, in words."""
-    before, after = (flatten(to_tree(fill(run, TABLES))) for run in (was, now))
-    keys = [key for key in {**before, **after} if key.startswith(tuple(places))]
-    odd = [key for key in keys if before.get(key) != after.get(key)]
-    others = tuple(key.removesuffix("name") for key in odd if key.endswith(".name"))
-    loose = [key for key in odd if key.startswith(others) and key not in READING]  # of another row
+def _differences(before: Run, now: Run, places: Iterable[str]) -> list[str]:
+    """Settings below these places that differ between two runs, in words."""
+    old, new = (flatten(to_tree(fill(run, TABLES))) for run in (before, now))
+    keys = [key for key in {**old, **new} if key.startswith(tuple(places))]
+    odd = [key for key in keys if old.get(key) != new.get(key)]
+    # the options of another row are not compared: the row's name says it
+    rows = tuple(key.removesuffix("name") for key in odd if key.endswith(".name"))
+    loose = [key for key in odd if key.startswith(rows) and key not in OF_OUTPUT]
     odd = [key for key in odd if key.endswith(".name") or key not in loose]
-    return [f"{key} was {_value(before, key)}, is {_value(after, key)}" for key in odd]
+    return [f"{key} was {_value(old, key)}, is {_value(new, key)}" for key in odd]
 
 
 def _value(tree: Mapping[str, Any], key: str) -> str:
-    """As it stands in YAML."""
+    """The value as YAML has it."""
     value = tree.get(key)
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _hush(network: nn.Module, fresh: Iterable[str]) -> None:
-    """Last layers of spans that begin afresh, at zero."""
-    spans = {name.rpartition(".")[0] for name in fresh if "span.down" in name}
-    for name in spans:
+def _zero_new_interval(network: nn.Module, new: Iterable[str]) -> None:
+    """Set the last layers of new interval embeddings to 0."""
+    for name in {name.rpartition(".")[0] for name in new if "interval.down" in name}:
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
 
 
-def _parts(names: Iterable[str]) -> str:
+def _layers(names: Iterable[str]) -> str:
     """The parts of a network that these tensors are of."""
-    known = ("span", "head", "final", "projector")
-    words = (next(word for word in name.split(".") if word in known) for name in names)
-    return ", ".join(dict.fromkeys(words))
+    layers = ("interval", "head", "final", "projector")
+    parts = (next(part for part in name.split(".") if part in layers) for name in names)
+    return ", ".join(dict.fromkeys(parts))
 
 
-def _some(names: list[str]) -> str:
+def _first(names: list[str]) -> str:
     return ", ".join(names[:AT_MOST]) + (f" … ({len(names)})" if len(names) > AT_MOST else "")
 
 

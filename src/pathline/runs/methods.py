@@ -22,12 +22,12 @@ from pathline.assemble import (
     rate,
     warnings_of,
 )
-from pathline.backbones.token_routing import drawer
+from pathline.backbones.token_routing import route_sampler
 from pathline.compatibility import push_share
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.flow.guidance import Push
-from pathline.objectives.with_route import routed
+from pathline.objectives.with_route import with_route
 from pathline.runs import codec_method, init_weights
 from pathline.runs.contrastive_mean import measure_mean
 from pathline.runs.dataset import Dataset, LoadedData
@@ -70,7 +70,7 @@ class Method(NamedTuple):
 def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
     """The settings of a flow, with those of its cache. Raises ValueError for all that is wrong."""
     settings = read(*layers[:-1], base=layers.base, tables=TABLES)
-    run = init_weights.settled(adopt_cache(settings), opened, say)
+    run = init_weights.resolve_init(adopt_cache(settings), opened, say)
     check_settings(run)
     return run
 
@@ -83,7 +83,7 @@ def build_flow(
     saved: the checkpoint of a resumed run, which brings weights and mean velocity.
     """
     parts = assemble(loaded.run, loaded.facts)
-    init_weights.begin(loaded.run, parts, saved, say)
+    init_weights.load_init(loaded.run, parts, saved, say)
     put_on(parts, device)
     data = loaded.dataset_for(parts)
     push = mean_velocity(loaded.run, saved)
@@ -121,7 +121,7 @@ def flow_player(run: Run, parts: Parts, placement: Placement) -> Player:
     return build_player(
         "network",
         parts.network,
-        routed(loss, drawer(parts.network)),
+        with_route(loss, route_sampler(parts.network.backbone)),
         placement,
         optimizer=partial(optimizer, run),
         rate=rate(run),

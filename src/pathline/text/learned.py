@@ -1,16 +1,15 @@
-"""Words by a table that is trained along with the network: small captions, no download."""
+"""A table of words, trained with the network: for short captions, without a download."""
 
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pathline.nn.attention import Attention
 from pathline.nn.blocks import feed_forward, norm
-from pathline.types import Cond, Facts, Output, Text
+from pathline.types import Cond, Facts, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
 SPECIALS = 2
@@ -18,7 +17,7 @@ HEAD = 32  # width of an attention head of the refiner
 
 
 def split(caption: str) -> list[str]:
-    """Lower-case words and single signs."""
+    """Lower-case words, and punctuation marks one by one."""
     return re.findall(r"\w+|[^\w\s]", caption.lower())
 
 
@@ -28,7 +27,7 @@ def vocabulary(captions: Iterable[str | None]) -> tuple[str, ...]:
 
 
 class Refiner(nn.Module):
-    """A plain transformer block over words, so that `circle` can know that it is red and first."""
+    """A transformer block over the words of a caption."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -42,9 +41,9 @@ class Refiner(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """Word vectors plus learned positions, refined: words and mask [B L] -> tokens [B L D].
+    """Words and mask [B L] -> tokens [B L D]: word vectors plus trained positions, then blocks.
 
-    Vectors start at N(0, 1): at N(0, .02) a short training never hears its prompts.
+    Vectors start at N(0, 1): with N(0, .02) a short training ignores its prompts.
     """
 
     def __init__(self, rows: int, width: int, length: int, layers: int) -> None:
@@ -61,35 +60,14 @@ class WordEncoder(nn.Module):
         return x
 
 
-class Worded(nn.Module):
-    """A network and the word encoder trained with it, as one network of the same signature."""
-
-    def __init__(self, text: nn.Module, backbone: nn.Module) -> None:
-        super().__init__()
-        self.text = text
-        self.backbone = backbone
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        cond: Cond,
-        r: Tensor | None = None,
-        *more: Tensor | None,
-        **ways: Any,
-    ) -> Output:
-        tokens = self.text(cond.words, cond.mask)
-        return self.backbone(x, t, cond._replace(tokens=tokens), r, *more, **ways)
-
-
 def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) -> Text:
     """Captions word by word.
 
-    width: of a word's vector. length: the most words of a caption. layers: of the refiner.
+    width: of a word's vector. length: most words of a caption. layers: transformer blocks.
     """
     if not facts.words:
         raise ValueError(
-            "text=words needs captions, but the data has none; use text=labels or none."
+            "text=words is wrong because the data has no captions. Set text=labels or text=none."
         )
     rows = {word: SPECIALS + index for index, word in enumerate(facts.words)}
 
@@ -97,25 +75,25 @@ def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) 
         if word in rows:
             return rows[word]
         near = ", ".join(get_close_matches(word, rows, n=3))
-        known = f"Near: {near}." if near else f"Known: {', '.join(list(rows)[:20])} …"
-        raise ValueError(f"The word {word!r} of {caption!r} was never seen in training. {known}")
+        hint = f"Near: {near}." if near else f"Known: {', '.join(list(rows)[:20])} …"
+        raise ValueError(f"The word {word!r} of {caption!r} is not in the training data. {hint}")
 
     def indices(caption: str | int | None) -> list[int]:
         if caption is None or caption == "":
             return [NULL]
-        found = [row(word, str(caption)) for word in split(str(caption))] or [NULL]
-        if len(found) > length:
+        words = [row(word, str(caption)) for word in split(str(caption))] or [NULL]
+        if len(words) > length:
             raise ValueError(
-                f"A caption has {len(found)} words, but text.length is {length}: "
-                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(found)}."
+                f"text.length={length} is wrong because a caption has {len(words)} words: "
+                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(words)}."
             )
-        return found
+        return words
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
-        found = [indices(caption) for caption in captions]
-        longest = max(map(len, found))
-        table = torch.tensor([row + [PAD] * (longest - len(row)) for row in found])
-        return Cond(words=table, mask=table != PAD)
+        lines = [indices(caption) for caption in captions]
+        longest = max(map(len, lines))
+        padded = torch.tensor([line + [PAD] * (longest - len(line)) for line in lines])
+        return Cond(words=padded, mask=padded != PAD)
 
     encoder = WordEncoder(SPECIALS + len(facts.words), width, length, layers)
     return Text(encode, encode([None]), width, encoder)

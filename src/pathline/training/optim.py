@@ -10,23 +10,17 @@ from torch import nn
 from pathline.nn.blocks import SwiGLU
 from pathline.training.muon import Muon, Together
 
-# The first word that a part of a parameter's name holds gives its role; the rest is `other`.
+# Role of a child module or parameter by its name, numbers at the end left out. The outermost child
+# of a name that is in the table decides; the role of all others is `other`.
 ROLES = {
-    "projector": "projector",
-    "text": "text",
-    "final": "final",
-    "modulation": "modulation",
-    "shared": "modulation",
-    "norm": "norm",
-    "attention": "attention",
-    "mlp": "mlp",
-    "patch": "embed",
-    "time": "embed",
-    "span": "embed",
-    "table": "embed",
-    "embed": "embed",
-    "positions": "embed",
+    **dict.fromkeys(("words", "text", "text_pooled", "text_out"), "text"),
+    **dict.fromkeys(("modulation", "shared"), "modulation"),
+    **dict.fromkeys(("norm", "norm_in", "norm_out"), "norm"),
+    **dict.fromkeys(("attention", "cross_attention"), "attention"),
+    **dict.fromkeys(("patch", "time", "inner_time", "interval", "label_table"), "embed"),
+    **{name: name for name in ("projector", "final", "mlp")},
 }
+TABLES = ("table", "label_table", "positions")  # without weight decay
 MATRIX_ROLES = ("attention", "mlp")
 FUSED = {"qkv": 3, "kv": 2}  # matrices that lie above one another in one
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -34,13 +28,13 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 def decayed(name: str, p: nn.Parameter) -> bool:
     """Weight decay is for matrices: not for biases, gains, tables of positions, words or labels."""
-    return p.dim() >= 2 and not any(part in name for part in ("table", "positions", "embed"))
+    return p.dim() >= 2 and not any(part in TABLES for part in name.split("."))
 
 
 def role(name: str) -> str:
-    """What a parameter of this name is for."""
-    parts = name.split(".")
-    return next((r for word, r in ROLES.items() if any(word in part for part in parts)), "other")
+    """The role of a parameter of this name."""
+    parts = (part.rstrip("0123456789") for part in name.split("."))
+    return next((ROLES[part] for part in parts if part in ROLES), "other")
 
 
 def roles(network: nn.Module) -> dict[str, list[str]]:
