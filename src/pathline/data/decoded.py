@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,14 +52,7 @@ def load(
     pixels = _allocate((source.count, channels, size, size), memory_gb)
     examples: list[Example] = []
     unreadable: list[Fault] = []
-
-    def decode(row: int) -> Example | Fault:
-        try:
-            example = source.read(row)
-            return example._replace(image=fit(recolour(example.image, channels), size))
-        except (ValueError, OSError) as error:
-            return Fault(f"row {row}", str(error))
-
+    decode = partial(_decode, source, size, channels)
     rows = range(source.count)
     with closing(map_ahead(decode, rows, ahead=AHEAD, chunk=CHUNK)) as decoded:
         for _, example in zip(progress(rows), decoded, strict=True):
@@ -79,6 +73,14 @@ def load(
         names=source.names,
         unreadable=unreadable,
     )
+
+
+def _decode(source: Source, size: int, channels: int, row: int) -> Example | Fault:
+    try:
+        example = source.read(row)
+        return example._replace(image=fit(recolour(example.image, channels), size))
+    except (ValueError, OSError) as error:
+        return Fault(f"row {row}", str(error))
 
 
 def _allocate(shape: tuple[int, ...], memory_gb: float) -> Tensor:

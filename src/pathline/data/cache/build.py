@@ -6,6 +6,7 @@ shards that are found again; so a writing may be killed at any moment and starte
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,11 @@ def build(
         plan: Plan = _on_first(
             processes, lambda: make_plan(folder, source, buckets, settings, options, tick)
         )
-        error = _write_share(folder, plan, source, settings, encoders, options, processes, tick)
+        kinds = _kinds(plan, source, settings, encoders)
+        null = partial(_write_null, folder, settings, encoders.text)
+        error = _write_share(
+            folder, plan, kinds, null, batch=options.batch, processes=processes, tick=tick
+        )
         if processes.any_true(error is not None):
             raise error or ValueError("Another process stopped with an error; see its output.")
         unreadable, rows = _on_first(
@@ -107,25 +112,23 @@ def build(
 def _write_share(
     folder: Path,
     plan: Plan,
-    source: Source,
-    settings: RowSettings,
-    encoders: Encoders,
-    options: WriteOptions,
+    kinds: Mapping[str, Kind],
+    write_null: Callable[[], None],
+    *,
+    batch: int,
     processes: Processes,
     tick: Tick,
 ) -> ValueError | OSError | None:
     """Write this process's shards, captions first; the error that stopped it, if any."""
     faults: list[Fault] = []
     try:
-        if settings.text and processes.rank == 0:
-            _write_null(folder, settings, encoders.text)
-        for kind, encoding in _kinds(plan, source, settings, encoders).items():
+        if processes.rank == 0:
+            write_null()
+        for kind, encoding in kinds.items():
             part = plan.shards[kind]
             chunks = dict(list(part.chunks.items())[processes.rank :: processes.size])
             done = _counter(tick, kind, part, chunks)
-            faults += write(
-                folder / kind, chunks, part.present, encoding, batch=options.batch, tick=done
-            )
+            faults += write(folder / kind, chunks, part.present, encoding, batch=batch, tick=done)
         write_faults(folder / UNREADABLE_OF_PROCESS.format(processes.rank), faults)
     except (ValueError, OSError) as error:
         return error
@@ -157,7 +160,9 @@ def _kinds(
 
 
 def _write_null(folder: Path, settings: RowSettings, encode_text: EncodeText) -> None:
-    """Write the row of the null condition, unless it is there."""
+    """Write the row of the null condition, unless it is there or no states are stored."""
+    if not settings.text:
+        return
     ids = (caption_id(settings, None),)
     whole, _ = inventory(folder)
     if not any(shard.file == NULL and shard.ids == ids for shard in whole):

@@ -19,7 +19,7 @@ from pathline.types import DTYPES
 
 CUT_VERSION = 1  # raised when the same picture would be cut or scaled differently
 SHARD_BYTES, SHARD_PICTURES, SHARD_CAPTIONS = 256_000_000, 2048, 1024
-Tick = Callable[[str, int, int], None]  # (what is done, count, total)
+Tick = Callable[[str, int, int], None]  # (kind of rows, done, total)
 
 
 @dataclass(frozen=True)
