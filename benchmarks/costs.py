@@ -104,12 +104,12 @@ def main() -> None:
     arguments.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     arguments.add_argument("--rounds", type=int, default=9)
     arguments.add_argument("--json", type=Path, help="file to write the numbers to")
-    given = arguments.parse_intermixed_args()
-    names = ["flow", *(name for name in given.arms if name != "flow")]
-    arms = {name: arm_of(settings(given.preset, name, given.settings)) for name in names}
+    options = arguments.parse_intermixed_args()
+    names = ["flow", *(name for name in options.arms if name != "flow")]
+    arms = {name: arm_of(settings(options.preset, name, options.settings)) for name in names}
     counted = {name: operations(arm) for name, arm in arms.items()}
-    took = race(arms, given.rounds)
-    print(f"{given.preset}, {torch.get_num_threads()} threads, {given.rounds} rounds\n")
+    took = race(arms, options.rounds)
+    print(f"{options.preset}, {torch.get_num_threads()} threads, {options.rounds} rounds\n")
     print("| arm | parameters | ms an update | to flow (quartiles) | GFLOP | to flow |")
     print("|---|---|---|---|---|---|")
     for name, arm in arms.items():
@@ -120,9 +120,9 @@ def main() -> None:
             f"| {name} | {arm.parameters:,} | {ms:.0f} "
             f"| {middle:.2f} ({low:.2f} … {high:.2f}) | {flops} |"
         )
-    if given.json:
+    if options.json:
         rows = {name: {"seconds": took[name], "flops": counted[name]} for name in arms}
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

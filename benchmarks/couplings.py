@@ -40,25 +40,27 @@ class Range(NamedTuple):
     above: float  # greatest W2 above that of two true samples
 
 
-def table(given: argparse.Namespace) -> list[dict]:
+def table(options: argparse.Namespace) -> list[dict]:
     """A row for each task and coupling, with a number for every seed."""
     names = [(task, coupling) for task in TASKS for coupling in ("independent", "optimal")]
-    cells = [Cell(*name, seed) for name in names for seed in given.seeds]
-    networks = trained(cells, TASKS, given.updates, given.batch, 0)
-    x0 = [TASKS[cell.task].source(given.n, 1 + 2 * cell.seed).x for cell in cells]
-    ways = walked(networks, torch.tensor(np.stack(x0), dtype=torch.float32), given.steps, None, 0)
-    drawn, energies = ways[-1][1].double().numpy(), energy(ways).tolist()
+    cells = [Cell(*name, seed) for name in names for seed in options.seeds]
+    networks = trained(cells, TASKS, options.updates, options.batch, 0)
+    x0 = [TASKS[cell.task].source(options.n, 1 + 2 * cell.seed).x for cell in cells]
+    states = walked(
+        networks, torch.tensor(np.stack(x0), dtype=torch.float32), options.steps, None, 0
+    )
+    samples, energies = states[-1][1].double().numpy(), energy(states).tolist()
     rows: dict[tuple, dict] = {}
-    for cell, x, spent in zip(cells, drawn, energies, strict=True):
-        least, floor = truths(cell.task, cell.seed, given.n)
+    for cell, x, spent in zip(cells, samples, energies, strict=True):
+        least, floor = truths(cell.task, cell.seed, options.n)
         row = rows.setdefault(cell[:2], {"task": cell.task, "coupling": cell.coupling})
-        found = {
+        measures = {
             "npe": abs(spent - least) / least,
-            "w2": w2(x, TASKS[cell.task].data(given.n, 2 + 2 * cell.seed).x),
+            "w2": w2(x, TASKS[cell.task].data(options.n, 2 + 2 * cell.seed).x),
             "floor": floor,
             "energy": spent / least,
         }
-        for name, value in found.items():
+        for name, value in measures.items():
             row.setdefault(name, []).append(value)
     return list(rows.values())
 
@@ -95,26 +97,26 @@ def checks(rows: list[dict]) -> dict[str, bool]:
     return out
 
 
-def conditional(given: argparse.Namespace) -> list[dict]:
+def conditional(options: argparse.Namespace) -> list[dict]:
     """Eight Gaussians to moons, told which of the two: W2 of each class, by coupling and steps."""
-    cells = [Cell("moons", c, seed) for c in CONDITIONAL for seed in given.seeds]
-    networks = trained(cells, {"moons": CLASSES}, given.updates, given.batch, 2)
-    x0 = np.stack([CLASSES.source(given.n, 1 + 2 * cell.seed).x for cell in cells])
+    cells = [Cell("moons", c, seed) for c in CONDITIONAL for seed in options.seeds]
+    networks = trained(cells, {"moons": CLASSES}, options.updates, options.batch, 2)
+    x0 = np.stack([CLASSES.source(options.n, 1 + 2 * cell.seed).x for cell in cells])
     rows: dict[tuple, dict] = {}
-    for steps in (1, given.steps):
+    for steps in (1, options.steps):
         for label in (0, 1):
-            labels = torch.full((len(cells), given.n), label)
+            labels = torch.full((len(cells), options.n), label)
             x = torch.tensor(x0, dtype=torch.float32)
-            drawn = walked(networks, x, steps, labels, 2)[-1][1].double().numpy()
-            for cell, x1 in zip(cells, drawn, strict=True):
-                real = CLASSES.data(4 * given.n, 2 + 2 * cell.seed)
-                found = w2(x1, real.x[real.labels == label][: given.n])
+            samples = walked(networks, x, steps, labels, 2)[-1][1].double().numpy()
+            for cell, x1 in zip(cells, samples, strict=True):
+                real = CLASSES.data(4 * options.n, 2 + 2 * cell.seed)
+                distance = w2(x1, real.x[real.labels == label][: options.n])
                 row = {"coupling": cell.coupling, "steps": steps, 0: [], 1: []}
-                rows.setdefault((cell.coupling, steps), row)[label].append(found)
+                rows.setdefault((cell.coupling, steps), row)[label].append(distance)
     return list(rows.values())
 
 
-def told(values: Sequence[float]) -> str:
+def mean_and_spread(values: Sequence[float]) -> str:
     """Mean ± half the range."""
     return f"{statistics.mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
 
@@ -122,7 +124,7 @@ def told(values: Sequence[float]) -> str:
 def show(rows: list[dict]) -> None:
     print("| task | coupling | NPE | W2 | two true samples |\n|---|---|---|---|---|")
     for row in rows:
-        numbers = " | ".join(told(row[name]) for name in ("npe", "w2", "floor"))
+        numbers = " | ".join(mean_and_spread(row[name]) for name in ("npe", "w2", "floor"))
         print(f"| {row['task']} | {row['coupling']} | {numbers} |")
     for name, holds in checks(rows).items():
         print(f"{'yes' if holds else 'NO '} {name}")
@@ -131,7 +133,8 @@ def show(rows: list[dict]) -> None:
 def show_classes(rows: list[dict]) -> None:
     print("| coupling | steps | W2 of class 0 | of class 1 |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row['coupling']} | {row['steps']} | {told(row[0])} | {told(row[1])} |")
+        classes = " | ".join(mean_and_spread(row[label]) for label in (0, 1))
+        print(f"| {row['coupling']} | {row['steps']} | {classes} |")
 
 
 def main() -> None:
@@ -143,12 +146,12 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=100, help="of euler")
     arguments.add_argument("--n", type=int, default=1000, help="points that are judged")
     arguments.add_argument("--json", type=Path, help="file to write the numbers to")
-    given = arguments.parse_args()
-    rows = conditional(given) if given.conditional else table(given)
-    (show_classes if given.conditional else show)(rows)
-    if given.json:
-        about = {key: str(value) for key, value in vars(given).items()}
-        given.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    options = arguments.parse_args()
+    rows = conditional(options) if options.conditional else table(options)
+    (show_classes if options.conditional else show)(rows)
+    if options.json:
+        about = {key: str(value) for key, value in vars(options).items()}
+        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 TASKS = {

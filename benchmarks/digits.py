@@ -30,7 +30,7 @@ from pathline.recipes.train import run_training
 from pathline.runs.dataset import HOLDOUT_SEED
 from pathline.tables import TABLES
 
-DRAWN = 1000
+SAMPLES = 1000
 GAMMA: Any = 0.064  # of the judge; pyright takes the default's type, a word, for the only one
 
 
@@ -50,31 +50,31 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--out", type=Path)
     arguments.add_argument("settings", nargs="*")
-    given = arguments.parse_args()
-    run = read("digits", (), given.settings, tables=TABLES).run
+    options = arguments.parse_args()
+    run = read("digits", (), options.settings, tables=TABLES).run
     begun = time.perf_counter()
-    where = given.out or Path(tempfile.mkdtemp()) / "digits"
-    trained = run_training(run, where, None, Console(stderr=True))
+    folder = options.out or Path(tempfile.mkdtemp()) / "digits"
+    trained = run_training(run, folder, None, Console(stderr=True))
     trained_in = time.perf_counter() - begun
-    labels = [index % 10 for index in range(DRAWN)]
+    labels = [index % 10 for index in range(SAMPLES)]
     plain = run.sample.__class__(**{**vars(run.sample), "guidance": pick("none")})
     with trained.team.players[0].emas[0].lent_to(trained.team.players[0].network):
         draws = sampler(plain, trained.parts.path)
-        pixels = sample_images(trained.parts, labels, list(range(DRAWN)), draws, batch=500)
+        pixels = sample_images(trained.parts, labels, list(range(SAMPLES)), draws, batch=500)
     x, y, held = real(run.data.holdout)
     judge = SVC(gamma=GAMMA, C=10).fit(x[held:].numpy(), y[held:])
-    drawn, train = statistics(features(pixels)), statistics(x[held:])
+    sampled, train = statistics(features(pixels)), statistics(x[held:])
     half = (len(x) - held) // 2
     print(
         json.dumps(
             {
                 "seconds": round(trained_in, 1),
                 "updates": trained.outcome.progress.update,
-                "n": DRAWN,
+                "n": SAMPLES,
                 "judge_on_real": round(judge.score(x[:held].numpy(), y[:held]), 4),
                 "judge_on_drawn": round(judge.score(features(pixels).numpy(), labels), 4),
-                "fd_drawn_train": round(frechet(drawn, train), 3),
-                "fd_drawn_held_out": round(frechet(drawn, statistics(x[:held])), 3),
+                "fd_drawn_train": round(frechet(sampled, train), 3),
+                "fd_drawn_held_out": round(frechet(sampled, statistics(x[:held])), 3),
                 "fd_held_out_train": round(frechet(statistics(x[:held]), train), 3),
                 "fd_halves_of_train": round(
                     frechet(statistics(x[held : held + half]), statistics(x[held + half :])), 3

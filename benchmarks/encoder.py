@@ -87,8 +87,8 @@ def teach(run: Run, folder: Path) -> float:
 
 def taught(run: Run) -> Path:
     """The folder of an encoder for runs on this data, taught where no run before did so."""
-    known = sha256(repr((run.data, run.backbone.options["patch"])).encode()).hexdigest()
-    folder = Path(gettempdir()) / f"pathline-encoder-{known[:16]}"
+    key = sha256(repr((run.data, run.backbone.options["patch"])).encode()).hexdigest()
+    folder = Path(gettempdir()) / f"pathline-encoder-{key[:16]}"
     if not (folder / PROCESSOR).exists():
         teach(run, folder)
     return folder
@@ -99,9 +99,9 @@ def main() -> None:
     arguments.add_argument("preset")
     arguments.add_argument("--settings", nargs="+", default=[], help="of the run, key=value")
     arguments.add_argument("--out", type=Path, required=True)
-    given = arguments.parse_args()
-    right = teach(read(given.preset, (), given.settings).run, given.out)
-    print(f"{given.out}: {right:.1%} of held-out pictures named right")
+    options = arguments.parse_args()
+    right = teach(read(options.preset, (), options.settings).run, options.out)
+    print(f"{options.out}: {right:.1%} of held-out pictures named right")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def fault(run: Path, before: int) -> str:
 
 def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Random) -> list[dict]:
     """Kill and go on, `kills` times; what each kill found."""
-    found, before, start = [], 0, 0.0
-    while len(found) < kills:
+    records, before, start = [], 0, 0.0
+    while len(records) < kills:
         process = subprocess.Popen(
             command(run, updates, more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -76,17 +76,17 @@ def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Ran
         code = process.wait()
         wrong = fault(run, before)
         if code not in (-9, 0) or wrong:
-            raise SystemExit(f"kill {len(found)}: exit {code}, {wrong}\n{''.join(lines)}")
+            raise SystemExit(f"kill {len(records)}: exit {code}, {wrong}\n{''.join(lines)}")
         newest = checkpoint.newest(run / "checkpoints", lambda _: None)
         before = int(newest.name[5:]) if newest else 0
         torn = len(list(run.glob("checkpoints/.tmp-*")))
-        found.append({"at": before, "in_a_save": bool(torn), "seconds": time.time() - start})
+        records.append({"at": before, "in_a_save": bool(torn), "seconds": time.time() - start})
         print(
-            f"kill {len(found)}: newest whole {before}{', in a save' if torn else ''}", flush=True
+            f"kill {len(records)}: newest whole {before}{', in a save' if torn else ''}", flush=True
         )
         if before >= updates:
-            raise SystemExit(f"done after {len(found)} kills: take more --updates")
-    return found
+            raise SystemExit(f"done after {len(records)} kills: take more --updates")
+    return records
 
 
 def main() -> None:
@@ -95,20 +95,24 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--control", action="store_true")
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as home:
         straight, cut = Path(home, "straight"), Path(home, "cut")
-        more = ["seed=1"] if asked.control else []
-        found = killed(cut, asked.updates, asked.kills, more, rng)
-        subprocess.run(command(cut, asked.updates, more), check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(command(straight, asked.updates, []), check=True, stdout=subprocess.DEVNULL)
-        one, two = (tensors(run, asked.updates) for run in (straight, cut))
-        same = one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-        torn = sum(kill["in_a_save"] for kill in found)
-        print(f"{len(found)} kills, {torn} of them in a save, no checkpoint lost")
+        more = ["seed=1"] if options.control else []
+        records = killed(cut, options.updates, options.kills, more, rng)
+        subprocess.run(command(cut, options.updates, more), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            command(straight, options.updates, []), check=True, stdout=subprocess.DEVNULL
+        )
+        first, second = (tensors(run, options.updates) for run in (straight, cut))
+        same = first.keys() == second.keys() and all(
+            torch.equal(first[k], second[k]) for k in first
+        )
+        torn = sum(kill["in_a_save"] for kill in records)
+        print(f"{len(records)} kills, {torn} of them in a save, no checkpoint lost")
         print(f"weights, averages and optimizer bit-equal: {same}")
-        print(f"losses of {asked.updates} updates equal: {losses(straight) == losses(cut)}")
+        print(f"losses of {options.updates} updates equal: {losses(straight) == losses(cut)}")
         raise SystemExit(0 if same else 1)
 
 

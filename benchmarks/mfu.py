@@ -73,35 +73,37 @@ def parts_of(case: Case, device: torch.device) -> Parts:
     return parts
 
 
-def player_of(parts: Parts, way: Switches) -> Player:
+def player_of(parts: Parts, switches: Switches) -> Player:
     device = next(parts.network.parameters()).device
-    network = parts.network.bfloat16() if way.precision == "pure" else parts.network.float()
-    torch.set_float32_matmul_precision("highest" if way.precision == "fp32" else "high")
-    half = way.precision in ("bf16", "pure")
+    network = parts.network.bfloat16() if switches.precision == "pure" else parts.network.float()
+    torch.set_float32_matmul_precision("highest" if switches.precision == "fp32" else "high")
+    half = switches.precision in ("bf16", "pure")
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if half else nullcontext
-    ways: dict[str, dict[str, Any]] = {
+    optimizers: dict[str, dict[str, Any]] = {
         "loop": {"foreach": False},
         "foreach": {"foreach": True},
         "fused": {"fused": True},
     }
-    bare = way.around == "bare"
+    bare = switches.around == "bare"
     return Player(
         name="network",
         network=network,
-        forward=network if way.compile == "eager" else COMPILED[way.compile](network),
-        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-4, **ways[way.optimizer]),
+        forward=network if switches.compile == "eager" else COMPILED[switches.compile](network),
+        optimizer=torch.optim.AdamW(
+            network.parameters(), lr=1e-4, **optimizers[switches.optimizer]
+        ),
         loss=partial(parts.objective.loss, draw=parts.draw, criterion=parts.criterion),
         rate=lambda _: 1.0,
-        precision=Precision(way.precision, "", autocast, None),
+        precision=Precision(switches.precision, "", autocast, None),
         clip=0.0 if bare else 1.0,
         emas=[] if bare else [exponential(network, 0.9999)],
     )
 
 
-def batch_of(parts: Parts, way: Switches, device: torch.device) -> Batch:
-    n, classes = way.batch, len(parts.facts.names)
+def batch_of(parts: Parts, switches: Switches, device: torch.device) -> Batch:
+    n, classes = switches.batch, len(parts.facts.names)
     x1 = torch.randn(n, *parts.shape(), device=device)
-    if way.layout == "channels_last":
+    if switches.layout == "channels_last":
         x1 = x1.to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (n,), device=device)
     null = Cond(*(None if v is None else v.to(device) for v in parts.text.null))
@@ -112,7 +114,7 @@ def attention(name: str) -> AbstractContextManager:
     return nullcontext() if name == "default" else sdpa_kernel(BACKENDS[name])
 
 
-def measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) -> Result:
+def measured(parts: Parts, side: int, switch: str, switches: Switches, rounds: int) -> Result:
     """Updates and products in turns; what a card or a build can't do is told, not raised."""
     device = next(parts.network.parameters()).device
     torch.compiler.reset()
@@ -120,17 +122,17 @@ def measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) -
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        return _measured(parts, side, switch, way, rounds)
+        return _measured(parts, side, switch, switches, rounds)
     except torch.OutOfMemoryError:
-        return Result(switch, way, fault="out of memory")
+        return Result(switch, switches, fault="out of memory")
     except RuntimeError as error:  # no kernel of that kind, no compiler
-        return Result(switch, way, fault=str(error).splitlines()[0][:90])
+        return Result(switch, switches, fault=str(error).splitlines()[0][:90])
 
 
-def _measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) -> Result:
+def _measured(parts: Parts, side: int, switch: str, switches: Switches, rounds: int) -> Result:
     device = next(parts.network.parameters()).device
-    player, batch = player_of(parts, way), batch_of(parts, way, device)
-    each = flops(parts.network, way.batch)
+    player, batch = player_of(parts, switches), batch_of(parts, switches, device)
+    each = flops(parts.network, switches.batch)
 
     def updates(n: int) -> None:
         for index in range(n):
@@ -138,7 +140,7 @@ def _measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) 
             update(player, [(batch, lane_rng(0, index, 0, device))], index)
 
     product = partial(product_rate, device, torch.bfloat16, size=side)
-    with attention(way.attention):
+    with attention(switches.attention):
         first, _ = timed(lambda: updates(1), device)
         took, _ = timed(lambda: updates(3), device)
         repeats = max(1, round(SECONDS / (took / 3)))
@@ -152,8 +154,8 @@ def _measured(parts: Parts, side: int, switch: str, way: Switches, rounds: int) 
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     return Result(
         switch,
-        way,
-        images=way.batch / median(times),
+        switches,
+        images=switches.batch / median(times),
         share=median(s / r for s, r in zip(speeds, rates, strict=True)),
         mfu=median(speeds) / sheet if sheet else None,
         peak=peak,
@@ -173,16 +175,19 @@ def ladder(
 ) -> list[Result]:
     """Every position of every switch in turn; the fastest stays, but for those that train
     otherwise. `show` gets the gain: a ratio to the position that the switch had before."""
-    results, way = [], start
+    results, switches = [], start
     for switch, positions in stages.items():
-        here = getattr(way, switch)
-        found: list[Result] = []
-        for position in (here, *(p for p in positions if p != here)):
-            found.append(measure(switch, way._replace(**{switch: position})))
-            show(found[-1], found[-1].images / found[0].images if found[0].images else 0.0)
-        allowed = [r for r in found if getattr(r.switches, switch) not in TOLD_ONLY]
-        way = max(allowed, key=lambda result: result.images).switches
-        results += found
+        current = getattr(switches, switch)
+        trials: list[Result] = []
+        for position in (current, *(p for p in positions if p != current)):
+            trials.append(measure(switch, switches._replace(**{switch: position})))
+            show(
+                trials[-1],
+                trials[-1].images / trials[0].images if trials[0].images else 0.0,
+            )
+        allowed = [r for r in trials if getattr(r.switches, switch) not in TOLD_ONLY]
+        switches = max(allowed, key=lambda result: result.images).switches
+        results += trials
     return results
 
 
@@ -215,11 +220,11 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 
 def beginning(args: argparse.Namespace) -> Switches:
     """Where the switches stand before the first is tried."""
-    given: dict[str, Any] = dict(text.split("=", 1) for text in args.set)
-    if wrong := given.keys() - Switches._fields:
+    values: dict[str, Any] = dict(text.split("=", 1) for text in args.set)
+    if wrong := values.keys() - Switches._fields:
         raise SystemExit(f"no switch {', '.join(wrong)}; there are {', '.join(Switches._fields)}")
-    given["batch"] = int(given.get("batch", 4 if args.dry else args.batch))
-    return Switches(**given)
+    values["batch"] = int(values.get("batch", 4 if args.dry else args.batch))
+    return Switches(**values)
 
 
 def main(argv: list[str] | None = None) -> list[Result]:

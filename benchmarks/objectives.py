@@ -45,19 +45,19 @@ Row = Mapping[str, Any]  # arm, seed, share, updates, drawn, distances: {forward
 def trained(run: Run) -> Trained:
     """The training, in a folder that nobody keeps. Ends the script if it was cut short."""
     folder = Path(tempfile.mkdtemp()) / "run"
-    found = run_training(run, folder, None, Console(quiet=True))
-    if found.outcome.reason != "done":
-        raise SystemExit(f"{found.outcome.reason} at update {found.outcome.progress.update}")
-    return found
+    result = run_training(run, folder, None, Console(quiet=True))
+    if result.outcome.reason != "done":
+        raise SystemExit(f"{result.outcome.reason} at update {result.outcome.progress.update}")
+    return result
 
 
-def distance(found: Trained, run: Run, forwards: int, scorer: Scorer, n: int) -> float:
+def distance(result: Trained, run: Run, forwards: int, scorer: Scorer, n: int) -> float:
     """Of n pictures drawn without guidance in so many steps."""
     settings_of = replace(run.sample, steps=forwards, guidance=pick("none"))
-    items = training_items(run, found.data, n, 0)
-    draws = sampler(settings_of, found.parts.path)
-    sample = shared_sampler(found.parts, draws, 250, found.team.players[0].precision.autocast)
-    with found.team.players[0].emas[0].lent_to(found.team.players[0].network):
+    items = training_items(run, result.data, n, 0)
+    draws = sampler(settings_of, result.parts.path)
+    sample = shared_sampler(result.parts, draws, 250, result.team.players[0].precision.autocast)
+    with result.team.players[0].emas[0].lent_to(result.team.players[0].network):
         features = scorer.feature.embed(sample(items, list(range(n))))
     return frechet(moments(features), moments(scorer.real))
 
@@ -67,82 +67,90 @@ def rows_of(folder: Path) -> list[Row]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def arms_left(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def arms_left(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Every arm and seed that no row tells of yet, seed by seed."""
-    done = {(row["arm"], row["seed"], row["share"]) for row in rows_of(given.out)}
-    for seed in given.seeds:
-        for arm in given.arms:
-            if (arm, seed, given.share) not in done:
+    done = {(row["arm"], row["seed"], row["share"]) for row in rows_of(options.out)}
+    for seed in options.seeds:
+        for arm in options.arms:
+            if (arm, seed, options.share) not in done:
                 yield arm, seed
 
 
-def costs_of(given: argparse.Namespace) -> dict[str, float]:
+def costs_of(options: argparse.Namespace) -> dict[str, float]:
     """What an update of each arm costs, flow's being 1; measured once for a folder."""
-    file = given.out / COSTS
-    known = json.loads(file.read_text()) if file.exists() else {}
-    missing = [arm for arm in given.arms if arm not in known]
-    if missing and not given.share:
+    file = options.out / COSTS
+    costs = json.loads(file.read_text()) if file.exists() else {}
+    missing = [arm for arm in options.arms if arm not in costs]
+    if missing and not options.share:
         names = dict.fromkeys(["flow", *missing])
-        runs = {arm: settings(given.preset, arm, given.settings) for arm in names}
+        runs = {arm: settings(options.preset, arm, options.settings) for arm in names}
         took = race({arm: arm_of(run) for arm, run in runs.items()}, ROUNDS)
         middle = {arm: statistics.median(seconds) for arm, seconds in took.items()}
-        known |= {arm: round(middle[arm] / middle["flow"], 3) for arm in names}
-        file.write_text(json.dumps(known, indent=1))
-    return known
+        costs |= {arm: round(middle[arm] / middle["flow"], 3) for arm in names}
+        file.write_text(json.dumps(costs, indent=1))
+    return costs
 
 
-def scorer_of(run: Run, found: Trained, given: argparse.Namespace) -> Scorer:
+def scorer_of(run: Run, result: Trained, options: argparse.Namespace) -> Scorer:
     """The real pictures as the feature sees them; what it is goes into the folder."""
-    device = next(found.team.players[0].network.parameters()).device
-    real = training_reference(run, found.data, given.n, 0)
-    scorer = prepare_scorer(Pick("pca"), real, given.n, 0, device)
+    device = next(result.team.players[0].network.parameters()).device
+    real = training_reference(run, result.data, options.n, 0)
+    scorer = prepare_scorer(Pick("pca"), real, options.n, 0, device)
     facts = {
-        "preset": given.preset,
-        "settings": given.settings,
-        "updates of flow": given.updates,
-        "n": given.n,
+        "preset": options.preset,
+        "settings": options.settings,
+        "updates of flow": options.updates,
+        "n": options.n,
         "feature": scorer.feature.name,
         "real against real": scorer.baseline["FD-pca"],
         "of so many each": scorer.baseline_n,
     }
-    (given.out / FACTS).write_text(json.dumps(facts, indent=1))
+    (options.out / FACTS).write_text(json.dumps(facts, indent=1))
     return scorer
 
 
-def compare(given: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> None:
     """Train and judge every arm and seed that is left."""
-    given.out.mkdir(parents=True, exist_ok=True)
-    costs, scorer = costs_of(given), None
-    for arm, seed in arms_left(given):
-        updates = max(10, round(given.updates * (given.share or 1 / costs[arm])))
-        own = [*given.settings, f"train.updates={updates}", f"seed={seed}"]
-        run = settings(given.preset, arm, own)
-        found = trained(run)
-        scorer = scorer or scorer_of(run, found, given)
-        for drawn, how in ARMS[arm].draws.items():
-            drawing = settings(given.preset, arm, [*own, *how])
-            told = {k: distance(found, drawing, k, scorer, given.n) for k in given.forwards}
-            row = {"arm": arm, "seed": seed, "share": given.share, "updates": updates}
-            with (given.out / ROWS).open("a") as file:
-                file.write(json.dumps({**row, "drawn": drawn, "distances": told}) + "\n")
-            print(arm, seed, drawn, {k: round(value, 3) for k, value in told.items()}, flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    costs, scorer = costs_of(options), None
+    for arm, seed in arms_left(options):
+        updates = max(10, round(options.updates * (options.share or 1 / costs[arm])))
+        overrides = [*options.settings, f"train.updates={updates}", f"seed={seed}"]
+        run = settings(options.preset, arm, overrides)
+        result = trained(run)
+        scorer = scorer or scorer_of(run, result, options)
+        for sampling, how in ARMS[arm].draws.items():
+            drawing = settings(options.preset, arm, [*overrides, *how])
+            distances = {
+                k: distance(result, drawing, k, scorer, options.n) for k in options.forwards
+            }
+            row = {"arm": arm, "seed": seed, "share": options.share, "updates": updates}
+            with (options.out / ROWS).open("a") as file:
+                file.write(json.dumps({**row, "drawn": sampling, "distances": distances}) + "\n")
+            print(
+                arm,
+                seed,
+                sampling,
+                {k: round(value, 3) for k, value in distances.items()},
+                flush=True,
+            )
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, float], list[Row]]:
     """Rows that differ in nothing but their seed."""
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for row in rows:
-        found[row["arm"], row["drawn"], row["share"]].append(row)
-    return dict(found)
+        groups[row["arm"], row["drawn"], row["share"]].append(row)
+    return dict(groups)
 
 
 def summary(rows: Sequence[Row]) -> dict[int, tuple[float, float]]:
     """Mean over seeds and half of greatest less least, by forwards."""
-    found = {}
+    groups = {}
     for forwards in rows[0]["distances"]:
         column = [row["distances"][forwards] for row in rows]
-        found[int(forwards)] = statistics.mean(column), (max(column) - min(column)) / 2
-    return found
+        groups[int(forwards)] = statistics.mean(column), (max(column) - min(column)) / 2
+    return groups
 
 
 def table(folder: Path) -> Iterator[str]:
@@ -152,10 +160,10 @@ def table(folder: Path) -> Iterator[str]:
     yield f"{json.dumps(facts)}\n"
     yield f"| | updates | seeds | {' | '.join(map(str, forwards))} |"
     yield "|---" * (3 + len(forwards)) + "|"
-    for (arm, drawn, share), rows in groups.items():
+    for (arm, sampling, share), rows in groups.items():
         pairs = summary(rows).values()
         cells = [f"{mean:.2f}" + f" ± {spread:.2f}" * (len(rows) > 1) for mean, spread in pairs]
-        name = f"{arm}, {drawn}" + (f", {share:g} of the pictures" if share else "")
+        name = f"{arm}, {sampling}" + (f", {share:g} of the pictures" if share else "")
         yield f"| {name} | {rows[0]['updates']} | {len(rows)} | {' | '.join(cells)} |"
 
 
@@ -170,11 +178,11 @@ def plot(folder: Path) -> Path:
     facts = json.loads((folder / FACTS).read_text())
     figure, axes = pyplot.subplots(figsize=(10, 5))
     groups = {key: rows for key, rows in grouped(rows_of(folder)).items() if not key[2]}
-    for number, ((arm, drawn, _), rows) in enumerate(groups.items()):
-        told = summary(rows)
-        means, spreads = zip(*told.values(), strict=True)
-        (line, *_) = axes.errorbar(list(told), means, spreads, marker="o", ms=3, capsize=2)
-        line.set(label=f"{arm}, {drawn}", linestyle="-" if number < 10 else "--")
+    for number, ((arm, sampling, _), rows) in enumerate(groups.items()):
+        distances = summary(rows)
+        means, spreads = zip(*distances.values(), strict=True)
+        (line, *_) = axes.errorbar(list(distances), means, spreads, marker="o", ms=3, capsize=2)
+        line.set(label=f"{arm}, {sampling}", linestyle="-" if number < 10 else "--")
     axes.axhline(facts["real against real"], color="grey", lw=0.8, ls=":", label="real, two halves")
     axes.set(xscale="log", yscale="log", xlabel="backbone forwards", ylabel="Fréchet distance")
     axes.set_xticks(FORWARDS, map(str, FORWARDS))
@@ -187,9 +195,9 @@ def plot(folder: Path) -> Path:
     return folder / FIGURE
 
 
-def tell(given: argparse.Namespace) -> None:
-    print("\n".join(table(given.out)))
-    print(plot(given.out))
+def tell(options: argparse.Namespace) -> None:
+    print("\n".join(table(options.out)))
+    print(plot(options.out))
 
 
 def main() -> None:
@@ -206,11 +214,11 @@ def main() -> None:
     train.add_argument("--forwards", type=int, nargs="+", default=FORWARDS)
     train.add_argument("--n", type=int, default=1000, help="pictures drawn")
     train.add_argument("--out", type=Path, required=True)
-    told = verbs.add_parser("tell", help="table and curves of a folder")
-    told.set_defaults(verb=tell)
-    told.add_argument("out", type=Path)
-    given = arguments.parse_args()
-    given.verb(given)
+    printing = verbs.add_parser("tell", help="table and curves of a folder")
+    printing.set_defaults(verb=tell)
+    printing.add_argument("out", type=Path)
+    options = arguments.parse_args()
+    options.verb(options)
 
 
 if __name__ == "__main__":

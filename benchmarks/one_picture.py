@@ -43,31 +43,31 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("picture", type=Path)
     arguments.add_argument("settings", nargs="*")
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     home = Path(tempfile.mkdtemp())
     (home / "one").mkdir()
-    shutil.copy(given.picture, home / "one")
+    shutil.copy(options.picture, home / "one")
     cache = f"data.cache={home / 'cache'}"
-    asked = [*NET, *TRAIN, *given.settings]
-    if pathline(["preprocess", str(home / "one"), *asked, "--out", str(home / "cache")]):
+    settings = [*NET, *TRAIN, *options.settings]
+    if pathline(["preprocess", str(home / "one"), *settings, "--out", str(home / "cache")]):
         raise SystemExit("preprocess failed")
-    run = adopt_cache(read("own", (), [*asked, cache]))
+    run = adopt_cache(read("own", (), [*settings, cache]))
     trained = run_training(run, home / "run", None, Console(stderr=True))
     parts, player = trained.parts, trained.team.players[0]
     put_on(parts, torch.device("cpu"))
-    (one,) = trained.data.pixels(torch.zeros(1, dtype=torch.long))
+    (target,) = trained.data.pixels(torch.zeros(1, dtype=torch.long))
     draws, items = sampler(run.sample, parts.path), [None] * SEEDS
     with player.emas[0].lent_to(player.network):
-        drawn = sample_images(parts, items, range(SEEDS), draws)
+        samples = sample_images(parts, items, range(SEEDS), draws)
     for weight in player.network.parameters():
         weight.data.zero_()
     untrained = sample_images(parts, items, range(SEEDS), draws)
-    found = {
+    report = {
         "updates": trained.outcome.progress.update,
-        "worst_psnr": min(psnr(picture, one) for picture in drawn),
-        "control_psnr": max(psnr(picture, one) for picture in untrained),
+        "worst_psnr": min(psnr(picture, target) for picture in samples),
+        "control_psnr": max(psnr(picture, target) for picture in untrained),
     }
-    print(json.dumps({k: round(v, 2) for k, v in found.items()}))
+    print(json.dumps({k: round(v, 2) for k, v in report.items()}))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def arm_of(
 ) -> Arm:
     """An arm from OPTIMIZER[:LR[:OTHER_LR]]."""
     name, *rates = spec.split(":")
-    given = dict(zip(("lr", "other_lr"), map(float, rates), strict=False))
-    run = replace(run, optimizer=Pick(name, {**run.optimizer.options, **given}))
+    learning_rates = dict(zip(("lr", "other_lr"), map(float, rates), strict=False))
+    run = replace(run, optimizer=Pick(name, {**run.optimizer.options, **learning_rates}))
     parts = assemble(run, facts)
     network = parts.network.to(device)
     powers = [power_function(network, sigma_rel) for sigma_rel in STORED]
@@ -124,18 +124,18 @@ def go(arm: Arm, feed: Callable, until: float) -> None:
         store(arm.folder, power, arm.progress.update)
 
 
-def wanted(arm: Arm, lengths: list[float]) -> dict[str, Weights]:
+def weights_to_judge(arm: Arm, lengths: list[float]) -> dict[str, Weights]:
     """Every set of weights an arm is judged by: its own, its averages, rebuilt ones."""
-    own = {name: p.detach().clone() for name, p in arm.player.network.named_parameters()}
+    current = {name: p.detach().clone() for name, p in arm.player.network.named_parameters()}
     sets: dict[str, Weights] = {ema.name: ema.state() for ema in arm.player.emas}
     if not lengths:
         return sets
-    sets["weights"] = own
-    stored, kept = snapshots(arm.folder), {ema.name for ema in arm.player.emas}
+    sets["weights"] = current
+    stored, averages = snapshots(arm.folder), {ema.name for ema in arm.player.emas}
     for length in lengths:
-        if f"power-{length}" not in kept:
-            made = rebuild(stored, length, arm.progress.update)
-            sets[f"power-{length} (rebuilt, {made.error:.1%} off)"] = made.weights
+        if f"power-{length}" not in averages:
+            average = rebuild(stored, length, arm.progress.update)
+            sets[f"power-{length} (rebuilt, {average.error:.1%} off)"] = average.weights
     return sets
 
 
@@ -182,7 +182,7 @@ def plot(arms: list[Arm], file: Path, title: str) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for number, arm in enumerate(arms):
-        for style, (name, points) in zip("-:", _drawn(arm.curves).items(), strict=False):
+        for style, (name, points) in zip("-:", _plotted(arm.curves).items(), strict=False):
             axes.plot(*zip(*points, strict=True), f"C{number}{style}", label=f"{arm.name}, {name}")
     axes.set(xlabel="seconds of training", ylabel="held-out loss", title=title, yscale="log")
     axes.legend()
@@ -190,7 +190,7 @@ def plot(arms: list[Arm], file: Path, title: str) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _drawn(curves: Mapping[str, list]) -> dict[str, list]:
+def _plotted(curves: Mapping[str, list]) -> dict[str, list]:
     """Of all averages the EMA and the better of the stored powers."""
     powers = {name: points for name, points in curves.items() if name.startswith("power")}
     best = min(powers, key=lambda name: powers[name][-1][1])
@@ -208,63 +208,65 @@ def main() -> None:
     arguments.add_argument("--lengths", nargs="*", type=float, default=[0.025, 0.075, 0.15])
     arguments.add_argument("--count", type=int, default=500, help="pictures drawn; 0: none")
     arguments.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()))
-    given = arguments.parse_intermixed_args()
-    rows, title = compare(given)
+    options = arguments.parse_intermixed_args()
+    rows, title = compare(options)
     print(f"\n{title}\n\n| arm | updates | average | held-out loss | distance |")
     print("|---|---|---|---|---|")
     for row in rows:
         print("| {arm} | {updates} | {average} | {loss:.4f} | {distance:.3f} |".format(**row))
 
 
-def keep(given: argparse.Namespace, title: str, arms: list[Arm], rows: list[dict]) -> None:
+def keep(options: argparse.Namespace, title: str, arms: list[Arm], rows: list[dict]) -> None:
     """Write what there is so far: JSON and the curves as a picture."""
-    given.out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     curves = {arm.name: arm.curves for arm in arms}
     text = json.dumps({"about": title, "rows": rows, "curves": curves}, indent=1)
-    (given.out / f"optimizers-{given.preset}.json").write_text(text)
-    plot(arms, given.out / f"optimizers-{given.preset}.png", title)
+    (options.out / f"optimizers-{options.preset}.json").write_text(text)
+    plot(arms, options.out / f"optimizers-{options.preset}.png", title)
 
 
-def compare(given: argparse.Namespace) -> tuple[list[dict], str]:
+def compare(options: argparse.Namespace) -> tuple[list[dict], str]:
     """Train the arms in turns, then judge them: a row for each set of weights."""
     console = Console(stderr=True)
-    run = read(given.preset, (), given.settings, tables=TABLES).run
+    run = read(options.preset, (), options.settings, tables=TABLES).run
     if not run.data.holdout:
         run = replace(run, data=replace(run.data, holdout=0.02))
     device = pick_device(run.device)
     run, facts, data_for = load_data(run, None, console)
-    clock = CLOCKS[given.clock]
-    arms = [arm_of(spec, run, facts, given.seconds, clock, device) for spec in given.arms]
+    clock = CLOCKS[options.clock]
+    arms = [arm_of(spec, run, facts, options.seconds, clock, device) for spec in options.arms]
     data = data_for(arms[0].parts)
     batches = held_out(run, data, device, limit=256)
     feeds = {arm.name: flow_feeder(arm.run, data, device) for arm in arms}
-    for mark in range(1, given.marks + 1):
+    for mark in range(1, options.marks + 1):
         for arm in arms:
             for part in range(1 - SNAPSHOTS, 1):
-                until = given.seconds * (mark + part / SNAPSHOTS) / given.marks
+                until = options.seconds * (mark + part / SNAPSHOTS) / options.marks
                 go(arm, feeds[arm.name], until)
-            judged = {k: loss_of(arm, batches, w) for k, w in wanted(arm, []).items()}
+            judged = {k: loss_of(arm, batches, w) for k, w in weights_to_judge(arm, []).items()}
             for name, loss in judged.items():
                 arm.curves.setdefault(name, []).append((round(arm.spent, 2), loss))
             console.print(f"{arm.name} {arm.spent:.0f} s {arm.progress.update} {judged}")
     real = data.pixels(data.train)
     feature = pca(real, None, device)
-    known = statistics(feature.embed(real))
-    floor = frechet(statistics(feature.embed(data.pixels(data.held))), known)
+    real_statistics = statistics(feature.embed(real))
+    floor = frechet(statistics(feature.embed(data.pixels(data.held))), real_statistics)
     title = (
-        f"{run.name}, {given.seconds:.0f} s ({given.clock}) each, {torch.get_num_threads()} "
+        f"{run.name}, {options.seconds:.0f} s ({options.clock}) each, {torch.get_num_threads()} "
         f"threads, seed {run.seed}, {run.sample.solver.name} {run.sample.steps} steps\n"
-        f"n {given.count}, {feature.name}; {len(data.held)} real held-out: {floor:.3f}"
+        f"n {options.count}, {feature.name}; {len(data.held)} real held-out: {floor:.3f}"
     )
-    keep(given, title, arms, [])
+    keep(options, title, arms, [])
     rows = []
     for arm in arms:
-        for name, weights in wanted(arm, given.lengths).items():
+        for name, weights in weights_to_judge(arm, options.lengths).items():
             row = {"arm": arm.name, "updates": arm.progress.update, "average": name}
             row["loss"] = loss_of(arm, batches, weights)
-            row["distance"] = distance_of(arm, data, feature, known, weights, given.count)
+            row["distance"] = distance_of(
+                arm, data, feature, real_statistics, weights, options.count
+            )
             rows.append(row)
-    keep(given, title, arms, rows)
+    keep(options, title, arms, rows)
     return rows, title
 
 

@@ -26,12 +26,12 @@ from pathline.types import Cond, Point
 SIGMA, WIDTH, RATE, POOL = 0.1, 64, 3e-3, 10_000  # POOL: training points of source and of data
 
 
-class Drawn(NamedTuple):
+class Points(NamedTuple):
     x: np.ndarray  # [n 2]
     labels: np.ndarray  # [n]; of one class where there are none
 
 
-Draw = Callable[[int, int], Drawn]  # (n, seed)
+Draw = Callable[[int, int], Points]  # (n, seed)
 
 
 class Ends(NamedTuple):
@@ -41,32 +41,32 @@ class Ends(NamedTuple):
     data: Draw
 
 
-def normal(n: int, seed: int) -> Drawn:
-    return Drawn(np.random.default_rng(seed).normal(size=(n, 2)), np.zeros(n, int))
+def normal(n: int, seed: int) -> Points:
+    return Points(np.random.default_rng(seed).normal(size=(n, 2)), np.zeros(n, int))
 
 
-def ring(n: int, seed: int, *, radius: float, std: float) -> Drawn:
+def ring(n: int, seed: int, *, radius: float, std: float) -> Points:
     """Eight Gaussians on a circle."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(8, size=n)
     centres = radius * np.stack([np.cos(labels * math.pi / 4), np.sin(labels * math.pi / 4)], 1)
-    return Drawn(centres + std * rng.normal(size=(n, 2)), labels)
+    return Points(centres + std * rng.normal(size=(n, 2)), labels)
 
 
-def moons(n: int, seed: int, *, scale: float = 2.0, shift: float = -1.0) -> Drawn:
+def moons(n: int, seed: int, *, scale: float = 2.0, shift: float = -1.0) -> Points:
     x, labels = map(np.asarray, make_moons(2 * n, noise=0.05, random_state=seed))  # half of each
-    return Drawn(x[:n] * scale + shift, labels[:n])
+    return Points(x[:n] * scale + shift, labels[:n])
 
 
-def wide_moons(n: int, seed: int) -> Drawn:
+def wide_moons(n: int, seed: int) -> Points:
     """Standardised by the mean and deviation of all numbers, times 7."""
     x, labels = map(np.asarray, make_moons(2 * n, noise=0.1, random_state=seed))
-    return Drawn(((x - x.mean()) / x.std() * 7)[:n], labels[:n])
+    return Points(((x - x.mean()) / x.std() * 7)[:n], labels[:n])
 
 
-def scurve(n: int, seed: int) -> Drawn:
+def scurve(n: int, seed: int) -> Points:
     x, _ = make_s_curve(n, noise=0.05, random_state=seed)
-    return Drawn(x[:, [0, 2]] * 1.5, np.zeros(n, int))
+    return Points(x[:, [0, 2]] * 1.5, np.zeros(n, int))
 
 
 class Networks(nn.Module):
@@ -75,8 +75,8 @@ class Networks(nn.Module):
     def __init__(self, count: int, inputs: int) -> None:
         super().__init__()
         sizes = [inputs, WIDTH, WIDTH, WIDTH, 2]
-        drawn = [(torch.rand(count, a + 1, b) * 2 - 1) / a**0.5 for a, b in pairwise(sizes)]
-        self.weights = nn.ParameterList(drawn)  # the last row of each is the bias
+        weights = [(torch.rand(count, a + 1, b) * 2 - 1) / a**0.5 for a, b in pairwise(sizes)]
+        self.weights = nn.ParameterList(weights)  # the last row of each is the bias
 
     def forward(self, x: Tensor) -> Tensor:
         for number, weight in enumerate(self.weights):
@@ -110,8 +110,8 @@ def points_of(cell: Cell, ends: Ends, batch: int) -> Callable[[], Point]:
 
     def draw() -> Point:
         rows = torch.randint(POOL, (batch,), generator=rng)
-        ways = {"path": STRAIGHT, "draw": DRAWS["uniform"], "couple": from_source}
-        point = draw_point(data[rows], rng, cond=Cond(labels=labels[rows]), **ways)
+        settings = {"path": STRAIGHT, "draw": DRAWS["uniform"], "couple": from_source}
+        point = draw_point(data[rows], rng, cond=Cond(labels=labels[rows]), **settings)
         return point._replace(xt=point.xt + SIGMA * torch.randn(batch, 2, generator=rng))
 
     return draw
@@ -120,8 +120,8 @@ def points_of(cell: Cell, ends: Ends, batch: int) -> Callable[[], Point]:
 def inputs(x: Tensor, t: Tensor | float, labels: Tensor | None, classes: int) -> Tensor:
     """x, t and, of several classes, which: side by side."""
     times = t[..., None] if isinstance(t, Tensor) else x.new_full((*x.shape[:-1], 1), t)
-    known = [F.one_hot(labels, classes).to(x.dtype)] if classes and labels is not None else []
-    return torch.cat([x, times, *known], -1)
+    one_hot = [F.one_hot(labels, classes).to(x.dtype)] if classes and labels is not None else []
+    return torch.cat([x, times, *one_hot], -1)
 
 
 def trained(
@@ -134,9 +134,9 @@ def trained(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     feeds = [points_of(cell, tasks[cell.task], batch) for cell in cells]
     for _ in range(updates):
-        found = [feed() for feed in feeds]
-        x, t, v = (torch.stack([getattr(p, name) for p in found]) for name in ("xt", "t", "v"))
-        kinds = [p.labels for p in found if p.labels is not None]
+        points = [feed() for feed in feeds]
+        x, t, v = (torch.stack([getattr(p, name) for p in points]) for name in ("xt", "t", "v"))
+        kinds = [p.labels for p in points if p.labels is not None]
         labels = torch.stack(kinds) if classes else None
         error = networks(inputs(x, t, labels, classes)) - v
         optimizer.zero_grad()
@@ -152,9 +152,9 @@ def w2(a: np.ndarray, b: np.ndarray) -> float:
     return math.sqrt(cost[linear_sum_assignment(cost)].mean())
 
 
-def energy(ways: Sequence[tuple[float, Tensor]]) -> Tensor:
+def energy(states: Sequence[tuple[float, Tensor]]) -> Tensor:
     """∫ mean |v|² dt of euler's ways, states [m n 2] by time: [m]."""
-    steps = [(b - a).square().sum(-1).mean(-1) / (s - t) for (t, a), (s, b) in pairwise(ways)]
+    steps = [(b - a).square().sum(-1).mean(-1) / (s - t) for (t, a), (s, b) in pairwise(states)]
     return torch.stack(steps).sum(0)
 
 

@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def some(folder: Path, most: int) -> Path:
+def link_pictures(folder: Path, most: int) -> Path:
     """The first pictures of a folder with their side-cars, copied where nothing else lies."""
     out = Path(tempfile.mkdtemp())
     names = sorted(path.stem for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
@@ -51,7 +51,7 @@ def some(folder: Path, most: int) -> Path:
     return out
 
 
-def asked() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*")
@@ -125,14 +125,14 @@ def rates(times: dict[str, list[float]], count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    given = asked()
-    root, scratch = some(given.folder, given.most), Path(tempfile.mkdtemp())
-    settings = [f"data.size={given.size}", *given.settings]
+    options = parse_arguments()
+    root, scratch = link_pictures(options.folder, options.most), Path(tempfile.mkdtemp())
+    settings = [f"data.size={options.size}", *options.settings]
     inputs = cache_inputs(read(str(root), (), settings, tables=TABLES).run)
     pictures = decoded(scratch, inputs)
     count = sum(map(len, pictures))
-    times = timed(scratch, inputs, pictures, given.batch, given.rounds)
-    told = {
+    times = timed(scratch, inputs, pictures, options.batch, options.rounds)
+    report = {
         "codec": inputs.codec.id,
         "pictures": count,
         "buckets": len(pictures),
@@ -141,7 +141,7 @@ def main() -> None:
         **rates(times, count),
         "loader_images_per_second": round(loading(scratch / "0", inputs.run.train.batch)),
     }
-    print(json.dumps(told))
+    print(json.dumps(report))
     shutil.rmtree(root)
     shutil.rmtree(scratch)
 

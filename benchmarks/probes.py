@@ -47,9 +47,9 @@ def going(run: Run, parts: Parts, data: Dataset, interval: int) -> Callable[[], 
 
     def go() -> None:
         n = next(numbers)
-        here = Progress(n, n * run.train.batch)
-        reports = {player.name: update(player, feed(here), n)}
-        look(here._replace(update=n + 1), reports)
+        position = Progress(n, n * run.train.batch)
+        reports = {player.name: update(player, feed(position), n)}
+        look(position._replace(update=n + 1), reports)
 
     return go
 
@@ -86,8 +86,8 @@ def main() -> None:
     arguments.add_argument("preset")
     arguments.add_argument("settings", nargs="*")
     arguments.add_argument("--rounds", type=int, default=30)
-    given = arguments.parse_intermixed_args()
-    run = read(given.preset, (), given.settings).run
+    options = arguments.parse_intermixed_args()
+    run = read(options.preset, (), options.settings).run
     interval = run.train.probe_every
     run, facts, data_for = load_data(run, None, Console(stderr=True))
     data = data_for(assemble(run, facts))
@@ -95,7 +95,7 @@ def main() -> None:
         name: going(run, assemble(run, facts), data, n)
         for name, n in {"plain": 0, "between": NEVER, "probed": 1}.items()
     }
-    took = turns(works, given.rounds)
+    took = turns(works, options.rounds)
     found_share = share(took, interval)
     ms = 1e3 * statistics.median(took["plain"])
     print("| preset | ms an update | between adds | a probed one adds | every | share of time |")

@@ -38,7 +38,7 @@ from pathline.training.players import Lane, update
 from pathline.training.team import Placement
 
 CPU = torch.device("cpu")
-STEPS, DRAWN, FEEDS = 20, 64, 50
+STEPS, SAMPLES, FEEDS = 20, 64, 50
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def asked() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("preset")
     arguments.add_argument("settings", nargs="*")
@@ -74,10 +74,10 @@ def loading(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], obj
 
 def drawing(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], object]]:
     """A sampling run, and the forward passes that it can't do without."""
-    items, _ = sample_items(run, parts, data, DRAWN)
+    items, _ = sample_items(run, parts, data, SAMPLES)
     draws = sampler(read(None, (), [f"sample.steps={STEPS}"]).run.sample, parts.path)
     cond = parts.text.encode(items)
-    x, t = torch.randn(DRAWN, *parts.shape()), torch.full((DRAWN,), 0.5)
+    x, t = torch.randn(SAMPLES, *parts.shape()), torch.full((SAMPLES,), 0.5)
 
     @torch.no_grad()
     def forwards() -> None:
@@ -85,7 +85,7 @@ def drawing(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], obj
             parts.network(x, t, cond)
 
     return {
-        "sampling": lambda: list(sample_steps(parts, items, list(range(DRAWN)), draws)),
+        "sampling": lambda: list(sample_steps(parts, items, list(range(SAMPLES)), draws)),
         "forwards": forwards,
     }
 
@@ -106,10 +106,10 @@ def timed(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
     return times
 
 
-def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, object]:
+def summary(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, object]:
     took = {name: statistics.median(rounds) for name, rounds in times.items()}
     batch = run.train.batch
-    found = {
+    report = {
         "preset": run.name,
         "pictures": pictures,
         "text": run.text.name,
@@ -120,21 +120,21 @@ def told(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str, ob
     }
     if "sampling" in times:
         ratios = [a / b for a, b in zip(times["sampling"], times["forwards"], strict=True)]
-        found["sampling_over_forwards"] = round(statistics.median(ratios), 3)
-        found["help_seconds"] = round(took["help"], 3)
-    return found
+        report["sampling_over_forwards"] = round(statistics.median(ratios), 3)
+        report["help_seconds"] = round(took["help"], 3)
+    return report
 
 
 def main() -> None:
-    given = asked()
-    settings = read(given.preset, (), given.settings, tables=TABLES)
+    options = parse_arguments()
+    settings = read(options.preset, (), options.settings, tables=TABLES)
     run, facts, data_for = load_data(adopt_cache(settings), None, Console(stderr=True))
     parts = assemble(run, facts)
     data = data_for(parts)
     works = loading(run, parts, data)
-    if not given.loader:
+    if not options.loader:
         works |= {**drawing(run, parts, data), "help": door}
-    print(json.dumps(told(run, len(data.keys), timed(works, given.rounds))))
+    print(json.dumps(summary(run, len(data.keys), timed(works, options.rounds))))
 
 
 if __name__ == "__main__":

@@ -37,17 +37,17 @@ from pathline.types import rows_of
 Scores = dict[str, dict[str, float]]
 
 
-def ranks(drawn: Tensor, real: Tensor, own: Tensor) -> Tensor:
+def ranks(samples: Tensor, real: Tensor, targets: Tensor) -> Tensor:
     """Of each drawn row, how many real rows are nearer than its own [n]."""
-    apart = torch.cdist(drawn.double(), real.double())
-    return (apart < apart.gather(1, own[:, None])).sum(1)
+    apart = torch.cdist(samples.double(), real.double())
+    return (apart < apart.gather(1, targets[:, None])).sum(1)
 
 
-def shares(found: Tensor) -> dict[str, float]:
-    return {f"top{k}": round((found < k).double().mean().item(), 4) for k in (1, 5, 20)}
+def shares(positions: Tensor) -> dict[str, float]:
+    return {f"top{k}": round((positions < k).double().mean().item(), 4) for k in (1, 5, 20)}
 
 
-def wanted() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--n", type=int, default=64)
@@ -80,57 +80,59 @@ def reals(run: Run, keys: Sequence[str], console: Console) -> Tensor:
     return pictures.pixels[[place[key] for key in keys]]
 
 
-def scores(feature: Feature, real: Tensor, drawn: Tensor, coded: Tensor, rows: Tensor) -> Scores:
+def scores(feature: Feature, real: Tensor, samples: Tensor, coded: Tensor, rows: Tensor) -> Scores:
     """Of the drawn, both controls and the ceiling; rows: the own real picture of each [n]."""
-    seen = feature.embed(real)
-    asked = {
-        "drawn": (feature.embed(drawn), rows),
-        "judged by another's caption": (feature.embed(drawn), rows.roll(1)),
-        "another's real picture": (seen[rows.roll(1)], rows),
+    real_features = feature.embed(real)
+    comparisons = {
+        "drawn": (feature.embed(samples), rows),
+        "judged by another's caption": (feature.embed(samples), rows.roll(1)),
+        "another's real picture": (real_features[rows.roll(1)], rows),
         "the codec's own": (feature.embed(coded), rows),
     }
-    return {name: shares(ranks(x, seen, own)) for name, (x, own) in asked.items()}
+    return {
+        name: shares(ranks(x, real_features, targets)) for name, (x, targets) in comparisons.items()
+    }
 
 
-def look(real: Tensor, drawn: Tensor, titles: Sequence[str | None], file: Path) -> None:
+def look(real: Tensor, samples: Tensor, titles: Sequence[str | None], file: Path) -> None:
     """The first sixteen, eight in a row, real above drawn."""
-    both, shown = torch.stack([real[:16], drawn[:16]], 1).flatten(0, 1), min(16, len(drawn))
+    both, shown = torch.stack([real[:16], samples[:16]], 1).flatten(0, 1), min(16, len(samples))
     lines = [range(start, min(start + 8, shown)) for start in range(0, shown, 8)]
     order = [2 * i + j for line in lines for j in (0, 1) for i in line]
     sheet(both[order], [titles[index // 2] or "" for index in order], columns=8).save(file)
 
 
 def main() -> None:
-    given = wanted()
+    options = parse_arguments()
     console, device = Console(stderr=True), pick_device("auto")
-    opened = runs.open_run(given.run, console.print)
+    opened = runs.open_run(options.run, console.print)
     parts, weights = runs.parts_of(opened, ema=None, device=device)
     run, _, data_for = load_data(opened.run, None, console)
     data = data_for(parts)
-    rows = data.train[random_rows(len(data.train), given.n, given.seed)]
+    rows = data.train[random_rows(len(data.train), options.n, options.seed)]
     sample = run.sample
-    if given.guidance is not None:
-        sample = replace(sample, guidance=pick("cfg", scale=given.guidance))
-    drawn = draw(parts, data, rows, sample, given.seed)
+    if options.guidance is not None:
+        sample = replace(sample, guidance=pick("cfg", scale=options.guidance))
+    samples = draw(parts, data, rows, sample, options.seed)
     real = reals(run, data.keys, console)
-    feature = bind(TABLES["eval.feature"], Pick(given.feature, {}), "feature")(real, None, device)
-    said = {
-        "run": str(given.run),
+    feature = bind(TABLES["eval.feature"], Pick(options.feature, {}), "feature")(real, None, device)
+    report = {
+        "run": str(options.run),
         "checkpoint": opened.checkpoint.name,
         "weights": weights,
         "feature": feature.name,
-        "n": given.n,
-        "seed": given.seed,
+        "n": options.n,
+        "seed": options.seed,
         "among": len(real),
         "chance_top5": round(5 / len(real), 5),
         "steps": sample.steps,
         "solver": sample.solver.name,
         "guidance": {"name": sample.guidance.name, **sample.guidance.options},
-        **scores(feature, real, drawn, data.pixels(rows), rows),
+        **scores(feature, real, samples, data.pixels(rows), rows),
     }
-    print(json.dumps(said, indent=1))
-    if given.out:
-        look(real[rows], drawn, captions(data, rows), given.out)
+    print(json.dumps(report, indent=1))
+    if options.out:
+        look(real[rows], samples, captions(data, rows), options.out)
 
 
 if __name__ == "__main__":

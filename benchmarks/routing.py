@@ -32,23 +32,23 @@ CASES: dict[str, tuple[Frame, int, dict[str, Any]]] = {
     "digits at patch 1, depth 6, 64 tokens": (Frame(1, 8, 8, 10), 32, {**DIGITS, "depth": 6}),
     "digits, depth 6, 16 tokens": (Frame(1, 8, 8, 10), 32, {**DIGITS, "depth": 6, "patch": 2}),
 }
-WAYS = {"none": {}, "tread": {"route": "tread"}, "sprint": {"route": "sprint"}}
+MODES = {"none": {}, "tread": {"route": "tread"}, "sprint": {"route": "sprint"}}
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description="Updates with a route and without.")
-    asked.add_argument("--rounds", type=int, default=5)
-    rounds = asked.parse_args().rounds
+    parser = argparse.ArgumentParser(description="Updates with a route and without.")
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}))
     for name, (frame, batch, settings) in CASES.items():
-        made = {way: update(frame, batch, {**settings, **more}) for way, more in WAYS.items()}
-        seconds = turns({way: run for way, (run, _) in made.items()}, rounds)
+        updates = {mode: update(frame, batch, {**settings, **more}) for mode, more in MODES.items()}
+        seconds = turns({mode: run for mode, (run, _) in updates.items()}, rounds)
         print(f"\n{name}, batch {batch}, {rounds} rounds")
-        for way, taken in seconds.items():
+        for mode, taken in seconds.items():
             ratios = [a / b for a, b in zip(taken, seconds["none"], strict=True)]
-            counted = made[way][1] / made["none"][1]
+            counted = updates[mode][1] / updates["none"][1]
             print(
-                f"  {way:7} {statistics.median(taken) * 1e3:8.1f} ms"
+                f"  {mode:7} {statistics.median(taken) * 1e3:8.1f} ms"
                 f"   x {statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
                 f"   operations x {counted:.2f}"
             )

@@ -151,14 +151,14 @@ def race(
         start = clock()
         run()
         repeats[name] = max(1, round(seconds / (clock() - start)))
-    found = {name: [] for name in timed}
+    durations = {name: [] for name in timed}
     for _ in range(rounds):
         for name, (run, _) in timed.items():
             start = clock()
             for _ in range(repeats[name]):
                 run()
-            found[name].append((clock() - start) / repeats[name])
-    return found
+            durations[name].append((clock() - start) / repeats[name])
+    return durations
 
 
 def keep_memory() -> None:
@@ -168,12 +168,14 @@ def keep_memory() -> None:
     libc.mallopt(-4, 0)  # M_MMAP_MAX
 
 
-def summary(timed: dict[str, Timed], found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summary(
+    timed: dict[str, Timed], durations: dict[str, list[float]]
+) -> dict[str, dict[str, float]]:
     """Median and best of the rounds; the share is of the same round's square product."""
     rows = {}
-    for name, seconds in found.items():
+    for name, seconds in durations.items():
         rates = [timed[name].flops / s / 1e9 for s in seconds]
-        peaks = [timed["square product"].flops / s / 1e9 for s in found["square product"]]
+        peaks = [timed["square product"].flops / s / 1e9 for s in durations["square product"]]
         rows[name] = {
             "ms": 1e3 * statistics.median(seconds),
             "ms_best": 1e3 * min(seconds),
@@ -181,8 +183,8 @@ def summary(timed: dict[str, Timed], found: dict[str, list[float]]) -> dict[str,
             "share": statistics.median([a / b for a, b in zip(rates, peaks, strict=True)]),
             "share_best": max(rates) / max(peaks),
         }
-        if "diffusers" in found:
-            pairs = zip(found["diffusers"], seconds, strict=True)
+        if "diffusers" in durations:
+            pairs = zip(durations["diffusers"], seconds, strict=True)
             rows[name]["speedup"] = statistics.median([theirs / s for theirs, s in pairs])
     return rows
 
