@@ -17,6 +17,7 @@ from sklearn.datasets import make_moons, make_s_curve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.config.pick import function_of
 from pathline.flow.couplings import COUPLINGS
 from pathline.flow.paths import STRAIGHT, draw_point
 from pathline.flow.solvers import integrate
@@ -102,7 +103,7 @@ def points_of(cell: Cell, ends: Ends, batch: int) -> Callable[[], Point]:
     ]
     source, data = (torch.tensor(pool.x, dtype=torch.float32) for pool in pools)
     labels = torch.tensor(pools[1].labels)
-    couple = COUPLINGS[cell.coupling]
+    couple = function_of(COUPLINGS[cell.coupling])
 
     def from_source(_: Tensor, x1: Tensor, cond: Cond | None) -> Tensor:
         rows = torch.randint(POOL, (batch,), generator=rng)  # in place of draw_point's own noise
