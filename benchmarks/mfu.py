@@ -29,9 +29,9 @@ from pathline.assemble import Parts, assemble
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
 from pathline.evaluation.timing import data_sheet_rate, timed
-from pathline.training.device import Precision, finish, lane_rng, product_rate
+from pathline.training.device import Precision, finish, product_rate
 from pathline.training.ema import exponential
-from pathline.training.players import Player, update
+from pathline.training.players import Player, lane_rng, update
 from pathline.types import Batch, Cond, Facts
 
 

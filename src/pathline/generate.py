@@ -23,7 +23,7 @@ from pathline.compatibility import Subject, named, require
 from pathline.flow.guidance import Push
 from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
-from pathline.nn.attention import drop_full_mask
+from pathline.nn.attention import cond_to
 from pathline.types import PLAIN_CALL, Call, Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
@@ -291,13 +291,6 @@ def _for_sampling(
             return network(x, t, cond, call._replace(route=skip_route(x)) if skips else call)
 
     return sampled
-
-
-def cond_to(cond: Cond, device: torch.device) -> Cond:
-    """The condition on the device, without a mask that hides nothing."""
-    if cond.words is None:  # the trained word encoder needs its mask
-        cond = cond._replace(mask=drop_full_mask(cond.mask))
-    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))
 
 
 def _repeat(null: Cond, rows: int) -> Cond:

@@ -291,7 +291,7 @@ BAD = {
         ["shapes", "backbone.patch=8", "objective.prediction=v", "data.source.count=20"],
         "192 values .* objective.prediction=x1",
     ),
-    "words without captions": (["digits", "text=words"], "needs captions"),
+    "words without captions": (["digits", "text=words"], "the data has no captions"),
     "a device that is not there": (["digits", "--device", "cuda:9"], "can't be used"),
     "guidance by a network that is not there": (
         ["digits", "sample.guidance=autoguidance"],

@@ -24,10 +24,11 @@ from pathline.runs import folder as runs
 from pathline.runs.methods import METHODS
 from pathline.training import checkpoint
 from pathline.training import sharded_checkpoint as shards
-from pathline.training.device import lane_rng, pick_precision
+from pathline.training.device import pick_precision
 from pathline.training.ema import exponential
 from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw, muon
+from pathline.training.players import lane_rng
 from pathline.training.team import Placement, Team, build_player, freeze, rehearse
 from pathline.types import Batch, Cond
 

@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from pathline.backbones.dit import dit
 from pathline.backbones.network import Network
 from pathline.text.learned import WordEncoder
-from pathline.training.device import lane_rng, pick_precision
+from pathline.training.device import pick_precision
 from pathline.training.muon import Muon, Together, orthogonal
 from pathline.training.optim import adamw, describe, muon, partition, role, roles
-from pathline.training.players import Player, restore, state_of, tensors_of, update
+from pathline.training.players import Player, lane_rng, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond, Frame
 
 CPU = torch.device("cpu")

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from pathline.training.device import lane_rng, pick_precision
+from pathline.training.device import pick_precision
 from pathline.training.ema import exponential
 from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw
-from pathline.training.players import Player, restore, state_of, tensors_of, update
+from pathline.training.players import Player, lane_rng, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond
 
 CPU = torch.device("cpu")

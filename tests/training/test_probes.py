@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from pathline.backbones.dit import dit
 from pathline.nn.blocks import gelu
-from pathline.training.device import lane_rng, pick_precision
+from pathline.training.device import pick_precision
 from pathline.training.loop import Progress, train_players
 from pathline.training.optim import adamw, muon, roles
-from pathline.training.players import Player, tensors_of
+from pathline.training.players import Player, lane_rng, tensors_of
 from pathline.training.probes import Recorder, entered, head, inside, logits, probes, timed
 from pathline.types import Batch, Cond, Frame, Output, Point
 

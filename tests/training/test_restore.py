@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from pathline.training import players
-from pathline.training.device import lane_rng, pick_precision
+from pathline.training.device import pick_precision
 from pathline.training.ema import exponential
 from pathline.training.optim import adamw, muon
-from pathline.training.players import Player, restore, state_of, tensors_of, update
+from pathline.training.players import Player, lane_rng, restore, state_of, tensors_of, update
 from pathline.types import Batch, Cond
 
 CPU = torch.device("cpu")

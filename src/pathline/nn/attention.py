@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from pathline.nn.blocks import EPS
 from pathline.nn.positions import rotate
+from pathline.types import Cond
 
 
 class Attention(nn.Module):
@@ -95,3 +96,10 @@ def drop_full_mask(mask: Bool[Tensor, "b l"] | None) -> Bool[Tensor, "b l"] | No
     if mask is None or mask.device.type != "cpu":
         return mask
     return None if bool(mask.all()) else mask
+
+
+def cond_to(cond: Cond, device: torch.device) -> Cond:
+    """The condition on the device, without a mask that hides nothing."""
+    if cond.words is None:  # the trained word encoder needs its mask
+        cond = cond._replace(mask=drop_full_mask(cond.mask))
+    return Cond(*(None if v is None else v.to(device, non_blocking=True) for v in cond))

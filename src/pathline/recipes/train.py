@@ -1,6 +1,6 @@
 """Train: settings, data, networks, hooks, loop, from top to bottom; for every method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from pathline.runs.resume import find_run, require_same_run, restore_players
 from pathline.runs.saver import saver
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.distributed import World, agreed, broadcast, joined, launched_rank
-from pathline.training.loop import Feed, Outcome, Progress, train_players
+from pathline.training.loop import Feed, Hook, Outcome, Progress, train_players
 from pathline.training.progress import complaints, introduce, introduce_progress, screen
 from pathline.training.team import Placement, Team, rehearse
 from pathline.training.trackers import dashboards
@@ -77,7 +77,7 @@ def train(
     console = Console(quiet=launched_rank() > 0)
     say = partial(console.print, soft_wrap=True, highlight=False)
     layers = runs.Layers(what, config, overrides, {"seed": seed, "device": device})
-    run, opened = read_command("flow", layers, resume, out, say)
+    run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
     if procs != 1:
         return launch(procs, run, say)
     trained = run_training(run, out, opened, console)
@@ -87,7 +87,7 @@ def train(
 
 
 def read_command(
-    method: str, layers: runs.Layers, resume: str | None, out: Path | None, say: Say
+    method: str, layers: runs.Layers, *, resume: str | None, out: Path | None, say: Say
 ) -> tuple[Any, runs.Opened | None]:
     """The settings of a command, and the run that it resumes, if it does."""
     kind, preset = METHODS[method].kind, layers.preset
@@ -102,7 +102,12 @@ def read_command(
 
 
 def run_training(
-    run: Any, out: Path | None, opened: runs.Opened | None, console: Console, method: str = "flow"
+    run: Any,
+    out: Path | None,
+    opened: runs.Opened | None,
+    console: Console,
+    *,
+    method: str = "flow",
 ) -> Trained:
     """Train from settings to the last checkpoint, as one of the run's processes."""
     with joined(run.train.strategy, pick_device(run.device)) as (world, device):
@@ -115,7 +120,9 @@ def run_training(
             console = Console(quiet=True)
         # A run that is refused before its first file leaves no folder.
         with runs.gone_if_empty(folder):
-            context = prepare(method, run, folder, opened, console, device, world)
+            context = prepare(
+                method, run, folder, opened, console=console, device=device, world=world
+            )
             return _train(context, opened)
 
 
@@ -124,6 +131,7 @@ def prepare(
     run: Any,
     folder: Path,
     opened: runs.Opened | None,
+    *,
     console: Console,
     device: torch.device,
     world: World,
@@ -179,7 +187,7 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
         bar = screen(context.console, run.train.updates, start.update)
         with bar as (tick, show), trackers as tracker:
             feed, hooks = hooks_from(feed, start, tracker, save, show)
-            outcome = _loop(context, feed, start, [tick, *hooks], stopped)
+            outcome = _loop(context, feed, start, hooks=[tick, *hooks], stopped=stopped)
         if outcome.progress.update:
             save.save(outcome.progress)
             save.settle()
@@ -189,7 +197,14 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
     return Trained(folder, run, context.parts, data, team, outcome)
 
 
-def _loop(context, feed: Feed, start: Progress, hooks, stopped) -> Outcome:
+def _loop(
+    context: TrainingContext,
+    feed: Feed,
+    start: Progress,
+    *,
+    hooks: Sequence[Hook],
+    stopped: Callable[[], bool],
+) -> Outcome:
     """The loop of all players. A fault is printed by the process it occurs in."""
     run, world = context.run, context.placement.world
     console = Console(stderr=True) if world.rank else context.console

@@ -37,10 +37,9 @@ from pathline.runs.dataset import Dataset, LoadedData, split
 from pathline.runs.folder import Kind, Layers
 from pathline.runs.from_pictures import load_pictures, open_source, pixels_of
 from pathline.tables import TABLES
-from pathline.training.device import lane_rng
 from pathline.training.ema import exponential
 from pathline.training.loop import Hook, Progress, Reports
-from pathline.training.players import Loss
+from pathline.training.players import Loss, lane_rng
 from pathline.training.team import Placement, Team, build_player, freeze
 from pathline.types import Batch, Cond, Facts
 

@@ -13,14 +13,13 @@ from pathline.assemble import objective_of
 from pathline.compatibility import feature_term, require_rows
 from pathline.config.run import Run
 from pathline.data import order
-from pathline.generate import cond_to
+from pathline.nn.attention import cond_to
 from pathline.runs.dataset import Dataset, LoadedData, by_bucket
 from pathline.runs.from_cache import from_cache
 from pathline.runs.from_pictures import from_pictures
-from pathline.training.device import lane_rng
 from pathline.training.distributed import ALONE, World
 from pathline.training.loop import Feed, Progress
-from pathline.training.players import Lane
+from pathline.training.players import Lane, lane_rng
 from pathline.types import Batch
 
 

@@ -1,6 +1,5 @@
 """Device, precision and random generators of a process, decided in one place."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -110,13 +109,3 @@ def pick_precision(setting: str, device: torch.device) -> Precision:
     if setting == "fp32":
         return Precision(setting, reason, nullcontext, None)
     return Precision(setting, reason, partial(torch.autocast, device.type, DTYPES[setting]), scaler)
-
-
-def lane_rng(seed: int, update: int, lane: int, device: torch.device) -> torch.Generator:
-    """The random generator of one micro-batch, a function of its place alone.
-
-    lane = micro-batch × world size + rank, so two processes get the numbers that one gets with
-    two accumulated micro-batches, and a resumed run those of an uninterrupted one.
-    """
-    digest = hashlib.blake2b(f"{seed}/{update}/{lane}".encode(), digest_size=4).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))

@@ -1,6 +1,7 @@
 """A player is a network in training: with its optimizer, loss, averages and schedule."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,6 +17,16 @@ from pathline.types import Batch
 
 Lane = tuple[Batch, torch.Generator]
 Loss = Callable[[Any, Batch, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+def lane_rng(seed: int, update: int, lane: int, device: torch.device) -> torch.Generator:
+    """The random generator of one micro-batch, a function of its place alone.
+
+    lane = micro-batch × world size + rank, so two processes get the numbers that one gets with
+    two accumulated micro-batches, and a resumed run those of an uninterrupted one.
+    """
+    digest = hashlib.blake2b(f"{seed}/{update}/{lane}".encode(), digest_size=4).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
 @dataclass

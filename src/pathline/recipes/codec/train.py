@@ -47,7 +47,8 @@ def codec_train(
     console = Console()
     say = partial(console.print, soft_wrap=True, highlight=False)
     flags = {"seed": seed, "device": device}
-    run, opened = read_command("codec", Layers(what, config, overrides, flags), resume, out, say)
+    layers = Layers(what, config, overrides, flags)
+    run, opened = read_command("codec", layers, resume=resume, out=out, say=say)
     trained = run_training(run, out, opened, console, method="codec")
     if trained.outcome.reason == "done":
         trial = codec_trial(trained.run, trained.data, trained.team.players[0])
