@@ -99,6 +99,7 @@ def test_a_file_that_gave_latents_and_then_no_features_is_tried_again(
             tools._replace(features=Machines().encode),
             **how,
         )
+        assert made.encoded["features"] == (6 if rows == 6 else 1)
         assert (made.rows, len(made.unreadable), len(cache.read(out).keys)) == (
             rows,
             7 - rows,

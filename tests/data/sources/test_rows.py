@@ -72,7 +72,7 @@ def test_own_data_is_recognised(tmp_path, png):
         assert detect(path) == (row, {"path": str(path)})
     with pytest.raises(ValueError, match="files for folder and parquet and tar together"):
         detect(tmp_path)
-    with pytest.raises(ValueError, match="is no data set. Take a folder"):
+    with pytest.raises(ValueError, match=r"is no data set\. Take a folder"):
         detect(picture)
     with pytest.raises(FileNotFoundError, match="next to it are a, b, c"):
         detect(tmp_path / "d")

@@ -105,7 +105,11 @@ def build(
             processes, lambda: _finish(folder, source, settings, plan, options, processes.size)
         )
     damaged = [file for part in plan.shards.values() for file in part.damaged]
-    encoded = {kind: len(part.new) for kind, part in plan.shards.items()}
+    # What was planned but could not be decoded is in no shard.
+    torn = {fault.digest for fault in unreadable}
+    planned = (*plan.layout.pictures, *plan.features.values())
+    missing = {placed.id for placed in planned if placed.picture.digest in torn}
+    encoded = {kind: len(part.new - missing) for kind, part in plan.shards.items()}
     return WriteResult(rows, encoded, plan.layout, unreadable, damaged)
 
 
