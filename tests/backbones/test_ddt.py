@@ -89,6 +89,25 @@ def test_published_depths():
     assert function_of(BACKBONES["ddt"]) is ddt
 
 
+def test_weights_more_than_the_official_network_has_are_those_on_the_page():
+    with torch.device("meta"):
+        network = ddt(Frame(4, 32, 32, classes=1000), size="XL/2")
+    extra = {
+        "attention.qkv.bias": 0,
+        "mlp.up.bias": 0,
+        "mlp.down.bias": 0,
+        "decoder.norm.weight": 0,
+    }
+    for name, p in network.named_parameters():
+        for ending in extra:
+            extra[ending] += p.numel() * name.endswith(ending)
+    assert list(extra.values()) == [96_768, 172_032, 32_256, 1_152]
+    count = sum(p.numel() for p in network.parameters())
+    assert (count, count - sum(extra.values())) == (674_948_560, 674_646_352)
+    page = (Path(__file__).parents[2] / "docs/methods/ddt.md").read_text("utf-8")
+    assert all(f"{number:,}" in page for number in (count, count - 302_208, *extra.values()))
+
+
 def test_hidden_states_may_be_handed_back():
     network = perturb(build())
     x, t, cond, call = inputs(network)

@@ -1,6 +1,6 @@
 """The network of a run: a backbone, and what is trained around it, as children of fixed names."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -97,5 +97,6 @@ class Network(nn.Module):
                 "terms.alignment is wrong because this backbone returns no hidden states. Set "
                 "another backbone, or leave the term out."
             )
-        patch = self.backbone.shape.patch
-        return tokens.transpose(1, 2).unflatten(2, (x.shape[2] // patch, x.shape[3] // patch))
+        shape: Any = self.backbone.shape
+        sides = (x.shape[2] // shape.patch, x.shape[3] // shape.patch)
+        return tokens.transpose(1, 2).unflatten(2, sides)

@@ -4,7 +4,7 @@ A small network that reads noisy values of tokens and the backbone's hidden stat
 time, or the tokens of a group, which attend to one another (arXiv 2512.12465).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -173,7 +173,7 @@ def build_head(
             "head: no last layer of it reads its hidden states. Set backbone=dit, cross_dit or "
             "stream_dit."
         )
-    shape = backbone.shape
+    shape: Any = backbone.shape
     side = shape.patch * (group if kind == "mlp" else 1)
     wide = max(shape.width // 2, side**2 * frame.channels) if width is None else width
     _check_sizes(frame, side, group, wide, depth)
