@@ -102,6 +102,7 @@ def grid(trial: CodecTrial) -> Any:
     with trial.ema.lent_to(network):
         rebuilt = decode(network.rebuilt(network.latents(encode(pixels))))
     network.train()
+    # Rows of originals above rows of reconstructions; a last row that is not full is left out.
     pairs = zip(pixels.cpu().split(ROW), rebuilt.cpu().split(ROW), strict=True)
     columns = min(ROW, len(pixels))
     full_rows = [pair for pair in pairs if len(pair[0]) == columns]

@@ -31,6 +31,7 @@ def prepare_hooks(context: TrainingContext) -> HooksFrom:
         feed: Feed, start: Progress, tracker: Tracker, saver: Saver, show: Show
     ) -> tuple[Feed, list[Hook]]:
         feed, probes = probe_team(team, feed, tracker.numbers, train.probe_every)
+        # In this order: a codebook moves, then values are logged, then weights saved and sampled.
         return feed, [
             *probes,
             *team.hooks,

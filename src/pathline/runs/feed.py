@@ -72,6 +72,7 @@ def feeder(
         with_features = not features_until or progress.update < features_until
         for lane in range(world.rank, lanes, world.size):
             positions, epochs = positions_of(progress.images, lane, lanes)
+            # Flips and captions are a function of (seed, epoch, row), never of the process.
             rows = data.train[torch.as_tensor(positions)]
             at = (run.seed, epochs, rows.numpy())
             flips = torch.as_tensor(order.coins(*at, 0.5)) if run.data.flip else None

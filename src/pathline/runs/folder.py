@@ -118,6 +118,7 @@ def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[
 def publish(folder: Path, saved: Path, run: Any) -> None:
     """Name a new checkpoint in `latest`, and delete old ones by run.train.keep_…."""
     write_whole(folder / LATEST, f"checkpoints/{saved.name}\n")
+    # The best checkpoint is never deleted, however old.
     best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
     checkpoint.prune(
         saved.parent,

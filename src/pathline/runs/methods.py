@@ -86,6 +86,7 @@ def build_flow(
     init_weights.load_init(loaded.run, parts, saved, say)
     put_on(parts, device)
     data = loaded.dataset_for(parts)
+    # The mean needs all training data, so a resumed run takes its checkpoint's.
     push = mean_velocity(loaded.run, saved)
     if push is None and (share := push_share(loaded.run)):
         mean = from_first_rank(lambda: measure_mean(loaded.run, parts.path, data, device))
@@ -95,6 +96,7 @@ def build_flow(
 
 def flow(run: Run, parts: Parts, placement: Placement) -> Team:
     """One player, the network of a flow; its validation is at fixed times."""
+    # Probes count the error by time in the criterion itself, which has velocity and output.
     criterion, error_by_time = timed(parts.criterion)
     watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
     validation = {

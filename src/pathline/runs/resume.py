@@ -24,6 +24,7 @@ def find_run(
     kind: runs.Kind[Any] = runs.FLOW,
 ) -> runs.Opened | None:
     """The run to resume, or None for a new one."""
+    # torchrun repeats the first command after a failure; its run exists by then.
     if resume is None and _restarted() and out and (out / kind.settings).is_file():
         resume = str(out)
     if resume is None:
@@ -35,6 +36,7 @@ def find_run(
         raise ValueError(f"{where} is a run of {opened.run.name!r}; leave out {what!r}.")
     if not latest and out and out != opened.folder:
         raise ValueError("--resume writes to the resumed run's folder: leave out --out.")
+    # An older checkpoint is refused: its metrics and samples would mix with the newer ones.
     newest = checkpoint.newest(opened.folder / "checkpoints", lambda _: None)
     if newest != opened.saved:
         raise ValueError(

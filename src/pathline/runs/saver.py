@@ -93,6 +93,7 @@ def _sharded(root: Path, contents: Contents, publish: Callable[[int], None], wor
             raise OSError(fault)
 
     def save(progress: Progress) -> None:
+        # A failure of the last save is raised after this one has begun, or two would be lost.
         fault = ended()
         tensors, state = contents.tensors, contents.state(progress)
         work = _begun(root, progress.update, tensors, world)
@@ -119,6 +120,7 @@ def _ended(update: int, work: Path, future: Future, world: World) -> str:
 
 def _begun(root: Path, update: int, tensors: Callable[[], checkpoint.Groups], world: World) -> Path:
     """A folder that all ranks write in. Raises OSError on all if the disk is too full."""
+    # Rank 0 decides, and every rank raises: a rank that went on alone would wait for ever.
     work, fault = None, ""
     if world.rank == 0:
         try:

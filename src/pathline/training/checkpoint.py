@@ -65,10 +65,12 @@ def seal(
     """Make what was written in `work` the checkpoint of `update`: state, manifest, rename."""
     for file, text in {**texts, STATE: json.dumps(state, indent=1)}.items():
         (work / file).write_text(text)
+    # Files and folders reach the disk before the manifest that says they are whole.
     files = {str(path.relative_to(work)): _stamp(path) for path in _files(work)}
     for folder in {work, *(path.parent for path in _files(work))}:
         _sync(folder)
     _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
+    # A checkpoint of the same update is moved aside first: a rename cannot replace a full folder.
     final, aside = root / name(update), work.with_name(f"{work.name}-old")
     if final.exists():
         os.replace(final, aside)
@@ -108,6 +110,7 @@ def fault_of(folder: Path) -> str:
         return f"{missing[0]} is missing"
     if foreign := sorted(present - set(files)):
         return f"{foreign[0]} does not belong to it"
+    # Sizes first: they are cheap, and a digest reads the whole file.
     for file, stamp in files.items():
         size = (folder / file).stat().st_size
         if size != stamp["bytes"]:

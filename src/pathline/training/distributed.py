@@ -152,6 +152,7 @@ def shard(
         )
     half = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
+    # Blocks are gathered one at a time: the memory of full weights is that of one block.
     blocks = [
         block for part in network.modules() if isinstance(part, nn.ModuleList) for block in part
     ]

@@ -28,6 +28,7 @@ def every(n: int, hook: Hook, *, last: int = 0) -> Hook:
 
 def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last: int) -> Hook:
     """Means over the last n updates, read from the device together, to tracker and screen."""
+    # Values stay on the device until the window is logged: one read, not one per update.
     window: list[Reports] = []
     last_log = [time.perf_counter(), None]  # seconds, images
 
@@ -88,6 +89,7 @@ def validator(
 
     @torch.no_grad()
     def validate(progress: Progress, _: Reports) -> None:
+        # The same noise at every validation, so that only the weights change the loss.
         player.network.eval()
         columns = [_held_out(player, loss, batches, seed) for loss in loss_at.values()]
         player.network.train()

@@ -44,6 +44,7 @@ def train_players(
     while progress.update < updates:
         if stopped():
             return Outcome(progress, "interrupted")
+        # All players see the same batch; each draws its noise from the lane's generator in turn.
         lanes = feed(progress)
         reports = {
             player.name: update(player, lanes, progress.update)
@@ -54,6 +55,7 @@ def train_players(
         bad = bad + 1 if faults else 0
         if faults:
             complain(progress, "; ".join(faults), lanes)
+        # A skipped update counts: its images are passed, or a bad one would come again for ever.
         progress = Progress(progress.update + 1, progress.images + batch)
         if bad == patience:
             return Outcome(progress, "diverged")

@@ -76,17 +76,20 @@ def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
 
     n: the update's number from 0. The finiteness test is the update's one read from the device.
     """
+    # The rate is set from the update's number alone, so a resumed run needs no scheduler state.
     for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
         group["lr"] = rate * player.rate(n)
     total, terms = _accumulate(player, lanes)
     scaler = player.precision.scaler
     if scaler:
         scaler.unscale_(player.optimizer)
+    # Norm and finiteness are read together: this is the one wait for the device.
     gradients = [p.grad for p in player.network.parameters() if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients))
     finite_loss, finite = torch.stack([total.isfinite(), (total + norm).isfinite()]).tolist()
     if finite and player.clip:
         torch.nn.utils.clip_grads_with_norm_(player.network.parameters(), player.clip, norm)
+    # Under fp16 an overflow is expected now and then: the scaler lowers its scale and goes on.
     overflow = scaler is not None and finite_loss and not finite and scaler.get_scale() > 1
     fault = "" if finite or overflow else _fault(player, finite_loss, terms)
     _step(player, finite, n)
@@ -104,6 +107,7 @@ def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str
             (player.precision.scaler.scale(share) if player.precision.scaler else share).backward()
         totals.append(share.detach())
         terms.append(parts)
+    # Means over the lanes, then over the ranks, in one collective.
     names = list(terms[0])
     columns = [torch.stack([part[name] for part in terms]).mean() for name in names]
     total, *means = mean(torch.stack([torch.stack(totals).sum(), *columns])).unbind()

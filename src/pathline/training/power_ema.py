@@ -87,6 +87,7 @@ def mixture(stored: Sequence[Profile], target: Profile) -> tuple[list[float], fl
 
 def store(folder: Path, average: Ema, update: int, *, writes: bool = True) -> None:
     """Write the average as a snapshot, whole or not at all. Every rank calls; one `writes`."""
+    # Sharded weights are gathered one at a time, on every rank, for gathering is collective.
     weights: Weights = {}
     for name, weight in average.state().items():
         full = whole(weight)
@@ -134,6 +135,7 @@ def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuil
     stored = [snapshot for snapshot in stored if snapshot.update <= update]
     target = (gamma_of(sigma_rel), update)
     shares, error = mixture([snapshot.profile for snapshot in stored], target)
+    # float64, because shares of opposite signs nearly cancel; one tensor at a time, for memory.
     total: Weights = {}
     for snapshot, share in zip(stored, shares, strict=True):
         with safe_open(snapshot.file, "pt") as opened:

@@ -66,6 +66,7 @@ def probes(
         return lanes
 
     def look(progress: Progress, reports: Reports) -> None:
+        # Gradients are still those of this update; weights are compared with those before it.
         report = reports.get(player.name)
         if before and report is not None and report.taken:
             rng = torch.Generator(probed[0][1].device).manual_seed(progress.update)
@@ -90,6 +91,7 @@ def gradients(network: nn.Module, kinds: Mapping[str, Sequence[str]], report: Up
         for role, names in kinds.items()
     }
     norms = {role: _norm(parts) for role, parts in by_role.items() if parts}
+    # The norm before clipping is known; its ratio to the norm now undoes the clipping.
     clipped = torch.stack(list(norms.values())).norm()
     back = whole(report.norm) / clipped.clamp(min=torch.finfo(clipped.dtype).tiny)
     return {f"gradient/{role}": norm * back for role, norm in norms.items()}

@@ -41,6 +41,7 @@ def save(
     mix with training's. The tensors are copied before this returns. The future is over when `done`
     is, and carries its exception.
     """
+    # The next update changes the weights while these copies are written.
     copies = {key: tensor.detach().clone() for key, tensor in flat(tensors).items()}
     writer = HuggingFaceStorageWriter(str(work / SHARDS), save_distributed=True)
     written = async_save(copies, storage_writer=writer, process_group=group)
@@ -68,6 +69,7 @@ def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
     reader = HuggingFaceStorageReader(str(folder / SHARDS))
     metadata = reader.read_metadata().state_dict_metadata
     selected = {k: m for k, m in metadata.items() if not only or k.split("/", 1)[0] in only}
+    # Read whole, so that a run may continue with other processes than it was saved by.
     into = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in selected.items()}  # type: ignore[union-attr]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process reads for itself

@@ -92,6 +92,7 @@ def rehearse(team: Team, batch: Batch) -> None:
 
     Losses may change with the share of the training that is over: its start and end are tried.
     """
+    # The module itself is called, not its DDP wrapper, which would wait for a backward pass.
     rng = torch.Generator(batch.x1.device).manual_seed(0)
     for player in team.players:
         with player.precision.autocast():

@@ -59,6 +59,7 @@ def together(
     If another fails, when opened or later, `warn` is called and it is left out from then on.
     metrics.jsonl is the run's record and is tried again each time.
     """
+    # The file comes first: whatever a dashboard does, the run keeps its record.
     record = jsonl(folder / METRICS, resumed_at=resumed_at)
     opened: dict[str, Tracker] = {}
 
