@@ -143,9 +143,8 @@ def help_seconds() -> dict[str, float]:
 
 def line(title: str, value: float, limit: float, detail: str = "", *, least: bool = False) -> None:
     """One limit; least: the number is to be at least the limit."""
-    state = "ok  " if (value >= limit if least else value <= limit) else "OVER"
-    sign = "≥" if least else "≤"
-    print(f"{state} {title:<36} {value:>9,.6g} {sign} {limit:<8,g} {detail}", flush=True)
+    state, sign = value >= limit if least else value <= limit, "≥" if least else "≤"
+    print(f"{'ok  ' if state else 'OVER'} {title:<36} {value:>9,.6g} {sign} {limit:<8,g} {detail}")
 
 
 def largest(title: str, sizes: Mapping[str, float], limit: float, count: int = 3) -> None:
@@ -187,9 +186,9 @@ def static() -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--static", action="store_true", help="only what the source shows")
-    options = arguments.parse_args()
+    only_static = arguments.parse_args().static
     static()
-    if options.static:
+    if only_static:
         return
     update, image = update_and_image()
     line("modules opened by an update", len(update), 18, " ".join(sorted(update)))

@@ -120,12 +120,12 @@ def measure(setup: Setup, console: Console, *, compiled: bool) -> dict[str, Any]
     meter = timing.memory_meter(device)
     most, tried = _largest_batch(setup, meter)
 
-    # the run's own batch, and the largest that was run
-    own = min(run.train.batch, most)
-    batches = sorted({own, max(own, tried)})
+    # the run's batch, and the largest that was run
+    configured = min(run.train.batch, most)
+    batches = sorted({configured, max(configured, tried)})
     plan = [("eager", batch) for batch in batches]
     if compiled:  # takes minutes on a CPU, so there for one batch
-        plan += [("compiled", n) for n in batches if device.type != "cpu" or n == own]
+        plan += [("compiled", n) for n in batches if device.type != "cpu" or n == configured]
     for mode, batch in plan:
         console.print(f"measuring {mode}, batch {batch} …")
         try:
