@@ -94,7 +94,11 @@ def test_batches_that_take_too_long_are_judged_by_the_memory_of_smaller_ones():
 
 def test_operations_are_those_of_the_formula(setup):
     """3 × (2·rows·in·out of every linear layer + 4·L²·D a block for attention)."""
-    network, tokens, per_picture = setup.parts.network, 16, ("modulation", "time", "shared")
+    network, tokens, per_picture = (
+        setup.parts.network.backbone,
+        16,
+        ("modulation", "time", "shared"),
+    )
     products = sum(
         2.0 * (1 if any(part in name for part in per_picture) else tokens) * layer.weight.numel()
         for name, layer in network.named_modules()
