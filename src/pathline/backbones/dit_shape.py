@@ -18,7 +18,7 @@ class BlockShape(Shape):
 
     norm: Norm = "layer"  # LayerNorm or RMSNorm before attention and feed-forward
     mlp: Mlp = "gelu"  # the feed-forward
-    positions: Positions = "sincos"  # sincos adds a table to tokens, rope turns queries and keys
+    positions: Positions = "sincos"  # sincos table on tokens, rope on queries and keys
     theta: float = 256.0  # base of rope's frequencies
     modulation: Modulation = "block"  # adaLN: a projection per block, one shared, or of low rank
     rank: int = 32  # of modulation=lowrank, from 1

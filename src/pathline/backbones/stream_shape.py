@@ -18,7 +18,7 @@ class StreamShape(routes.RouteShape, Shape):
     qk_norm: bool = True
     label_std: float = 1.0
     refiners: int = 2  # blocks for the image alone and as many for the text alone, before they join
-    positions: Positions = "rope"  # rope turns queries and keys; both adds a sincos table too
+    positions: Positions = "rope"  # rope on queries and keys; both: a sincos table too
     theta: float = 256.0  # base of rope's frequencies
     # Positions in images larger than those trained on: rescale squeezes them into the range that
     # was trained, ntk slows the slow frequencies, none counts on.

@@ -24,7 +24,7 @@ QUARTERS = (0.0, 0.25, 0.5, 0.75)  # of a group of 2x2
 class RouteShape:
     """Settings of a route: tokens that skip the middle blocks in training."""
 
-    route: Routing = "none"  # tread passes tokens around, sprint learns how to join them again
+    route: Routing = "none"  # in training; tread passes tokens around, sprint joins them again
     route_share: float | None = None  # share of tokens left out; null: 0.5, for sprint 0.75
     route_before: int = 2  # first blocks, which every token passes
     route_after: int = 2  # last blocks, which every token passes

@@ -78,7 +78,7 @@ class CodecRun:
     name: str = "codec"  # of the run's folder
     about: About = field(default_factory=About)
     seed: NotNegative = 0  # of initial weights, noise and order
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, mps
     data: CodecImages = CodecImages()
     # The autoencoder.
     network: Pick = field(default_factory=lambda: Pick("kl_small"))

@@ -121,7 +121,7 @@ class Run:
     name: str = "run"  # of the run's folder
     about: About = field(default_factory=About)
     seed: NotNegative = 0  # of initial weights, noise and order
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, mps
     init: str = ""  # a run or checkpoint whose weights a new training begins with
     data: Data = Data()
     # Pixels to latents and back; pixel: none.

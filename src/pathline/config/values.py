@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pathline.dtypes import short_name
 
@@ -52,6 +52,8 @@ def is_typeable(kind: Any) -> bool:
 
 def wanted(kind: Any) -> str:
     """A kind in words, for messages and lists."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     origin, inner = get_origin(kind), get_args(kind)
     if kind in PLAIN:
         return PLAIN[kind]

@@ -8,15 +8,32 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from pathline.codecs.own import NETWORKS
+from pathline.config.codec_run import PLACES as CODEC_PLACES
+from pathline.config.codec_run import CodecRun
 from pathline.config.layers import flatten, to_tree
 from pathline.config.pick import function_of, options_of
 from pathline.config.presets.table import PRESETS
+from pathline.config.reference import settings_page, table_meanings
 from pathline.config.resolve import fill, read
-from pathline.config.run import PLACES
+from pathline.config.run import PLACES, Run
 from pathline.config.values import wanted
 from pathline.config.yaml_io import scalar, write
 from pathline.hints import listing, nearest
 from pathline.tables import TABLES
+
+INTRODUCTION = """# Settings
+
+Every setting of a run: its key, meaning, type or range, and default. Generated from the code by
+`pathline config list --markdown`; a test keeps this page equal to it.
+
+Write settings as `key=value` on the command line or as YAML in a file (`--config FILE`). Later ones
+win: defaults < suggested by the chosen rows < preset < files < command line.
+`pathline config show PRESET key=value …` prints the resolved settings and where each comes from.
+A *row* is one entry of a table, such as `backbone=dit` or `sample.solver=heun`; naming another row
+drops the options of the former. `null` is no value. Wherever a number format is chosen, `fp32`,
+`bf16` and `fp16` may be written as `float32`, `bfloat16` and `float16`.
+"""
 
 
 def show(what: str | None = None, /, *overrides: str, config: list[Path] | None = None) -> int:
@@ -38,14 +55,19 @@ def show(what: str | None = None, /, *overrides: str, config: list[Path] | None 
     return 0
 
 
-def rows(table: str | None = None, /) -> int:
+def rows(table: str | None = None, /, *, markdown: bool = False) -> int:
     """List the presets, or the rows and options of one table.
 
     Parameters
     ----------
     table
         Where the row is named in the settings: backbone, objective, terms, sample.solver, …
+    markdown
+        Print every setting there is as Markdown: docs/settings.md.
     """
+    if markdown:
+        print(reference(), end="")  # noqa: T201
+        return 0
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
     if table is None:
         console.print(_presets())
@@ -53,6 +75,15 @@ def rows(table: str | None = None, /) -> int:
     else:
         console.print(_rows(_place(table)))
     return 0
+
+
+def reference() -> str:
+    """The page docs/settings.md."""
+    flow = settings_page(Run, PLACES, TABLES)
+    tables = {**TABLES, "network": NETWORKS}
+    networks = {"network": CODEC_PLACES["network"]}  # its other tables are those of `train`
+    codec = settings_page(CodecRun, networks, tables)
+    return f"{INTRODUCTION}\n## `pathline train`\n\n{flow}\n## `pathline codec train`\n\n{codec}"
 
 
 def _grid(*columns: str) -> Grid:
@@ -81,11 +112,14 @@ def _place(asked: str) -> str:
 
 def _rows(place: str) -> Grid:
     grid = _grid(PLACES[place], "option", "wants", "default", "what it is")
+    meanings = table_meanings(place, TABLES[place])
     for name, row in TABLES[place].items():
-        told = (function_of(row).__doc__ or "").strip().partition("\n")[0]
-        grid.add_row(name, "", "", "", Text(told))  # Text: brackets are shapes, not markup
+        summary = (function_of(row).__doc__ or "").strip().partition("\n")[0]
+        grid.add_row(name, "", "", "", Text(summary))  # Text: brackets are shapes, not markup
         for key, option in options_of(row).items():
             needed = option.default is Parameter.empty
             default = "must be given" if needed else scalar(option.default)
-            grid.add_row("", key, Text(wanted(option.kind)), Text(default), "")
+            grid.add_row(
+                "", key, Text(wanted(option.kind)), Text(default), Text(meanings[name][key])
+            )
     return grid
