@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathline.config.values import convert, is_typeable, read_scalar, wanted
+from pathline.config.values import convert, describe_kind, is_typeable, read_scalar
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_typeable():
 
 
 def test_wanted_in_words():
-    assert wanted(int | None) == "a whole number or null"
-    assert wanted(Literal["a", "b"]) == "one of a, b"
+    assert describe_kind(int | None) == "a whole number or null"
+    assert describe_kind(Literal["a", "b"]) == "one of a, b"

@@ -81,26 +81,26 @@ def build(cls: type, tree: Tree, problems: list[Problem] | None = None) -> Any:
     Finds all unknown keys and wrong values before it complains. Given a list `problems`, it puts
     them there and builds the rest with defaults; else ValueError names them all.
     """
-    found: list[Problem] = []
+    wrong: list[Problem] = []
     kinds = keys_of(cls)
     picks = tuple(f"{key}." for key, kind in kinds.items() if kind is Pick)
-    known = [*kinds, *(key for key in flatten(tree) if key.startswith(picks))]
-    made = _record(cls, tree, "", found, lambda key: _suggest(key, known))
+    names = [*kinds, *(key for key in flatten(tree) if key.startswith(picks))]
+    record = _record(cls, tree, "", wrong, lambda key: _suggest(key, names))
     if problems is not None:
-        problems += found
-    elif found:
-        raise ValueError("\n".join(f"{key} {message}" for key, message in found))
-    return made
+        problems += wrong
+    elif wrong:
+        raise ValueError("\n".join(f"{key} {message}" for key, message in wrong))
+    return record
 
 
 def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:
     """Every dotted key there is in `cls` with its type, sections included."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for name, kind in _kinds(cls).items():
-        found[f"{prefix}{name}"] = kind
+        keys[f"{prefix}{name}"] = kind
         if isinstance(kind, type) and is_dataclass(kind) and kind is not Pick:
-            found |= keys_of(kind, f"{prefix}{name}.")
-    return found
+            keys |= keys_of(kind, f"{prefix}{name}.")
+    return keys
 
 
 def _kinds(cls: type) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def to_tree(record: Any) -> Any:
     return list(record) if isinstance(record, tuple) else record
 
 
-def _suggest(key: str, known: Iterable[str]) -> str:
+def _suggest(key: str, names: Iterable[str]) -> str:
     """A known key with the same last word, else the most alike, beside it first, as a hint."""
     home, _, last = key.rpartition(".")
-    others = [other for other in dict.fromkeys(known) if other != key]
+    others = [other for other in dict.fromkeys(names) if other != key]
     same = [other for other in others if other.rpartition(".")[2] == last]
     if same:
         return f" Did you mean {same[0]}?"
@@ -134,37 +134,39 @@ def _suggest(key: str, known: Iterable[str]) -> str:
     return ""
 
 
-def _record(cls: type, tree: Any, at: str, found: list[Problem], hint: Callable) -> Any:
+def _record(cls: type, tree: Any, at: str, problems: list[Problem], hint: Callable) -> Any:
     kinds = _kinds(cls)
     if not isinstance(tree, Mapping):
         came = "nothing" if tree is None else repr(tree)
         wants = f"is a section and wants settings under it ({', '.join(kinds)}), got {came}."
-        found.append(Problem(at.rstrip("."), wants))
+        problems.append(Problem(at.rstrip("."), wants))
         return cls()
     for key in tree:
         if key not in kinds:
-            found.append(Problem(f"{at}{key}", f"is not a setting.{hint(f'{at}{key}')}"))
+            problems.append(Problem(f"{at}{key}", f"is not a setting.{hint(f'{at}{key}')}"))
     values = {}
     for f in fields(cls):
         if f.name in tree:
-            values[f.name] = _value(f, kinds[f.name], tree[f.name], f"{at}{f.name}", found, hint)
+            values[f.name] = _value(f, kinds[f.name], tree[f.name], f"{at}{f.name}", problems, hint)
     return cls(**values)
 
 
-def _value(f: Field, kind: Any, value: Any, key: str, found: list[Problem], hint: Callable) -> Any:
+def _value(
+    f: Field, kind: Any, value: Any, key: str, problems: list[Problem], hint: Callable
+) -> Any:
     if kind is Pick:
-        return _pick(f, value, key, found)
+        return _pick(f, value, key, problems)
     if is_dataclass(kind):
         assert isinstance(kind, type)
-        return _record(kind, value, f"{key}.", found, hint)
+        return _record(kind, value, f"{key}.", problems, hint)
     try:
         return convert(value, kind)
     except ValueError as error:
-        found.append(Problem(key, f"{error}."))
+        problems.append(Problem(key, f"{error}."))
         return _default(f)
 
 
-def _pick(f: Field, value: Any, key: str, found: list[Problem]) -> Any:
+def _pick(f: Field, value: Any, key: str, problems: list[Problem]) -> Any:
     if isinstance(value, str):
         return Pick(value)
     if isinstance(value, Mapping) and "name" not in value:
@@ -172,7 +174,7 @@ def _pick(f: Field, value: Any, key: str, found: list[Problem]) -> Any:
     if isinstance(value, Mapping) and isinstance(value["name"], str):
         return Pick(value["name"], {k: v for k, v in value.items() if k != "name"})
     came = "nothing" if value is None else repr(value)
-    found.append(Problem(key, f"wants a name (or a mapping with a `name`), got {came}."))
+    problems.append(Problem(key, f"wants a name (or a mapping with a `name`), got {came}."))
     return _default(f)
 
 

@@ -26,14 +26,14 @@ def field_meanings(record: type) -> dict[str, str]:
 def _comments(cls: type) -> dict[str, str]:
     """The comment of every field that the source of a class writes."""
     lines = inspect.getsource(cls).splitlines()
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for number, line in enumerate(lines):
         if not (match := FIELD.fullmatch(line)):
             continue
         above = takewhile(bool, map(COMMENT.fullmatch, reversed(lines[:number])))
         parts = [text[1] for text in above if text][::-1]
-        found[match[1]] = sentence(" ".join([*parts, *filter(None, [match[2]])]))
-    return found
+        meanings[match[1]] = sentence(" ".join([*parts, *filter(None, [match[2]])]))
+    return meanings
 
 
 def option_meanings(row: Callable, names: Iterable[str]) -> dict[str, str]:
@@ -44,14 +44,14 @@ def option_meanings(row: Callable, names: Iterable[str]) -> dict[str, str]:
         } | field_meanings(schema)
     text = " ".join((inspect.getdoc(row) or "").split())
     options = set(names)
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     # A meaning ends where the next `name:` or a sentence about errors begins.
     heads = list(HEAD.finditer(text))
     for head, following in zip(heads, [*heads[1:], None], strict=False):
         meaning = text[head.end() : following.start() + 1 if following else len(text)]
         meaning = re.split(r"(?<=[.)]) (?=[A-Z])", meaning)[0]
-        found |= {name: sentence(meaning) for name in head[1].split(", ") if name in options}
-    return found
+        meanings |= {name: sentence(meaning) for name in head[1].split(", ") if name in options}
+    return meanings
 
 
 def sentence(text: str) -> str:

@@ -47,13 +47,13 @@ def function_of(row: Row) -> Callable:
 def options_of(row: Row) -> dict[str, Option]:
     """The settings of a row: its keyword-only parameters that a person can type."""
     parameters = inspect.signature(function_of(row), eval_str=True).parameters.values()
-    found = {
+    options = {
         p.name: Option(p.annotation, p.default)
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_") and is_typeable(p.annotation)
     }
-    assert "name" not in found, f"{row} has an option 'name', which names the row itself"
-    return found
+    assert "name" not in options, f"{row} has an option 'name', which names the row itself"
+    return options
 
 
 def choose(table: Table, name: str, what: str) -> Row:
@@ -80,7 +80,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
         return [("name", str(error))]
     title = f"The {what} {chosen.name!r}"
     takes = f"It takes: {listing(options)}." if options else "It has no options."
-    found = [
+    wrong = [
         (key, f"{title} takes no option {key!r}.{nearest(key, options)} {takes}{_of(table, key)}")
         for key in chosen.options
         if key not in options
@@ -90,21 +90,21 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
             try:
                 convert(chosen.options[key], option.kind)
             except ValueError as error:
-                found.append((key, f"{title}: {key} {error}."))
+                wrong.append((key, f"{title}: {key} {error}."))
         elif option.default is inspect.Parameter.empty:
-            found.append((key, f"{title} needs {key}, which is not given."))
-    return found
+            wrong.append((key, f"{title} needs {key}, which is not given."))
+    return wrong
 
 
 def bind(table: Table, chosen: Pick, what: str) -> partial:
     """The picked row with its options, converted, as a function of the rest."""
-    found = problems(table, chosen, what)
-    if found:
-        raise ValueError("\n".join(message for _, message in found))
+    wrong = problems(table, chosen, what)
+    if wrong:
+        raise ValueError("\n".join(message for _, message in wrong))
     row = function_of(table[chosen.name])
     options = options_of(row)
-    given = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}
-    return partial(row, **given)
+    values = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}
+    return partial(row, **values)
 
 
 def settled(table: Table, chosen: Pick, what: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathline.config.meanings import field_meanings, option_meanings, sentence
 from pathline.config.pick import Pick, Table, function_of, options_of
 from pathline.config.ranges import range_of
 from pathline.config.shared_options import SHARED
-from pathline.config.values import wanted
+from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar
 
 HEAD = ("| setting | meaning | type or range | default |", "|---|---|---|---|")
@@ -56,7 +56,7 @@ def _default(f: Field) -> Any:
 
 def _line(key: str, meaning: str, kind: Any, default: Any) -> str:
     allowed = range_of(kind)
-    words = "a row, by name" if kind is Pick else wanted(kind)
+    words = "a row, by name" if kind is Pick else describe_kind(kind)
     if allowed:
         words = f"{words}, {allowed.words}"
     shown = "must be given" if default is Parameter.empty else f"`{_plain(default)}`"
@@ -83,11 +83,11 @@ def _table(place: str, table: Table) -> Iterator[str]:
 
 def table_meanings(place: str, table: Table) -> dict[str, dict[str, str]]:
     """Row -> option -> meaning: the shared one, the row's own, or that of another row."""
-    own = {n: option_meanings(function_of(row), options_of(row)) for n, row in table.items()}
-    others = {key: text for row in reversed(own.values()) for key, text in row.items() if text}
+    by_row = {n: option_meanings(function_of(row), options_of(row)) for n, row in table.items()}
+    others = {key: text for row in reversed(by_row.values()) for key, text in row.items() if text}
 
     def meaning(name: str, key: str) -> str:
         explicit = SHARED.get(f"{place}.{name}.{key}") or SHARED.get(f"{place}.{key}")
-        return explicit or own[name].get(key) or others.get(key, "")
+        return explicit or by_row[name].get(key) or others.get(key, "")
 
     return {n: {key: meaning(n, key) for key in options_of(row)} for n, row in table.items()}

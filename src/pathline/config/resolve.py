@@ -107,12 +107,12 @@ def read_as(
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
-    found = list(ground.problems)
-    run = build(root.record, tree, found)
-    found += root.problems(run)
-    found += _row_problems(root, run, tables)
-    if found:
-        raise ValueError(_report(found, origins, root.hint))
+    wrong = list(ground.problems)
+    run = build(root.record, tree, wrong)
+    wrong += root.problems(run)
+    wrong += _row_problems(root, run, tables)
+    if wrong:
+        raise ValueError(_report(wrong, origins, root.hint))
     tree = to_tree(run)
     return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
 
@@ -155,10 +155,12 @@ def fill(run: Run, tables: Mapping[str, Table]) -> Run:
     tree = to_tree(run)
     for place, chosen in picks_of(run).items():
         row = tables.get(place, {}).get(chosen.name)
-        known = options_of(row) if row else {}
-        given = {k: o.default for k, o in known.items() if o.default is not Parameter.empty}
-        given |= {k: convert(v, known[k].kind) for k, v in chosen.options.items() if k in known}
-        tree = merge(tree, nest(place, to_tree(given))) if given else tree
+        options = options_of(row) if row else {}
+        values = {k: o.default for k, o in options.items() if o.default is not Parameter.empty}
+        values |= {
+            k: convert(v, options[k].kind) for k, v in chosen.options.items() if k in options
+        }
+        tree = merge(tree, nest(place, to_tree(values))) if values else tree
     return build(Run, tree)
 
 
@@ -171,15 +173,15 @@ def _ground(root: Root[Any], what: str | None) -> Base[Any]:
         return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
     path = Path(what)
     if path.suffix in YAML:
-        entries, found = read_file(path), []
-        run = build(root.record, _tree(entries), found)
-        return Base(run, {entry.key: entry.origin for entry in entries}, found)
+        entries, wrong = read_file(path), []
+        run = build(root.record, _tree(entries), wrong)
+        return Base(run, {entry.key: entry.origin for entry in entries}, wrong)
     if path.exists():
-        own = presets["own"]
-        data = replace(own.data, source=pick("auto", path=what))
+        preset = presets["own"]
+        data = replace(preset.data, source=pick("auto", path=what))
         typed = dict.fromkeys(("name", "data.source.name", "data.source.path"), COMMAND_LINE)
-        run = replace(own, name=_title(path), data=data)
-        return Base(run, _changes(own, "preset own") | typed, [])
+        run = replace(preset, name=_title(path), data=data)
+        return Base(run, _changes(preset, "preset own") | typed, [])
     raise _unknown(what, presets)
 
 
@@ -250,16 +252,16 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return ""
 
 
-def _report(found: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
+def _report(wrong: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
     """One line a problem: origin, key, what is wrong."""
     lines = []
-    for key, message in dict.fromkeys(found):
+    for key, message in dict.fromkeys(wrong):
         origin = _origin(key, origins)
         is_sentence = message[:1].isupper()  # otherwise it begins with the key
         shown = f"{key.removesuffix('.name')}:" if is_sentence else key
         lines.append(f"{origin}{shown} {message}")
-    if any(message.startswith("is not a setting") for _, message in found):
+    if any(message.startswith("is not a setting") for _, message in wrong):
         lines.append(hint)
-    if len(found) == 1:
+    if len(wrong) == 1:
         return " ".join(lines)
-    return "\n  ".join([f"{len(found)} problems in the settings:", *lines])
+    return "\n  ".join([f"{len(wrong)} problems in the settings:", *lines])

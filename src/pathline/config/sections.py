@@ -80,8 +80,8 @@ def check_record(
     relations: of fields with one another. optional: places where the row may be `auto`, and the
     options it may have there.
     """
-    found = (*range_problems(run), *relations, *_automatic(run, optional), *_name(run.name))
-    return [Problem(key, message) for key, message in found]
+    wrong = (*range_problems(run), *relations, *_automatic(run, optional), *_name(run.name))
+    return [Problem(key, message) for key, message in wrong]
 
 
 def _automatic(run: Any, optional: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:

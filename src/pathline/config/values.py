@@ -50,7 +50,7 @@ def is_typeable(kind: Any) -> bool:
     )
 
 
-def wanted(kind: Any) -> str:
+def describe_kind(kind: Any) -> str:
     """A kind in words, for messages and lists."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
@@ -60,11 +60,11 @@ def wanted(kind: Any) -> str:
     if origin is Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(str(choice) for choice in inner)
     if origin is tuple and inner[-1] is Ellipsis:
-        return f"a list, each {wanted(inner[0])}"
+        return f"a list, each {describe_kind(inner[0])}"
     if origin is tuple:
-        return f"a list of {len(inner)}: {', '.join(wanted(part) for part in inner)}"
+        return f"a list of {len(inner)}: {', '.join(describe_kind(part) for part in inner)}"
     if origin in (Union, UnionType):
-        return " or ".join(wanted(part) for part in inner)
+        return " or ".join(describe_kind(part) for part in inner)
     if kind is dict or origin is dict:
         return "a mapping"
     return "null" if kind is NoneType else "any value"
@@ -92,7 +92,7 @@ def convert(value: Any, kind: Any) -> Any:
 
 def _refusal(value: Any, kind: Any) -> ValueError:
     came = "nothing" if value is None else repr(value)
-    return ValueError(f"wants {wanted(kind)}, got {came}")
+    return ValueError(f"wants {describe_kind(kind)}, got {came}")
 
 
 def _finite(value: Any, kind: type) -> int | float:

@@ -67,7 +67,7 @@ def write(tree: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> st
 
 
 def _entries(node: yaml.MappingNode, prefix: str, path: Path) -> list[Entry]:
-    found = []
+    entries = []
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -77,10 +77,10 @@ def _entries(node: yaml.MappingNode, prefix: str, path: Path) -> list[Entry]:
             raise ValueError(f"{path}:{line}: {key} is nested too deep for settings.")
         origin = f"{path}:{line}"
         if isinstance(value_node, yaml.MappingNode):
-            found += [Entry(key, {}, origin), *_entries(value_node, key, path)]
+            entries += [Entry(key, {}, origin), *_entries(value_node, key, path)]
         else:
-            found.append(Entry(key, _plain(value_node), origin))
-    return found
+            entries.append(Entry(key, _plain(value_node), origin))
+    return entries
 
 
 def _refuse_repeats(entries: list[Entry]) -> None:

@@ -17,7 +17,7 @@ from pathline.config.presets.table import PRESETS
 from pathline.config.reference import settings_page, table_meanings
 from pathline.config.resolve import fill, read
 from pathline.config.run import PLACES, Run
-from pathline.config.values import wanted
+from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar, write
 from pathline.hints import listing, nearest
 from pathline.tables import TABLES
@@ -98,16 +98,16 @@ def _presets() -> Grid:
     return grid
 
 
-def _place(asked: str) -> str:
+def _place(name: str) -> str:
     """The table's full name; its last word will do ("solver" for "sample.solver")."""
-    found = [place for place in PLACES if asked in (place, place.rpartition(".")[2])]
-    if not found:
+    places = [place for place in PLACES if name in (place, place.rpartition(".")[2])]
+    if not places:
         words = [*PLACES, *(place.rpartition(".")[2] for place in PLACES)]
         raise ValueError(
-            f"There is no table called {asked!r}.{nearest(asked, words)} "
+            f"There is no table called {name!r}.{nearest(name, words)} "
             f"There are: {listing(PLACES)}."
         )
-    return found[0]
+    return places[0]
 
 
 def _rows(place: str) -> Grid:
@@ -120,6 +120,6 @@ def _rows(place: str) -> Grid:
             needed = option.default is Parameter.empty
             default = "must be given" if needed else scalar(option.default)
             grid.add_row(
-                "", key, Text(wanted(option.kind)), Text(default), Text(meanings[name][key])
+                "", key, Text(describe_kind(option.kind)), Text(default), Text(meanings[name][key])
             )
     return grid

@@ -51,7 +51,7 @@ EMOJI_KL = CodecRun(
     network=pick("kl_small", channels=8, factor=8, patch=2, width=48, depth=1),
     train=CodecTraining(updates=5000, batch=16),
 )
-OWN = CodecRun(
+OWN_FOLDER = CodecRun(
     name="own",
     about=About(purpose="the base for your own folder of images"),
     data=CodecImages(size=64),
@@ -60,5 +60,5 @@ OWN = CodecRun(
 )
 
 CODEC_PRESETS = {
-    run.name: run for run in (SHAPES_KL, SHAPES_VQ, SHAPES_FSQ, DIGITS_VQ, EMOJI_KL, OWN)
+    run.name: run for run in (SHAPES_KL, SHAPES_VQ, SHAPES_FSQ, DIGITS_VQ, EMOJI_KL, OWN_FOLDER)
 }

@@ -200,7 +200,7 @@ OVERFIT = replace(
     schedule=cosine(warmup=50),
 )
 
-OWN = Run(
+OWN_FOLDER = Run(
     name="own",
     about=About(
         purpose="the base for your own folder of images, with captions, classes or neither",
@@ -216,4 +216,4 @@ OWN = Run(
     sample=Sample(guidance=pick("cfg", scale=2.0), steps=30),
 )
 
-PIXEL = (QUICKSTART, DIGITS, SHAPES, FASHION, CIFAR10, CIFAR10_CPU, DEBUG, OVERFIT, OWN)
+PIXEL = (QUICKSTART, DIGITS, SHAPES, FASHION, CIFAR10, CIFAR10_CPU, DEBUG, OVERFIT, OWN_FOLDER)
