@@ -127,7 +127,7 @@ def test_what_misfits_is_refused_at_assembly():
         ValueError, match=r"vision=encoder has no effect because no loss term reads"
     ):
         assemble(replace(DIGITS, **EYES), FACTS)
-    with pytest.raises(ValueError, match=r"terms.alignment.until is a number"):
+    with pytest.raises(ValueError, match=r"terms.alignment.until=-1 is out of range"):
         parts_of(term={"until": -1})
     with pytest.raises(ValueError, match=r"terms.alignment.width=0"):
         parts_of(term={"width": 0})

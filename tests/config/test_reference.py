@@ -1,5 +1,6 @@
 """Every setting has a meaning, and docs/settings.md is what the code says."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,13 @@ def test_the_page_is_generated():
 @pytest.mark.parametrize("record", [Run, CodecRun])
 def test_every_field_has_a_meaning(record):
     page = settings_page(record, {}, {})
-    assert [line for line in page.splitlines() if line.startswith("| `") and "` |  |" in line] == []
-    assert page.count("\n| `") > 25
+    assert re.findall(r"^- `.*\):\s*$(?!\n  \w)", page, re.MULTILINE) == []
+    assert page.count("\n- `") > 25
+
+
+def test_a_field_without_a_meaning_is_noticed():
+    page = settings_page(Section, {}, {})
+    assert re.findall(r"^- `(\w+)`.*\):\s*$(?!\n  \w)", page, re.MULTILINE) == ["bare"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -61,9 +67,8 @@ def test_meanings_of_fields():
 
 
 def test_ranges_are_shown():
-    assert "| `size` | Pixels of a side. | a whole number, above 0 | `4` |" in settings_page(
-        Section, {}, {}
-    )
+    page = settings_page(Section, {}, {})
+    assert "- `size` (a whole number, above 0; default `4`): Pixels of a side." in page
 
 
 def test_meanings_of_options():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import Parameter
+from textwrap import wrap
 from typing import Any, get_type_hints
 
 from pathline.config.meanings import field_meanings, option_meanings, sentence
@@ -12,7 +13,7 @@ from pathline.config.shared_options import SHARED
 from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar
 
-HEAD = ("| setting | meaning | type or range | default |", "|---|---|---|---|")
+WIDTH = 108  # columns of the page
 
 
 def settings_page(record: type, places: Mapping[str, str], tables: Mapping[str, Table]) -> str:
@@ -31,11 +32,11 @@ def _section(record: type, prefix: str) -> Iterator[str]:
     nested = [f for f in fields(record) if is_section(kinds[f.name])]
     title = f"`{prefix.rstrip('.')}`" if prefix else "Top"
     about = "" if not prefix else sentence((record.__doc__ or "").partition("\n")[0])
-    yield from (f"### {title}", "", *([about, ""] if about else []), *HEAD)
+    yield from (f"### {title}", "", *([about, ""] if about else []))
     for f in fields(record):
         if f not in nested:
             kind, default = kinds[f.name], _default(f)
-            yield _line(f"{prefix}{f.name}", meanings[f.name], kind, default)
+            yield from _entry(f"{prefix}{f.name}", meanings[f.name], kind, default)
     for f in nested:
         yield ""
         yield from _section(kinds[f.name], f"{prefix}{f.name}.")
@@ -54,14 +55,25 @@ def _default(f: Field) -> Any:
     return f"{value.name} ({options})" if options else value.name
 
 
-def _line(key: str, meaning: str, kind: Any, default: Any) -> str:
+def _entry(key: str, meaning: str, kind: Any, default: Any, indent: str = "") -> list[str]:
+    """One setting as an item of a list, wrapped: its key, type or range, default, meaning."""
     allowed = range_of(kind)
     words = "a row, by name" if kind is Pick else describe_kind(kind)
     if allowed:
         words = f"{words}, {allowed.words}"
-    shown = "must be given" if default is Parameter.empty else f"`{_plain(default)}`"
-    cells = (f"`{key}`", meaning, words, shown)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    shown = "required" if default is Parameter.empty else f"default `{_plain(default)}`"
+    return _wrapped(f"- `{key}` ({words}; {shown}): {meaning}", indent)
+
+
+def _wrapped(item: str, indent: str) -> list[str]:
+    return wrap(
+        item,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _plain(value: Any) -> str:
@@ -73,12 +85,11 @@ def _plain(value: Any) -> str:
 def _table(place: str, table: Table) -> Iterator[str]:
     """The rows of a table, each with its options."""
     meanings = table_meanings(place, table)
-    yield from ("| row, option | meaning | type or range | default |", HEAD[1])
     for name, row in table.items():
         line = sentence((function_of(row).__doc__ or "").strip().partition("\n")[0])
-        yield f"| **{name}** | {line.replace('|', chr(92) + '|')} | | |"
+        yield from _wrapped(f"- **{name}**: {line}", "")
         for key, option in options_of(row).items():
-            yield _line(key, meanings[name][key], option.kind, option.default)
+            yield from _entry(key, meanings[name][key], option.kind, option.default, "  ")
 
 
 def table_meanings(place: str, table: Table) -> dict[str, dict[str, str]]:

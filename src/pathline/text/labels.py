@@ -32,7 +32,7 @@ def labels(facts: Facts) -> Text:
     names = {n.lower(): index for n, index in exact.items() if times[n.lower()] == 1}
     if not count:
         raise ValueError(
-            "text=labels needs classes, but the data has no labels; use text=none or words."
+            "text=labels is wrong because the data has no labels. Set text=none or text=words."
         )
 
     def index(item: str | int | None) -> int:
