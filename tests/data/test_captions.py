@@ -1,4 +1,4 @@
-"""Several captions of a picture: read from everywhere, chosen by weight, kept with their maker."""
+"""Several captions of a picture: read from everywhere, chosen by weight."""
 
 import io
 import json
@@ -7,31 +7,15 @@ import tarfile
 import pytest
 import torch
 
-from pathline.data.captions import (
-    MAKER,
-    Made,
-    added,
-    append,
-    choose,
-    digest,
-    is_done,
-    journal,
-    write,
-)
+from pathline.data.captions import choose
 from pathline.data.sources.folder import folder
 from pathline.data.sources.tables import parquet, tar
-
-MAKERS = [dict.fromkeys(MAKER, name) for name in ("one", "two")]
 
 
 def said(source):
     found = [source.read(row) for row in range(source.count)]
     assert all(e.caption == (e.captions[0] if e.captions else None) for e in found)
     return {e.key: e.captions for e in found}
-
-
-def made(*captions, maker=0, picture="p"):
-    return Made(captions, {**MAKERS[maker], "picture": picture})
 
 
 def test_captions_of_a_folder(tmp_path, png):
@@ -122,65 +106,3 @@ def test_numbers_that_cannot_be():
         choose(torch.tensor([1.0]), [(1.0,)])
     with pytest.raises(ValueError, match="2 numbers came with the weights of 1 rows"):
         choose(torch.tensor([0.1, 0.2]), [(1.0,)])
-
-
-def test_what_is_made_comes_after_what_a_person_wrote():
-    record = added({"file_name": "a", "text": "mine", "label": 1}, made("x", "y"))
-    assert record["text"] == "mine"
-    assert record["label"] == 1
-    assert record["captions"] == ["x", "y"]
-    assert is_done(record, MAKERS[0], lambda: "p")
-    assert not is_done(record, MAKERS[0], lambda: "q")
-    assert not is_done(record, MAKERS[1], lambda: "p")
-    more = added(record, made("z", maker=1))
-    assert more["captions"] == ["x", "y", "z"]
-    assert added(more, made("w"))["captions"] == ["z", "w"]  # the same maker again
-    assert added(more, made("w", picture="q"))["captions"] == ["w"]  # another picture by now
-    assert added(more, made("w"), replace=True) == {
-        "file_name": "a", "label": 1, "text": "w", "captions": ["w"],
-        "provenance": [made().provenance]}  # fmt: skip
-
-
-def test_a_made_text_goes_with_its_picture_and_a_corrected_one_stays():
-    record = added({"file_name": "a"}, made("x"))
-    assert record["text"] == "x"
-    assert added(record, made("y", picture="q"))["text"] == "y"
-    corrected = {**record, "text": "x, but better"}
-    assert added(corrected, made("y", picture="q"))["text"] == "x, but better"
-    assert "text" not in added({"file_name": "a"}, made("x"), human=True)
-    kept = added({"file_name": "a", "captions": ["own"]}, made("x"))
-    assert kept["captions"] == ["own", "x"]
-    assert kept["provenance"][0] is None
-    assert kept["text"] == "own"
-
-
-def test_alone_means_that_nothing_else_is_there():
-    record = added({"file_name": "a", "text": "mine"}, made("x"))
-    assert is_done(record, MAKERS[0], lambda: "p")
-    assert not is_done(record, MAKERS[0], lambda: "p", alone="text")
-    beside = added({"file_name": "a"}, made("x"), human=True)
-    assert not is_done(beside, MAKERS[0], lambda: "p", alone="text")
-    assert is_done(added({"file_name": "a"}, made("x")), MAKERS[0], lambda: "p", alone="text")
-
-
-def test_a_journal_survives_a_torn_line(tmp_path):
-    file = tmp_path / "new" / "part.jsonl"
-    append(file, [{"n": 1, "text": "ö\u2028"}])
-    with file.open("ab") as out:
-        out.write(b'{"n": 2, "te')
-    append(file, [{"n": 3}, {"n": 4}])
-    assert [line["n"] for line in journal(file)] == [1, 3, 4]
-    assert list(journal(tmp_path / "none.jsonl")) == []
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "metadata.jsonl"
-    write(file, [{"n": 1}])
-    with pytest.raises(TypeError):
-        write(file, [{"n": 2}, {"n": object()}])
-    assert file.read_text() == '{"n": 1}\n'
-    assert [path.name for path in tmp_path.iterdir()] == ["metadata.jsonl"]
-
-
-def test_a_digest_tells_contents_apart():
-    assert digest(b"a") == digest(b"a") != digest(b"b")

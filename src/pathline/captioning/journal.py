@@ -1,4 +1,4 @@
-"""A folder that is being captioned: what is to do, what was done, and metadata.jsonl made of it."""
+"""A folder that is being captioned: what is to do, what is done, and its metadata.jsonl."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,15 @@ from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pathline.data.captions import Made, Record, added, by_models, digest, is_done, journal, write
+from pathline.captioning.records import (
+    Record,
+    add_captions,
+    digest_image,
+    is_captioned,
+    model_captions,
+    read_lines,
+    write_records,
+)
 from pathline.data.sources.folder import (
     METADATA,
     beside,
@@ -25,171 +33,175 @@ from pathline.files import write_whole
 FAULTS = "caption-faults.jsonl"
 
 
-class Task(NamedTuple):
-    """A picture, and the file that holds or will hold its record."""
+class Picture(NamedTuple):
+    """An image file, and the metadata file that has or will have its record."""
 
     path: Path
-    key: str  # below the folder
-    place: Path
+    key: str  # its path below the folder
+    metadata: Path
     name: str  # file_name in the record
     record: Record  # as it was when the folder was read
     label: str | None
 
 
-class Book(NamedTuple):
-    """A folder's pictures and where their captions are kept."""
+class Collection(NamedTuple):
+    """A folder's pictures and where their captions go."""
 
-    tasks: list[Task]
+    pictures: list[Picture]
     field: str  # of a record, with the first caption
-    parts: Path  # folder of the journals, one a process
-    faults: Path  # list of what could not be captioned
+    journals: Path  # folder of the journals, one of each process
+    faults: Path  # list of the pictures without a caption
 
 
-def opened(root: Path, out: Path | None = None) -> Book:
+class Summary(NamedTuple):
+    """What the journals had."""
+
+    captions: dict[str, tuple[str, ...]]  # key -> its newest captions
+    faults: list[Record]
+    side_cars: int  # written
+
+
+def open_collection(root: Path, out: Path | None = None) -> Collection:
     """The pictures below a folder. A new record goes to metadata.jsonl of the folder or split.
 
-    out: one other file for all records instead, named from `root`; it begins with those there are.
+    out: one other file for all records instead, with names from `root`; its records are kept.
     """
-    found = list(walk(root))
-    kept = _kept(file for file in found if file.name == METADATA)
-    fields = fields_of([record for _, record in kept.values()], str(root))
-    own = out is None or out.resolve() == (root / METADATA).resolve()
-    apart = None if own else out
-    before = {r["file_name"]: r for r in records(apart)} if apart and apart.is_file() else {}
-    tasks = []
+    files = list(walk(root))
+    places = _find_records(file for file in files if file.name == METADATA)
+    fields = fields_of([record for _, record in places.values()], str(root))
+    if out is not None and out.resolve() == (root / METADATA).resolve():
+        out = None
+    previous = {r["file_name"]: r for r in records(out)} if out and out.is_file() else {}
+    pictures = []
     for base in splits_of(root).values() or [root]:
-        paths = [path for path in found if is_picture(path) and path.is_relative_to(base)]
-        classes = is_classes(base, paths)
+        paths = [path for path in files if is_picture(path) and path.is_relative_to(base)]
+        has_classes = is_classes(base, paths)
         for path in paths:
             key = path.relative_to(root).as_posix()
-            place, record = kept.get(path, (base / METADATA, {}))
-            label = record.get(fields.label or "", path.parent.name if classes else None)
-            name = path.relative_to(place.parent).as_posix()
-            if apart:
-                place, name, record = apart, key, before.get(key, record)
-            known = label if isinstance(label, str) else None
-            tasks.append(Task(path, key, place, name, {**record, "file_name": name}, known))
-    if not tasks:
-        raise ValueError(f"{root} holds no picture: wanted .png, .jpg, .webp … in it or below")
-    home, parts = (apart.parent, f".{apart.stem}") if apart else (root, ".metadata")
-    return Book(tasks, fields.caption or "text", home / f"{parts}-parts", home / FAULTS)
+            metadata, record = places.get(path, (base / METADATA, {}))
+            label = record.get(fields.label or "", path.parent.name if has_classes else None)
+            if out:
+                metadata, name, record = out, key, previous.get(key, record)
+            else:
+                name = path.relative_to(metadata.parent).as_posix()
+            label = label if isinstance(label, str) else None
+            record = {**record, "file_name": name}
+            pictures.append(Picture(path, key, metadata, name, record, label))
+    if not pictures:
+        raise ValueError(f"{root} has no picture. Put .png, .jpg, .webp … in it or below.")
+    home, stem = (out.parent, f".{out.stem}") if out else (root, ".metadata")
+    return Collection(pictures, fields.caption or "text", home / f"{stem}-parts", home / FAULTS)
 
 
-def _kept(files: Iterable[Path]) -> dict[Path, tuple[Path, Record]]:
-    """picture -> (metadata file, its first record there)."""
-    found: dict[Path, tuple[Path, Record]] = {}
+def _find_records(files: Iterable[Path]) -> dict[Path, tuple[Path, Record]]:
+    """Picture -> (metadata file, its first record there)."""
+    places: dict[Path, tuple[Path, Record]] = {}
     for file in files:
         for record in records(file):
-            found.setdefault(file.parent / record["file_name"], (file, record))
-    return found
+            places.setdefault(file.parent / record["file_name"], (file, record))
+    return places
 
 
-def to_do(book: Book, maker: Mapping[str, Any], *, replace: bool = False) -> list[Task]:
+def find_uncaptioned(
+    collection: Collection, maker: Mapping[str, Any], *, replace: bool = False
+) -> list[Picture]:
     """Pictures that this maker has not captioned as they are now, by record or by journal."""
-    written: dict[str, Record] = {}
-    for line in _journals(book):
-        if "captions" in line:
-            written[line["key"]] = line
+    lines = {line["key"]: line for line in _read_journals(collection) if "captions" in line}
+    alone = collection.field if replace else None
 
-    def done(task: Task) -> bool:
-        picture = cache(lambda: digest(task.path.read_bytes()))
-        line = written.get(task.key)
-        journaled = {**line, "provenance": [line["provenance"]]} if line else {}
-        alone = book.field if replace else None
-        return is_done(journaled, maker, picture) or is_done(
-            task.record, maker, picture, alone=alone
-        )
+    def is_done(picture: Picture) -> bool:
+        image_digest = cache(lambda: digest_image(picture.path.read_bytes()))
+        in_journal = is_captioned(lines.get(picture.key, {}), maker, image_digest)
+        return in_journal or is_captioned(picture.record, maker, image_digest, alone=alone)
 
-    return [task for task in book.tasks if not done(task)]
+    return [picture for picture in collection.pictures if not is_done(picture)]
 
 
-def _journals(book: Book) -> list[Record]:
-    """What killed processes and this command's own have written, the oldest first."""
-    lines = [line for file in sorted(book.parts.glob("*.jsonl")) for line in journal(file)]
-    return sorted(lines, key=lambda line: line["date"])
+def _read_journals(collection: Collection) -> list[Record]:
+    """The lines of this command's processes and of killed ones, the oldest first."""
+    files = sorted(collection.journals.glob("*.jsonl"))
+    return sorted((line for file in files for line in read_lines(file)), key=lambda x: x["date"])
 
 
-class Outcome(NamedTuple):
-    """What became of the journals."""
+def merge_journals(
+    collection: Collection, *, replace: bool = False, side_cars: bool = False
+) -> Summary:
+    """Make the journals into records, side-cars and the list of faults.
 
-    captions: dict[str, tuple[str, ...]]  # key -> what was made last
-    faults: list[Record]
-    side_cars: int
-
-
-def settle(book: Book, *, replace: bool = False, side_cars: bool = False) -> Outcome:
-    """Journals become records, side-cars and the list of faults.
-
-    Every file is read anew, changed and put in its place whole, and the journals go last, so that
-    a kill at any moment loses nothing.
+    Every file is read again, changed and replaced as a whole, and the journals are deleted last,
+    so that a kill at any moment loses nothing.
     """
-    made: dict[str, list[Made]] = {}
+    lines: dict[str, list[Record]] = {}
     faults: dict[str, Record] = {}
-    for line in _journals(book):
+    for line in _read_journals(collection):
         faults.pop(line["key"], None)
         if "captions" in line:
-            found = Made(tuple(line["captions"]), line["provenance"])
-            made.setdefault(line["key"], []).append(found)
+            lines.setdefault(line["key"], []).append(line)
         else:
             faults[line["key"]] = line
-    written = 0
-    for place in sorted({t.place for t in book.tasks if side_cars or t.key in made}):
-        here = [task for task in book.tasks if task.place == place]
-        written += _write(place, here, made, book.field, replace, side_cars)
+
+    written, options = 0, {"field": collection.field, "replace": replace, "side_cars": side_cars}
+    changed = {p.metadata for p in collection.pictures if side_cars or p.key in lines}
+    for metadata in sorted(changed):
+        pictures = [picture for picture in collection.pictures if picture.metadata == metadata]
+        written += _update(metadata, pictures, lines, **options)
+
     if faults:
-        write(book.faults, faults.values())
+        write_records(collection.faults, faults.values())
     else:
-        book.faults.unlink(missing_ok=True)
-    shutil.rmtree(book.parts, ignore_errors=True)
-    said = {key: several_made[-1].captions for key, several_made in made.items()}
-    return Outcome(said, list(faults.values()), written)
+        collection.faults.unlink(missing_ok=True)
+    shutil.rmtree(collection.journals, ignore_errors=True)
+    captions = {key: tuple(several_lines[-1]["captions"]) for key, several_lines in lines.items()}
+    return Summary(captions, list(faults.values()), written)
 
 
-def _write(
-    place: Path,
-    tasks: list[Task],
-    made: Mapping[str, list[Made]],
+def _update(
+    metadata: Path,
+    pictures: list[Picture],
+    lines: Mapping[str, list[Record]],
+    *,
     field: str,
     replace: bool,
     side_cars: bool,
 ) -> int:
-    """A metadata file with what was made; returns how many side-cars were written."""
-    before = list(records(place)) if place.is_file() else []
-    lines, written = list(before), 0
-    there = {line["file_name"]: number for number, line in reversed(list(enumerate(before)))}
-    for task in tasks:
-        if task.name not in there and (task.key in made or len(task.record) > 1):
-            there[task.name] = len(lines)
-            lines.append(task.record)
-        if task.name in there:
-            number = there[task.name]
-            old, new = lines[number], made.get(task.key, [])
-            lines[number], captions, ours = _joined(task.path, old, new, field, replace)
-            written += (side_cars or ours) and _side_car(task.path, captions)
-    if lines != before:
-        write(place, lines)
+    """A metadata file with the new captions; returns how many side-cars were written."""
+    before = list(records(metadata)) if metadata.is_file() else []
+    updated, written = list(before), 0
+    rows = {record["file_name"]: row for row, record in reversed(list(enumerate(before)))}
+    for picture in pictures:
+        new = lines.get(picture.key, [])
+        if picture.name not in rows and (new or len(picture.record) > 1):
+            rows[picture.name] = len(updated)
+            updated.append(picture.record)
+        if picture.name not in rows:
+            continue
+        row = rows[picture.name]
+        texts = sidecar(picture.path, set(filter(Path.is_file, beside(picture.path))))
+        human = tuple(text for text in texts if text not in model_captions(updated[row]))
+        updated[row] = _add_lines(updated[row], new, field, bool(human), replace)
+        first = () if replace and new else human
+        captions = several(updated[row].get(field), first, updated[row].get("captions"))
+        if side_cars or len(human) < len(texts):  # one with a model's captions is ours
+            written += _write_side_car(picture.path, captions)
+    if updated != before:
+        write_records(metadata, updated)
     return written
 
 
-def _joined(
-    path: Path, record: Record, made: list[Made], field: str, replace: bool
-) -> tuple[Record, tuple[str, ...], bool]:
-    """The record with what was made, all captions of the picture, whether its side-car is ours."""
-    there = sidecar(path, set(filter(Path.is_file, beside(path))))
-    human = tuple(line for line in there if line not in by_models(record))
-    for number, one in enumerate(made):
-        instead = replace and not number
-        record = added(record, one, field=field, human=bool(human), replace=instead)
-    first = () if replace and made else human
-    captions = several(record.get(field), first, record.get("captions"))
-    return record, captions, len(human) < len(there)
+def _add_lines(
+    record: Record, lines: list[Record], field: str, has_human: bool, replace: bool
+) -> Record:
+    for number, line in enumerate(lines):
+        is_first = replace and not number
+        record = add_captions(record, line, field=field, has_human=has_human, replace=is_first)
+    return record
 
 
-def _side_car(path: Path, captions: tuple[str, ...]) -> bool:
-    """The captions beside a picture, one a line; whether there was anything to write."""
-    own, shared = beside(path)
-    alike = [file for file in path.parent.glob(f"{escape(path.stem)}.*") if is_picture(file)]
-    file = own if own.is_file() or len(alike) > 1 else shared
+def _write_side_car(path: Path, captions: tuple[str, ...]) -> bool:
+    """The captions next to a picture, one a line; whether there was anything to write."""
+    full, shared = beside(path)
+    same_stem = [file for file in path.parent.glob(f"{escape(path.stem)}.*") if is_picture(file)]
+    file = full if full.is_file() or len(same_stem) > 1 else shared
     text = "".join(f"{caption}\n" for caption in captions)
     if not text or (file.is_file() and file.read_text("utf-8-sig") == text):
         return False

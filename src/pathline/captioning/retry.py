@@ -1,128 +1,136 @@
-"""A captioning model is asked about pictures until an answer will do, so often and no oftener."""
+"""Pictures to captions: the model is asked until an answer passes the template's rules."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import sqrt
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
-from pathline.captioning.journal import Task
+from pathline.captioning.journal import Picture
 from pathline.captioning.model import Answer, Ask
-from pathline.captioning.templates import Template, instruction, parse, said
-from pathline.data.captions import Record, digest
+from pathline.captioning.records import Record, digest_image
+from pathline.captioning.templates import Template, build_prompt, format_captions, parse_answer
 from pathline.data.transforms import decode, to_image
 
-HEAT = 0.7  # temperature of another try after the likeliest words would not do
+RETRY_TEMPERATURE = 0.7  # at least, after an answer was rejected
 
 
-class Asking(NamedTuple):
-    """How pictures are asked about."""
+class Request(NamedTuple):
+    """How pictures are captioned."""
 
     template: Template
     maker: Mapping[str, Any]
     temperature: float
     retries: int
     seed: int
-    pixels: int
+    pixels: int  # of an image, at most
     max_new_tokens: int
 
 
-def answered(tasks: Sequence[Task], ask: Ask, asking: Asking, batch: int) -> Iterator[list[Record]]:
-    """Batch by batch, a record of each picture: its captions, or why it has none."""
-    for start in range(0, len(tasks), batch):
-        seen, lines = [], []
-        for task in tasks[start : start + batch]:
+class Loaded(NamedTuple):
+    """A picture that could be read."""
+
+    picture: Picture
+    digest: str
+    image: Image.Image
+
+
+def caption_batches(
+    pictures: Sequence[Picture], ask: Ask, request: Request, batch: int
+) -> Iterator[list[Record]]:
+    """Batch by batch, a journal's line for each picture: its captions, or why it has none."""
+    for start in range(0, len(pictures), batch):
+        loaded, lines = [], []
+        for picture in pictures[start : start + batch]:
             try:
-                content = task.path.read_bytes()
-                seen.append((task, digest(content), _picture(task.path, content, asking.pixels)))
+                loaded.append(_load(picture, request.pixels))
             except (ValueError, OSError) as fault:
-                lines.append(_line(task, reason=str(fault)))
-        firsts = _all_at_once([(task, picture) for task, _, picture in seen], ask, asking)
-        for (task, state, picture), first in zip(seen, firsts, strict=True):
-            lines.append(_insisted(task, state, picture, first, ask, asking))
-        yield lines
+                lines.append(_build_line(picture, reason=str(fault)))
+        answers = _ask_all(loaded, ask, request)
+        pairs = zip(loaded, answers, strict=True)
+        yield lines + [_caption(item, answer, ask, request) for item, answer in pairs]
 
 
-def _picture(path: Path, content: bytes, pixels: int) -> Image.Image:
-    """As it is meant to be seen, no larger than the model is to see it."""
-    picture = to_image(decode(content, name=str(path))).convert("RGB")
-    scale = sqrt(pixels / (picture.width * picture.height))
-    if scale >= 1:
-        return picture
-    size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+def _load(picture: Picture, pixels: int) -> Loaded:
+    """The image as it is displayed, of at most so many pixels."""
+    content = picture.path.read_bytes()
+    image = to_image(decode(content, name=str(picture.path))).convert("RGB")
+    scale = sqrt(pixels / (image.width * image.height))
+    if scale < 1:
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+    return Loaded(picture, digest_image(content), image)
 
 
-def _all_at_once(
-    seen: list[tuple[Task, Image.Image]], ask: Ask, asking: Asking
-) -> list[Answer | str]:
-    """Every picture's first answer, or why the model can't look at it."""
+def _ask_all(loaded: list[Loaded], ask: Ask, request: Request) -> list[Answer | str]:
+    """Every picture's first answer, or why the model cannot take it."""
     try:
-        return list(_asked(seen, 0, ask, asking))
+        return list(_ask(loaded, 0, ask, request))
     except ValueError as fault:  # such as a shape that the model's processor refuses
-        if len(seen) == 1:
+        if len(loaded) == 1:
             return [str(fault)]
-        return [answer for one in seen for answer in _all_at_once([one], ask, asking)]
+        return [answer for item in loaded for answer in _ask_all([item], ask, request)]
 
 
-def _asked(
-    seen: list[tuple[Task, Image.Image]], attempt: int, ask: Ask, asking: Asking
-) -> list[Answer]:
-    if not seen:
+def _ask(loaded: list[Loaded], attempt: int, ask: Ask, request: Request) -> list[Answer]:
+    if not loaded:
         return []
-    prompts = [instruction(asking.template, task.label) for task, _ in seen]
-    seeds = [_seed(asking.seed, task.key, attempt) for task, _ in seen]
-    heat = max(asking.temperature, HEAT) if attempt else asking.temperature
+    prompts = [build_prompt(request.template, item.picture.label) for item in loaded]
+    seeds = [_seed(request.seed, item.picture.key, attempt) for item in loaded]
+    retry_temperature = max(request.temperature, RETRY_TEMPERATURE)
+    temperature = retry_temperature if attempt else request.temperature
     try:
-        return ask([picture for _, picture in seen], prompts, seeds, heat)
+        return ask([item.image for item in loaded], prompts, seeds, temperature)
     except torch.OutOfMemoryError as fault:
         raise OSError(
-            f"{len(seen)} pictures at once don't fit into the device's memory: take a smaller "
-            "--batch or --pixels, or --dtype bf16"
+            f"--batch={len(loaded)} pictures don't fit into the device's memory. Use a smaller "
+            "--batch or --pixels, or --dtype bf16."
         ) from fault
 
 
-def _insisted(
-    task: Task, state: str, picture: Image.Image, first: Answer | str, ask: Ask, asking: Asking
-) -> Record:
-    """The record of the first answer that will do, of so many tries; each draws by its own seed."""
-    if isinstance(first, str):
-        return _line(task, reason=first)
-    answer, reason = first, ""
-    for attempt in range(asking.retries + 1):
+def _caption(item: Loaded, answer: Answer | str, ask: Ask, request: Request) -> Record:
+    """The line of the first answer that passes the rules; each attempt has a seed of its own."""
+    if isinstance(answer, str):
+        return _build_line(item.picture, reason=answer)
+    reason = ""
+    for attempt in range(request.retries + 1):
         if attempt:
-            [answer] = _asked([(task, picture)], attempt, ask, asking)
+            [answer] = _ask([item], attempt, ask, request)
         try:
-            return _made(task, state, answer, attempt, asking)
+            return _check_answer(item, answer, attempt, request)
         except ValueError as fault:
             reason = str(fault)
-    tries = f"{asking.retries + 1} tries" if asking.retries else "one try"
-    return _line(task, reason=f"no caption in {tries}: {reason}", answer=answer.text)
+    attempts = f"{request.retries + 1} attempts" if request.retries else "one attempt"
+    reason = f"no caption in {attempts}: {reason}"
+    return _build_line(item.picture, reason=reason, answer=answer.text)
 
 
-def _made(task: Task, state: str, answer: Answer, attempt: int, asking: Asking) -> Record:
-    """The record of an answer; ValueError for one that is cut or isn't what was asked for."""
+def _check_answer(item: Loaded, answer: Answer, attempt: int, request: Request) -> Record:
+    """The line of an answer; ValueError for one that is cut or breaks the template's rules."""
     if not answer.is_whole:
         raise ValueError(
-            f"the answer was cut after {asking.max_new_tokens} tokens; raise --max-new-tokens"
+            f"the answer was cut after {request.max_new_tokens} tokens. Raise --max-new-tokens."
         )
-    fields = parse(asking.template, answer.text, task.label)
-    line = _line(task, captions=list(said(asking.template, fields)))
-    kept = {"answer": json.dumps(fields, ensure_ascii=False)} if asking.template.slots else {}
-    made = {"picture": state, "date": line["date"], "attempt": attempt, **kept}
-    return line | {"provenance": {**asking.maker, **made}}
+    template, picture = request.template, item.picture
+    fields = parse_answer(template, answer.text, picture.label)
+    captions = list(format_captions(template, fields))
+    line = _build_line(picture, captions=captions)
+    source = {**request.maker, "picture": item.digest, "date": line["date"], "attempt": attempt}
+    if template.slots:
+        source["answer"] = json.dumps(fields, ensure_ascii=False)
+    return line | {"provenance": [source] * len(captions)}
 
 
-def _line(task: Task, **told: Any) -> Record:
-    return {"key": task.key, "date": datetime.now(UTC).isoformat(timespec="milliseconds"), **told}
+def _build_line(picture: Picture, **fields: Any) -> Record:
+    date = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"key": picture.key, "date": date, **fields}
 
 
 def _seed(seed: int, key: str, attempt: int) -> int:
-    """A picture's own, so that it is asked alike in any batch and by any process."""
-    told = f"{seed}/{attempt}/{key}".encode()
-    return int.from_bytes(hashlib.blake2b(told, digest_size=7).digest())
+    """A picture's own, so that its answer is the same in any batch and in any process."""
+    text = f"{seed}/{attempt}/{key}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())

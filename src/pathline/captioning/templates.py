@@ -1,10 +1,9 @@
-"""What a captioning model is asked, and how its answer is checked: nothing is ever filled in.
+"""Prompts for a captioning model, and the rules that its answers must pass; nothing is filled in.
 
 A template without slots asks for prose; one with slots asks for a JSON object, and its captions are
 made of the slots.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -16,11 +15,12 @@ from typing import Any, Literal
 
 import yaml
 
+from pathline.files import digest
 from pathline.hints import nearest
 
 REFUSALS = ("i'm sorry", "i am sorry", "i cannot", "i can't", "i'm unable", "as an ai")
 OPENINGS = re.compile(r"(the|this) (image|picture|photo)\b[^.]{0,24}\b(shows|depicts|features)\b")
-GRAM, MOST_GRAMS = 4, 3  # so many words in a row may come so often
+GRAM, MAX_REPEATS = 4, 3  # a sequence of 4 words may occur 3 times
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Slot:
     least: int = 1
     most: int = 24
     choices: tuple[str, ...] = ()
-    labelled: bool = False  # asked only of pictures whose class is known
+    labelled: bool = False  # only for pictures that have a class
 
 
 @dataclass(frozen=True)
 class Template:
-    """A question. captions: made of an answer, in order; `{answer}` is prose, `{name}` a slot."""
+    """A prompt. captions: made of an answer, in order; `{answer}` is prose, `{name}` a slot."""
 
     name: str
     prompt: str
@@ -49,82 +49,85 @@ class Template:
     @property
     def digest(self) -> str:
         """Changes with anything that can change a caption."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+        return digest(json.dumps(asdict(self)))[:12]
 
 
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """A row of TEMPLATES, or a file: .yaml or .json with the fields of `Template`, .txt a prompt.
 
-    Raises ValueError for what is neither, or a file with unknown or unfit fields.
+    Raises ValueError for what is neither, or a file with unknown or wrong fields.
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
     path = Path(name)
     if path.suffix.lower() not in (".yaml", ".yml", ".json", ".txt"):
-        hint = nearest(name, TEMPLATES)
         raise ValueError(
-            f"There is no template {name!r}.{hint} There are: {', '.join(TEMPLATES)}; "
-            "or give a .yaml, .json or .txt file."
+            f"There is no template {name!r}.{nearest(name, TEMPLATES)} There are: "
+            f"{', '.join(TEMPLATES)}; or name a .yaml, .json or .txt file."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no template file {path.absolute()}")
+        raise FileNotFoundError(f"There is no template file {path.absolute()}.")
     text = path.read_text("utf-8-sig").strip()
     if path.suffix.lower() == ".txt":
-        return _fit(Template(path.stem, text), path)
+        return _check(Template(path.stem, text), path)
     try:
-        given = yaml.safe_load(text)  # JSON is YAML
+        content = yaml.safe_load(text)  # JSON is YAML
         slots = {
-            key: Slot(**_tuples(slot)) for key, slot in (given.pop("slots", None) or {}).items()
+            key: Slot(**_tuples(slot)) for key, slot in (content.pop("slots", None) or {}).items()
         }
-        return _fit(Template(**{"name": path.stem, **_tuples(given), "slots": slots}), path)
+        return _check(Template(**{"name": path.stem, **_tuples(content), "slots": slots}), path)
     except (yaml.YAMLError, TypeError, AttributeError) as fault:
-        fields = ", ".join(Template.__dataclass_fields__)
+        fields, slot_fields = Template.__dataclass_fields__, Slot.__dataclass_fields__
         raise ValueError(
-            f"{path} is no template: {fault}. Its fields are {fields}; of a slot "
-            f"{', '.join(Slot.__dataclass_fields__)}."
+            f"{path} is no template: {fault}. Its fields are {', '.join(fields)}; those of a slot "
+            f"are {', '.join(slot_fields)}."
         ) from fault
 
 
-def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
 
 
-def _fit(found: Template, path: Path) -> Template:
+def _check(template: Template, path: Path) -> Template:
     """The template, if its captions name its slots and its choices can be chosen from."""
-    if not found.prompt:
-        raise ValueError(f"{path} asks nothing: its prompt is empty")
-    known = {name for name, slot in found.slots.items() if not slot.labelled} or {"answer"}
-    for form in found.captions:
-        unknown = {name for _, name, _, _ in Formatter().parse(form) if name is not None} - known
+    if not template.prompt:
+        raise ValueError(f"{path}: the prompt is empty. Write one.")
+    slots = template.slots
+    names = {name for name, slot in slots.items() if not slot.labelled} or {"answer"}
+    for form in template.captions:
+        unknown = {name for _, name, _, _ in Formatter().parse(form) if name is not None} - names
         if unknown:
             raise ValueError(
                 f"{path}: the caption {form!r} names {', '.join(sorted(unknown))}; there "
-                f"is {', '.join(sorted(known))}"
+                f"is {', '.join(sorted(names))}."
             )
-    wrong = [
-        name for name, slot in found.slots.items() if (slot.kind == "choice") != bool(slot.choices)
-    ]
-    if wrong or not found.captions:
-        raise ValueError(f"{path}: give captions, and choices to slots of kind choice only {wrong}")
-    return found
+    wrong = [name for name, slot in slots.items() if (slot.kind == "choice") != bool(slot.choices)]
+    if wrong or not template.captions:
+        raise ValueError(
+            f"{path}: set captions, and choices for slots of kind choice only {wrong}."
+        )
+    return template
 
 
-def instruction(asked: Template, label: str | None = None) -> str:
-    """The words that go to the model with a picture."""
-    lines = [asked.prompt]
+def build_prompt(template: Template, label: str | None = None) -> str:
+    """The text that goes to the model with a picture. label: the picture's class."""
+    lines = [template.prompt]
     if label is not None:
         lines.append(f'The picture is filed under "{label}".')
-    if asked.slots:
+    if template.slots:
         lines.append("Answer with one JSON object and nothing else. Its fields:")
-        lines += [f'- "{name}": {_about(slot)}' for name, slot in _asked(asked, label).items()]
+        slots = _slots_for(template, label)
+        lines += [f'- "{name}": {_describe(slot)}' for name, slot in slots.items()]
     return "\n".join(lines)
 
 
-def _asked(asked: Template, label: str | None) -> dict[str, Slot]:
-    return {name: slot for name, slot in asked.slots.items() if label or not slot.labelled}
+def _slots_for(template: Template, label: str | None) -> dict[str, Slot]:
+    return {name: slot for name, slot in template.slots.items() if label or not slot.labelled}
 
 
-def _about(slot: Slot) -> str:
+def _describe(slot: Slot) -> str:
     if slot.kind == "choice":
         return f"{slot.about}; one of {', '.join(map(json.dumps, slot.choices))}"
     what = "a list of texts" if slot.kind == "list" else "a text"
@@ -132,43 +135,31 @@ def _about(slot: Slot) -> str:
     return f"{slot.about}; {what} of {slot.least} to {slot.most} {unit}"
 
 
-def parse(asked: Template, answer: str, label: str | None = None) -> dict[str, Any]:
+def parse_answer(template: Template, answer: str, label: str | None = None) -> dict[str, Any]:
     """The checked fields of an answer; {"answer": prose} where there are no slots.
 
-    Raises ValueError saying what is wrong with it: no JSON, a field missing, unknown, of a wrong
-    type or length, a refusal, words that go round in a circle.
+    Raises ValueError that says what is wrong with it: no JSON, a field missing, unknown, of a wrong
+    type or length, a refusal, repetitions.
     """
-    _refuse(answer)
-    if not asked.slots:
+    _reject_empty_or_repeated(answer)
+    if not template.slots:
         prose = " ".join(answer.split())
-        _count("the answer", len(prose.split()), asked.least, asked.most, "words")
+        _check_count("the answer", len(prose.split()), template.least, template.most, "words")
         return {"answer": prose}
-    found, wanted = _object(answer), _asked(asked, label)
-    missing, unknown = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
+    fields, slots = _parse_object(answer), _slots_for(template, label)
+    missing = [name for name in slots if name not in fields]
+    unknown = [name for name in fields if name not in slots]
     if missing or unknown:
-        told = [f"{' and '.join(missing)} missing"] * bool(missing)
-        told += [f"{' and '.join(unknown)} not asked for"] * bool(unknown)
-        raise ValueError(f"fields: {', '.join(told)}")
-    return {name: _value(name, slot, found[name]) for name, slot in wanted.items()}
+        problems = [f"{' and '.join(missing)} missing"] * bool(missing)
+        problems += [f"{' and '.join(unknown)} not requested"] * bool(unknown)
+        raise ValueError(f"fields: {', '.join(problems)}")
+    return {name: _check_value(name, slot, fields[name]) for name, slot in slots.items()}
 
 
-def said(asked: Template, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The captions that the checked fields make."""
-    words = {k: ", ".join(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return tuple(form.format(**words) for form in asked.captions)
-
-
-def _refuse(answer: str) -> None:
-    """ValueError for an answer that says nothing of the picture."""
-    plain = " ".join(answer.lower().replace("’", "'").split())
-    if not plain:
-        raise ValueError("the answer is empty")
-    if plain.startswith(REFUSALS):
-        raise ValueError(f"the model refused: {plain[:60]}")
-    words = plain.split()
-    grams = Counter(tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1))
-    if grams and grams.most_common(1)[0][1] > MOST_GRAMS:
-        raise ValueError(f"the answer repeats {' '.join(grams.most_common(1)[0][0])!r}")
+def format_captions(template: Template, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The captions that checked fields make."""
+    texts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return tuple(form.format(**texts) for form in template.captions)
 
 
 def opens_badly(caption: str) -> bool:
@@ -176,39 +167,52 @@ def opens_badly(caption: str) -> bool:
     return OPENINGS.match(caption.lower()) is not None
 
 
-def _object(answer: str) -> dict[str, Any]:
+def _reject_empty_or_repeated(answer: str) -> None:
+    """ValueError for an answer that does not describe the picture."""
+    plain = " ".join(answer.lower().replace("’", "'").split())
+    if not plain:
+        raise ValueError("the answer is empty")
+    if plain.startswith(REFUSALS):
+        raise ValueError(f"the model refused: {plain[:60]}")
+    words = plain.split()
+    grams = Counter(tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1))
+    if grams and grams.most_common(1)[0][1] > MAX_REPEATS:
+        raise ValueError(f"the answer repeats {' '.join(grams.most_common(1)[0][0])!r}")
+
+
+def _parse_object(answer: str) -> dict[str, Any]:
     """The JSON object of an answer, bare or in a code fence as chat models write it."""
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", answer.strip(), re.DOTALL)
     try:
-        found = json.loads(fenced[1] if fenced else answer)
+        fields = json.loads(fenced[1] if fenced else answer)
     except json.JSONDecodeError as fault:
         raise ValueError(f"the answer is no JSON: {fault}") from fault
-    if not isinstance(found, dict):
-        raise ValueError(f"the answer is a JSON {type(found).__name__}; wanted an object")
-    return found
+    if not isinstance(fields, dict):
+        raise ValueError(f"the answer is a JSON {type(fields).__name__}, not an object")
+    return fields
 
 
-def _value(name: str, slot: Slot, value: Any) -> Any:
-    """A field on one line, of the type and length that were asked for."""
+def _check_value(name: str, slot: Slot, value: Any) -> Any:
+    """A field on one line, of the slot's type and length."""
     if slot.kind == "choice":
         if value not in slot.choices:
-            raise ValueError(f"{name} is {value!r}; wanted one of {', '.join(slot.choices)}")
+            raise ValueError(f"{name} is {value!r}, not one of {', '.join(slot.choices)}")
         return value
     texts = value if slot.kind == "list" else [value]
     if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
-        want = "a list of texts" if slot.kind == "list" else "a text that is not empty"
-        raise ValueError(f"{name} is {json.dumps(value)[:60]}; wanted {want}")
+        kind = "a list of texts" if slot.kind == "list" else "a text that is not empty"
+        raise ValueError(f"{name} is {json.dumps(value)[:60]}, not {kind}")
     lines = [" ".join(text.split()) for text in texts]
     if slot.kind == "list":
-        _count(name, len(lines), slot.least, slot.most, "items")
+        _check_count(name, len(lines), slot.least, slot.most, "items")
         return lines
-    _count(name, len(lines[0].split()), slot.least, slot.most, "words")
+    _check_count(name, len(lines[0].split()), slot.least, slot.most, "words")
     return lines[0]
 
 
-def _count(name: str, count: int, least: int, most: int, unit: str) -> None:
+def _check_count(name: str, count: int, least: int, most: int, unit: str) -> None:
     if not least <= count <= most:
-        raise ValueError(f"{name} has {count} {unit}; wanted {least} to {most}")
+        raise ValueError(f"{name} has {count} {unit}, not {least} to {most}")
 
 
 GENERAL = Template(

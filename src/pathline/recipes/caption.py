@@ -1,7 +1,6 @@
-"""`pathline caption`: pictures -> what a model says of them, in metadata.jsonl with its maker."""
+"""`pathline caption`: images -> captions of a vision-language model, in metadata.jsonl."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,22 +11,25 @@ import torch
 import torch.distributed as dist
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pathline.captioning import model as captioner
-from pathline.captioning.journal import Book, Task, opened, settle, to_do
-from pathline.captioning.retry import Asking, answered
-from pathline.captioning.templates import Template, opens_badly
-from pathline.captioning.templates import template as read_template
-from pathline.data.captions import MAKER, Record, append
+from pathline.captioning.journal import (
+    Collection,
+    find_uncaptioned,
+    merge_journals,
+    open_collection,
+)
+from pathline.captioning.records import MAKER, Record, append_lines
+from pathline.captioning.retry import Request, caption_batches
+from pathline.captioning.templates import Template, load_template, opens_badly
+from pathline.console import Say, open_console, progress, say_on
 from pathline.data.sources.folder import existing_folder
 from pathline.dtypes import DtypeName, short_name
 from pathline.training.device import pick_device
 from pathline.training.distributed import World, joined
 
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
-SECONDS = 10  # between lines where there is no terminal
-SHOWN = 5
+MAX_FAULTS = 5  # printed; the others are in the list
 
 
 def caption(
@@ -51,15 +53,15 @@ def caption(
     dtype: Literal["auto", DtypeName] = "auto",
     dry_run: int = 0,
 ) -> int:
-    """Caption the pictures of a folder with a vision-language model, into metadata.jsonl.
+    """Caption the images of a folder with a vision-language model, into metadata.jsonl.
 
-    Captions that people wrote stay first; what is made is added. Pictures that this model has
-    captioned by this template are passed by, so that a command that was stopped is just repeated.
+    Captions that people wrote stay first; new ones are added. Images that this model has captioned
+    with this template are skipped, so that a command that was stopped is just repeated.
 
     Parameters
     ----------
     folder:
-        Pictures, with or without captions.
+        Images, with or without captions.
     model:
         An image-text-to-text model of transformers: a folder, or a name on the hub.
     revision:
@@ -67,160 +69,145 @@ def caption(
     template:
         general, botanical or anime; or a .yaml, .json or .txt file.
     out:
-        The file that the records go to; metadata.jsonl in the folder if left out.
+        The file of the records; metadata.jsonl in the folder if left out.
     side_cars:
-        Write a .txt beside each picture too, one caption a line.
+        Write a .txt next to each image too, one caption a line.
     resume:
-        With --no-resume every picture is captioned again.
+        With --no-resume every image is captioned again.
     replace:
-        Drop all captions there are, those of people too.
+        Delete all other captions, those of people too.
     max_new_tokens:
-        Where an answer is cut off; a cut answer is no caption.
+        Most tokens of an answer; one that is cut off is rejected.
     batch:
-        Pictures that are asked about at once.
+        Images in one forward pass.
     temperature:
-        0 takes the likeliest words. An answer that won't do is tried again at 0.7 at least.
+        Sampling temperature; 0 is greedy. Rejected answers are retried at 0.7 or more.
     retries:
-        How often it is tried again before the picture is listed as a fault.
+        Attempts after a rejected answer, before the image is listed as a fault.
     seed:
-        Of draws; each picture draws its own.
+        Of sampling; with it, each image has a seed of its own.
     pixels:
-        Larger pictures are scaled down to so many pixels before the model sees them.
+        Larger images are scaled down to so many pixels.
     device:
         auto, cpu, cuda, mps.
     dtype:
         Of the weights: auto as they are stored, fp32, bf16, fp16.
     dry_run:
-        Print captions of so many pictures, and write nothing.
+        Print captions of so many images, and write nothing.
     """
-    _refuse(batch=batch, max_new_tokens=max_new_tokens, pixels=pixels)
-    _refuse(0, retries=retries, temperature=temperature, dry_run=dry_run)
-    asked = read_template(template)
-    where, commit = captioner.find_model(model, revision)
-    maker = _maker(model, commit, asked, temperature, pixels, seed)
-    asking = Asking(asked, maker, temperature, retries, seed, pixels, max_new_tokens)
-    given = {"dtype": short_name(dtype), "max_new_tokens": max_new_tokens}
+    _check_at_least(1, batch=batch, max_new_tokens=max_new_tokens, pixels=pixels)
+    _check_at_least(0, retries=retries, temperature=temperature, dry_run=dry_run)
+    chosen = load_template(template)
+    model_folder, version = captioner.find_model(model, revision)
+    maker = _describe_maker(model, version, chosen, temperature, pixels, seed)
+    request = Request(chosen, maker, temperature, retries, seed, pixels, max_new_tokens)
+    options: dict[str, Any] = {"dtype": short_name(dtype), "max_new_tokens": max_new_tokens}
+    merging = {"replace": replace, "side_cars": side_cars}
     with _processes(pick_device(device)) as (world, place, meet):
-        console = Console(quiet=world.rank > 0)
-        book = opened(existing_folder(folder), out)
-        skip = resume and not dry_run
-        tasks = to_do(book, maker, replace=replace) if skip else book.tasks
-        meet()  # nobody writes before all have read
-        if not dry_run:
-            _tell(console, book, tasks, model, asked)
-        else:
-            tasks = tasks[:: max(1, len(tasks) // dry_run)][:dry_run]
-        share = tasks[world.rank :: world.size]
-        ask = captioner.load_model(where, device=place, **given) if share else None
-        answers = answered(share, ask, asking, batch) if ask else iter(())
+        # every process reads the folder before any of them writes
+        console = open_console(quiet=world.rank > 0)
+        say = say_on(console)
+        collection = open_collection(existing_folder(folder), out)
+        is_resumed = resume and not dry_run
+        pictures = collection.pictures
+        if is_resumed:
+            pictures = find_uncaptioned(collection, maker, replace=replace)
+        meet()
+
+        # a share for each process; the model is loaded only where there is one
         if dry_run:
-            return _show(console, answers)
-        part = book.parts / f"part-{world.rank}.jsonl"
+            pictures = pictures[:: max(1, len(pictures) // dry_run)][:dry_run]
+        else:
+            skipped = f"{len(collection.pictures) - len(pictures)} of them captioned already"
+            say(f"{len(collection.pictures)} images, {skipped} by {model}, {chosen.name}")
+        share = pictures[world.rank :: world.size]
+        answers = iter(())
+        if share:
+            ask = captioner.load_model(model_folder, device=place, **options)
+            answers = caption_batches(share, ask, request, batch)
+        if dry_run:
+            return _print_captions(say, answers)
+
+        # a journal for each process; the first one merges them all
+        journal = collection.journals / f"part-{world.rank}.jsonl"
         try:
-            _keep(answers, part, len(share), console, world)
+            _write_journal(answers, journal, len(share), console, world)
         except KeyboardInterrupt:
             if world.size == 1:
-                settle(book, replace=replace, side_cars=side_cars)
+                merge_journals(collection, **merging)
             raise
         meet()
-        return 0 if world.rank else _end(console, book, replace, side_cars)
+        return 0 if world.rank else _finish(say, collection, **merging)
 
 
-def _maker(
-    model: str, commit: str, asked: Template, temperature: float, pixels: int, seed: int
+def _describe_maker(
+    model: str, version: str, template: Template, temperature: float, pixels: int, seed: int
 ) -> dict[str, str]:
-    """What a caption hangs on; the length an answer may have doesn't change a whole one."""
-    name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
-    drawn = f" seed={seed}" if temperature else ""
-    settings = f"temperature={temperature:g} pixels={pixels}{drawn}"
-    told = (name, commit, asked.name, asked.digest, settings)
-    return dict(zip(MAKER, told, strict=True))
+    """All that a caption depends on; --max-new-tokens does not change one that is whole."""
+    folder = Path(model).expanduser()
+    name = folder.resolve().name if folder.is_dir() else model
+    sampling = f" seed={seed}" if temperature else ""
+    settings = f"temperature={temperature:g} pixels={pixels}{sampling}"
+    values = (name, version, template.name, template.digest, settings)
+    return dict(zip(MAKER, values, strict=True))
 
 
 @contextmanager
 def _processes(
     device: torch.device,
 ) -> Iterator[tuple[World, torch.device, Callable[[], None]]]:
-    """This process among those that torchrun started, its device, and where all of them meet."""
-    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    with joined("ddp" if many else "none", device) as (world, place):
+    """This process among those of torchrun, its device, and a barrier of all of them."""
+    is_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with joined("ddp" if is_many else "none", device) as (world, place):
         # one process may be hours ahead of another, more than a collective waits by default
-        group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30)) if many else None
+        timeout = timedelta(days=30)
+        group: Any = dist.new_group(backend="gloo", timeout=timeout) if is_many else None
 
         def meet() -> None:
-            if many:
+            if is_many:
                 dist.barrier(group)
 
         yield world, place, meet
 
 
-def _keep(
-    answers: Iterator[list[Record]], part: Path, total: int, console: Console, world: World
+def _write_journal(
+    answers: Iterator[list[Record]], journal: Path, total: int, console: Console, world: World
 ) -> None:
-    """Each batch goes to this process's journal as it comes."""
-    with _bar(console, total, world) as tick:
+    """Append each batch to this process's journal as it comes."""
+    task = f"images of process 1 of {world.size}" if world.size > 1 else "images"
+    done = 0
+    with progress(console) as tick:
+        tick(task, 0, total)
         for lines in answers:
-            append(part, lines)
-            tick(len(lines))
+            append_lines(journal, lines)
+            done += len(lines)
+            tick(task, done, total)
 
 
-@contextmanager
-def _bar(console: Console, total: int, world: World) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, else a line now and then: pictures, images/s, time left."""
-    start = last = time.monotonic()
-    count = 0
-    of = f" of process 1 of {world.size}" if world.size > 1 else ""
-    texts = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*texts, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, rate="")
-
-        def tick(more: int) -> None:
-            nonlocal count, last
-            count, now = count + more, time.monotonic()
-            rate = count / max(now - start, 1e-9)
-            left = timedelta(seconds=round((total - count) / rate))
-            told = f"{rate:.3g} images/s, {left} left"
-            bar.update(task, completed=count, rate=told)
-            if not console.is_terminal and (now - last >= SECONDS or count == total):
-                last = now
-                console.print(f"{count}/{total} pictures{of}, {told}", highlight=False)
-
-        yield tick
-
-
-def _tell(console: Console, book: Book, tasks: list[Task], model: str, asked: Template) -> None:
-    done = len(book.tasks) - len(tasks)
-    told = f"{len(book.tasks)} pictures, {done} of them captioned already by {model}, {asked.name}"
-    console.print(told, highlight=False, soft_wrap=True)
-
-
-def _show(console: Console, answers: Iterator[list[Record]]) -> int:
+def _print_captions(say: Say, answers: Iterator[list[Record]]) -> int:
     for line in (line for lines in answers for line in lines):
         for text in line.get("captions") or [f"FAULT {line['reason']}"]:
-            told = f"{line['key']}: {text}"
-            console.print(told, highlight=False, soft_wrap=True, markup=False)
+            say(f"{line['key']}: {text}")
     return 0
 
 
-def _end(console: Console, book: Book, replace: bool, side_cars: bool) -> int:
-    """The journals settled, told in a line or two; 1 where nothing but faults came."""
-    outcome = settle(book, replace=replace, side_cars=side_cars)
-    made, faults = outcome.captions, outcome.faults
-    told = f"{len(made)} pictures captioned"
-    told += f", {outcome.side_cars} side-cars written" if outcome.side_cars else ""
-    bad = sum(opens_badly(text) for texts in made.values() for text in texts)
-    told += f"; {bad} captions begin with words such as 'the image shows'" if bad else ""
-    console.print(told, highlight=False)
-    for line in faults[:SHOWN]:
-        told = f"no caption: {line['key']}: {line['reason']}"
-        console.print(told, highlight=False, soft_wrap=True, markup=False)
+def _finish(say: Say, collection: Collection, **merging: bool) -> int:
+    """Merge the journals and report in a few lines; 1 where there are faults only."""
+    summary = merge_journals(collection, **merging)
+    captions, faults = summary.captions, summary.faults
+    bad = sum(opens_badly(text) for texts in captions.values() for text in texts)
+    side_cars = f", {summary.side_cars} side-cars written" if summary.side_cars else ""
+    ending = f"; {bad} captions begin with words such as 'the image shows'" if bad else ""
+    say(f"{len(captions)} images captioned{side_cars}{ending}")
+    for line in faults[:MAX_FAULTS]:
+        say(f"no caption: {line['key']}: {line['reason']}")
     if faults:
-        told = f"{len(faults)} pictures have no caption; all are listed in {book.faults}"
-        console.print(told, highlight=False, soft_wrap=True)
-    return 1 if faults and not made else 0
+        say(f"{len(faults)} images have no caption; all are listed in {collection.faults}")
+    return 1 if faults and not captions else 0
 
 
-def _refuse(least: int = 1, **settings: int | float) -> None:
+def _check_at_least(least: int, **settings: int | float) -> None:
     for name, value in settings.items():
         if value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}; wanted at least {least}")
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag}={value} is wrong because it is below {least}. Raise it.")
