@@ -83,7 +83,7 @@ def test_a_batch_of_one_has_no_choice(name, pair):
 
 @pytest.mark.parametrize("cond", [None, Cond()])
 def test_within_class_needs_labels(pair, cond):
-    with pytest.raises(ValueError, match="pairs pictures by class"):
+    with pytest.raises(ValueError, match="reads no classes"):
         within_class(*pair, cond)
 
 

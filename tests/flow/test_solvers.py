@@ -249,10 +249,10 @@ def test_the_last_step_draws_nothing(name, mixture, rng):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("sde", {"churn": -1.0}, "churn is -1"),
+        ("sde", {"churn": -1.0}, "churn=-1"),
         ("sde", {}, "noise function"),
         ("ancestral", {}, "noise function"),
-        ("ancestral", {"eta": 1.5}, "eta is 1.5"),
+        ("ancestral", {"eta": 1.5}, "eta=1.5"),
     ],
 )
 def test_bad_settings_are_named(name, settings, words, mixture, rng):

@@ -215,7 +215,7 @@ def test_dispersive_reads_the_inner_block_where_it_is_shown(pair):
 
 
 def test_dispersive_needs_hidden_states_and_some_warmth(pair):
-    with pytest.raises(ValueError, match="gives none"):
+    with pytest.raises(ValueError, match="returns none"):
         dispersive(*pair)
     given, out = pair
     with pytest.raises(ValueError, match="temperature"):

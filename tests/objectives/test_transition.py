@@ -461,11 +461,11 @@ def test_dropped_conditions_become_the_null():
 @pytest.mark.parametrize(
     ("ways", "message"),
     [
-        ({"path": PATHS["trig"]}, "goes along path=straight"),
-        ({"draws": 0}, "draws is 0"),
-        ({"steps": -1}, "steps is -1"),
-        ({"inner_shift": 0.0}, "inner_shift is 0"),
-        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"path": PATHS["trig"]}, "needs the straight path"),
+        ({"draws": 0}, "draws=0"),
+        ({"steps": -1}, "steps=-1"),
+        ({"inner_shift": 0.0}, "inner_shift=0"),
+        ({"dropout": 1.5}, "dropout=1.5"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(ways, message):
@@ -475,7 +475,7 @@ def test_what_cannot_be_learnt_is_refused(ways, message):
 
 def test_a_walk_that_cannot_be_is_refused():
     x = torch.zeros(1, *SHAPE, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"takes 0 \(none\) to 1"):
+    with pytest.raises(ValueError, match=r"Set 0 \(none\) to 1"):
         step(oracle("joint"), x, 0.0, 1.0, None, lambda x: x, STRAIGHT, overshoot=1.5)
-    with pytest.raises(ValueError, match="hand `integrate` a noise"):
+    with pytest.raises(ValueError, match="Pass `integrate` a noise"):
         step(oracle("joint"), x, 0.0, 1.0, None, None, STRAIGHT)

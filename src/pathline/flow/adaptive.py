@@ -1,4 +1,4 @@
-"""Dormand-Prince 5(4): chooses its own steps to keep each picture within a tolerance.
+"""Dormand-Prince 5(4): adapts its steps to keep the error of each image within a tolerance.
 
 Coefficients and control: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, II.4.
 """
@@ -33,7 +33,8 @@ def dopri5(
     """
     if not (start < stop and rtol >= 0 and atol > 0):
         raise ValueError(
-            f"want start < stop, rtol ≥ 0, atol > 0; got {start}, {stop}, {rtol}, {atol}"
+            f"rtol={rtol} atol={atol} from {start} to {stop} is wrong because dopri5 wants start < "
+            "stop, rtol ≥ 0 and atol > 0. Set e.g. rtol=1e-3 atol=1e-6."
         )
     field, calls = counted(field)
     yield start, x  # before it is evaluated: a preview's velocity there is then this one
@@ -69,7 +70,7 @@ def _along(x: Tensor, dt: float, weights: Sequence[float], slopes: list[Tensor])
 
 
 def _worst(error: Tensor, x: Tensor, x_next: Tensor, rtol: float, atol: float) -> float:
-    """Root mean square of error over tolerance, of the picture where it is largest."""
+    """Root mean square of error over tolerance, of the image where it is largest."""
     tolerance = atol + rtol * x.abs().maximum(x_next.abs())
     return (error / tolerance).flatten(1).square().mean(1).sqrt().max().item()
 
@@ -95,11 +96,11 @@ def _first_step(
 
 def _check(ratio: float, t: float, calls: int, limit: int) -> None:
     if not math.isfinite(ratio):
-        raise ValueError(f"the field is not finite near t = {t:.4g}; dopri5 cannot go on")
+        raise ValueError(f"The field is not finite near t = {t:.4g}: check the network for NaN.")
     if calls >= limit:
         raise ValueError(
-            f"dopri5 stands at t = {t:.4g} after {calls} evaluations, its limit; "
-            "loosen rtol and atol, raise limit, or take a solver of fixed steps"
+            f"limit={limit} is too small: dopri5 is at t = {t:.4g} after {calls} evaluations. "
+            "Increase limit, rtol or atol, or set a solver of fixed steps."
         )
 
 

@@ -1,4 +1,4 @@
-"""Couplings: which noise goes with which picture. The rows here permute x0 within the batch."""
+"""Couplings: which noise is paired with which image. Rows permute x0 within the batch."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ Data = Float[Tensor, "b *shape"]
 
 
 def independent(x0: Data, *_: object) -> Data:
-    """The noise as it was drawn."""
+    """Independent noise, as flow matching has it."""
     return x0
 
 
@@ -24,11 +24,11 @@ def optimal(x0: Data, x1: Data, *_: object) -> Data:
 
 
 def within_class(x0: Data, x1: Data, cond: Cond | None = None) -> Data:
-    """The pairing of least squared distance among the pictures of each label."""
+    """The pairing of least squared distance within each class."""
     if cond is None or cond.labels is None:
         raise ValueError(
-            "coupling=within_class pairs pictures by class, and this run reads none: take "
-            "text=labels, or coupling=independent."
+            "coupling=within_class is wrong because this run reads no classes. Set text=labels or "
+            "coupling=independent."
         )
     rows = torch.arange(len(x0), device=x0.device)
     for label in cond.labels.unique():
@@ -39,7 +39,7 @@ def within_class(x0: Data, x1: Data, cond: Cond | None = None) -> Data:
 
 def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     """For each row of x1 the row of x0 that goes with it."""
-    with torch.autocast(x1.device.type, enabled=False):  # else half precision, unknown to numpy
+    with torch.autocast(x1.device.type, enabled=False):  # numpy has no half precision
         # |a − b|² without the terms that every pairing shares
         cost = -x1.flatten(1).float() @ x0.flatten(1).float().T
     _, rows = linear_sum_assignment(cost.cpu().numpy())

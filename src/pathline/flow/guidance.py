@@ -1,7 +1,7 @@
-"""Guidance: a field and another one make a field that leans away from the other.
+"""Guidance: a field that extrapolates from another, negative one.
 
-`other` is the field of the null condition (cfg, interval, contrastive; path_drop: and of a part of
-the network) or of a weaker network (autoguidance).
+`other` is the unconditional field (cfg, interval, contrastive; path_drop: of a part of the network)
+or the field of a weaker network (autoguidance).
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class Guidance(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What a contrastive loss made of a velocity v: (v − share·mean) / (1 − share)."""
+    """The bias of a contrastive loss: it learns (v − share·mean) / (1 − share) for v."""
 
     share: float  # weight of the term by that of the squared error, below 1
-    mean: Tensor  # [C H W] velocity of all pictures at all times; [C 1 1] where sizes differ
+    mean: Tensor  # [C H W] mean velocity of all images and times; [C 1 1] where sizes differ
 
 
 def none(field: Field, *_: object) -> Field:
@@ -47,27 +47,30 @@ def interval(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Field:
-    """`cfg` for low ≤ t ≤ high; outside, `other` is not even asked (arXiv 2404.07724)."""
+    """`cfg` for low ≤ t ≤ high; outside, `other` is not evaluated (arXiv 2404.07724)."""
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"the guidance interval is {low} to {high}; want 0 ≤ low ≤ high ≤ 1")
+        raise ValueError(
+            f"low={low} high={high} is wrong because guidance wants 0 ≤ low ≤ high ≤ 1. "
+            "Set e.g. low=0 high=1."
+        )
     if scale == 1:
         return field
     if other is None:
         raise ValueError(
-            f"guidance at scale {scale} needs a second field; give one, or use scale 1"
+            f"scale={scale} needs a second field to extrapolate from. Pass one, or set scale=1."
         )
 
     def guided(x: Tensor, t: Any, *later: Any) -> Tensor:
         v = field(x, t, *later)
         if not isinstance(t, Tensor):
-            return _lean(v, other(x, t, *later), scale) if low <= t <= high else v
-        return _lean(v, other(x, t, *later), like(_inside(t, low, high, scale, 1.0), x))
+            return _extrapolate(v, other(x, t, *later), scale) if low <= t <= high else v
+        return _extrapolate(v, other(x, t, *later), like(_inside(t, low, high, scale, 1.0), x))
 
     return guided
 
 
 def autoguidance(field: Field, other: Field | None, *_: object, scale: float = 1.5) -> Field:
-    """`cfg` away from a weaker network under the same condition (arXiv 2406.02507)."""
+    """`cfg` with a weaker network under the same condition as `other` (arXiv 2406.02507)."""
     return cfg(field, other, scale=scale)
 
 
@@ -79,7 +82,7 @@ def path_drop(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Field:
-    """`interval` away from the null condition without the route of sprint (arXiv 2510.21986)."""
+    """`interval` with the unconditional field without sprint's route (arXiv 2510.21986)."""
     return interval(field, other, scale=scale, low=low, high=high)
 
 
@@ -93,23 +96,26 @@ def contrastive(
     high: float = 1.0,
     weight: float | None = None,
 ) -> Field:
-    """`interval`, where it guides with the push of a contrastive loss taken back (ΔFM).
+    """`interval`, with the bias of a contrastive loss undone where it guides (ΔFM).
 
     Both fields become (1 − weight)·v + weight·mean there (arXiv 2506.05350), plain flow matching's
-    velocity. weight: 0 is `interval`; null: what the run was trained with.
+    velocity. weight: 0 is `interval`; null: the weight that the run was trained with.
     """
     if weight is not None and not 0 <= weight < 1:
-        raise ValueError(f"weight is {weight}; want what the loss term had, from 0 to below 1")
-    leaning = interval(field, other, scale=scale, low=low, high=high)
+        raise ValueError(
+            f"weight={weight} is wrong because it is a share from 0 to below 1. Set the weight of "
+            "the loss term."
+        )
+    guided_only = interval(field, other, scale=scale, low=low, high=high)
     if scale == 1 or weight == 0:
-        return leaning
+        return guided_only
     if push is None:
-        raise ValueError("contrastive guidance needs the mean velocity of the data; none was given")
+        raise ValueError("contrastive guidance needs the mean velocity of the data. Pass a Push.")
     back = push.share if weight is None else weight
 
     def guided(x: Tensor, t: Any, *later: Any) -> Tensor:
         share = like(_inside(t, low, high, back, 0.0), x)
-        return (1 - share) * leaning(x, t, *later) + share * push.mean.to(x)
+        return (1 - share) * guided_only(x, t, *later) + share * push.mean.to(x)
 
     return guided
 
@@ -121,7 +127,7 @@ def _inside(t: Any, low: float, high: float, within: float, without: float) -> A
     return within if low <= t <= high else without
 
 
-def _lean(v: Tensor, v_other: Tensor, scale: float | Tensor) -> Tensor:
+def _extrapolate(v: Tensor, v_other: Tensor, scale: float | Tensor) -> Tensor:
     return v_other + scale * (v - v_other)
 
 

@@ -1,7 +1,7 @@
 """Paths from noise to data, x_t = α(t)·x1 + σ(t)·x0, and what can be read from one point.
 
-A velocity, the noise, the data and the score at a point (xt, t) are the same knowledge: any one
-gives the others, by the path's four coefficients.
+A velocity, the noise, the data and the score at a point (xt, t) determine one another by the path's
+four coefficients.
 """
 
 import math
@@ -19,7 +19,7 @@ Time = float | Float[Tensor, " b"]
 
 
 class Path(NamedTuple):
-    """Coefficients of a path; each takes a float or a tensor [B] and answers with the like."""
+    """Coefficients of a path; each maps a float or a tensor [B] to the like."""
 
     alpha: Callable[[Any], Any]  # of the data: 0 … 1, rising
     sigma: Callable[[Any], Any]  # of the noise: 1 … 0, falling
@@ -28,7 +28,7 @@ class Path(NamedTuple):
 
 
 def like(t: Time, x: State) -> float | Tensor:
-    """Give t [B] the rank of x, to be multiplied with it; a float stays as it is."""
+    """t [B] with the rank of x, to multiply by it; a float is unchanged."""
     return t.view(-1, *[1] * (x.ndim - 1)) if isinstance(t, Tensor) else t
 
 
@@ -93,7 +93,7 @@ def draw_point(
     couple: Callable[[Tensor, Tensor, Cond | None], Tensor],
     cond: Cond | None = None,
 ) -> Point:
-    """One training point for each row of x1: its noise, its time, where it is, where it goes.
+    """One training point for each row of x1: its noise, its time, its position and velocity.
 
     `draw` is a bound row of DRAWS, `couple` one of COUPLINGS; rng lives on the device of x1.
     """
@@ -108,7 +108,7 @@ def _at_least(value: Any, floor: float, t: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clamp(min=floor) if floor > 0 else value
     if max(value, floor) <= 0:
-        raise ValueError(f"at t = {t} this conversion divides by 0; give it a floor above 0")
+        raise ValueError(f"This conversion divides by 0 at t = {t}. Pass a floor above 0.")
     return max(value, floor)
 
 

@@ -1,9 +1,9 @@
-"""Solvers: each is one step along a field; the loop stands once, in `integrate`.
+"""Solvers: each is one step along a field; the only loop is `integrate`.
 
 A step is (field, x, t, t_next, memory, noise, path, *, settings) -> (x_next, memory). Times are
-floats, so coefficients are float64 and no device is waited for; x keeps its own dtype. `memory` is
-None at first and never kept inside; `noise(x)` gives a standard normal like x; most steps need
-neither noise nor path. Formulas of the multistep ones: DPM-Solver++ (arXiv 2211.01095), UniPC
+floats, so that coefficients are float64 and no device is synchronised; x keeps its dtype. `memory`
+is None at first and returned, never stored; `noise(x)` gives a standard normal like x; most steps
+need neither noise nor path. Formulas of the multistep ones: DPM-Solver++ (arXiv 2211.01095), UniPC
 (2302.04867).
 """
 
@@ -61,20 +61,20 @@ def last(states: Iterable[tuple[float, Tensor]]) -> Tensor:
     for _, state in states:
         x = state
     if x is None:
-        raise ValueError("the walk had no state; give `last` what `integrate` returned, unread")
+        raise ValueError("The walk has no state: its iterator is exhausted. Pass a fresh one.")
     return x
 
 
 def counted(field: Field) -> tuple[Field, Callable[[], int]]:
-    """The same field, and a function that tells how often it was asked."""
-    calls = 0
+    """The same field, and a function that returns the number of its evaluations."""
+    evaluations = 0
 
-    def asked(*arguments: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
+    def counting(*arguments: Any) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
         return field(*arguments)
 
-    return asked, lambda: calls
+    return counting, lambda: evaluations
 
 
 def euler(field: Field, x: State, t: float, t_next: float, memory: Any, *_: Any) -> Stepped:
@@ -106,7 +106,7 @@ def rk4(field: Field, x: State, t: float, t_next: float, memory: Any, *_: Any) -
 
 
 def adams2(field: Field, x: State, t: float, t_next: float, memory: Any, *_: Any) -> Stepped:
-    """Second order, 1 evaluation: Adams-Bashforth on an uneven grid; memory = (t, v) before."""
+    """Second order, 1 evaluation: Adams-Bashforth on an uneven grid; memory = last (t, v)."""
     dt, v = t_next - t, field(x, t)
     if memory is None:
         return x + dt * v, (t, v)
@@ -117,7 +117,7 @@ def adams2(field: Field, x: State, t: float, t_next: float, memory: Any, *_: Any
 def dpmpp2m(
     field: Field, x: State, t: float, t_next: float, memory: Any, _noise: Noise, path: Path
 ) -> Stepped:
-    """DPM-Solver++(2M): second order, 1 evaluation; memory = (t, x1 foreseen) before."""
+    """DPM-Solver++(2M): second order, 1 evaluation; memory = last (t, predicted x1)."""
     x1 = x1_from_velocity(path, field(x, t), x, t)
     return _exponential(path, x, x1, t, t_next, memory), (t, x1)
 
@@ -127,7 +127,7 @@ def unipc2(
 ) -> Stepped:
     """UniPC-2 (bh2): corrects the step before with the evaluation that this one needs anyway.
 
-    1 evaluation; memory = (x, t, x1 foreseen, the same (t, x1) one step earlier) before.
+    1 evaluation; memory = (x, t, predicted x1, (t, x1) one step earlier) of the step before.
     """
     x1 = x1_from_velocity(path, field(x, t), x, t)
     earlier = None
@@ -152,15 +152,16 @@ def ancestral(
     ComfyUI's ancestral step for rectified flow; other paths enter by their ratio σ/α.
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; ancestral takes 0 (no fresh noise) to 1")
+        raise ValueError(f"eta={eta} is wrong because it is a share. Set 0 (no fresh noise) to 1.")
     v, alpha, sigma = field(x, t), path.alpha(t_next), path.sigma(t_next)
     x0, x1 = x0_from_velocity(path, v, x, t), x1_from_velocity(path, v, x, t)
-    here, there = (path.sigma(s) / (path.sigma(s) + path.alpha(s)) for s in (t, t_next))
-    down = there * (1 + eta * (there / here - 1))
-    kept = alpha * down / (1 - down)
-    fresh = math.sqrt(max(sigma**2 - kept**2, 0.0))
-    x = alpha * x1 + kept * x0
-    return (x + fresh * _drawn("ancestral", noise, x) if fresh > 0 and eta > 0 else x), memory
+    # the share of noise in x before and after the step, and the smaller one that Euler goes to
+    ratio, ratio_next = (path.sigma(s) / (path.sigma(s) + path.alpha(s)) for s in (t, t_next))
+    down = ratio_next * (1 + eta * (ratio_next / ratio - 1))
+    old = alpha * down / (1 - down)
+    fresh = math.sqrt(max(sigma**2 - old**2, 0.0))
+    x = alpha * x1 + old * x0
+    return (x + fresh * _sample_noise("ancestral", noise, x) if fresh and eta else x), memory
 
 
 def sde(
@@ -178,7 +179,7 @@ def sde(
     """Euler-Maruyama of dx = (v + w·score) dt + sqrt(2w) dW, w = churn·DIFFUSIONS[diffusion].
 
     Every w ≥ 0 has the marginals of the flow (SiT, arXiv 2401.08740). Needs many steps; the last
-    one goes to the data foreseen, without noise.
+    one goes to the predicted data, without noise.
     """
     w = _diffusion(diffusion, churn, path, t)
     v, dt = field(x, t), t_next - t
@@ -187,7 +188,7 @@ def sde(
     if w == 0:
         return x + dt * v, memory
     x_next = x + dt * (v + w * score_from_velocity(path, v, x, t))
-    return x_next + math.sqrt(2 * w * dt) * _drawn("sde", noise, x), memory
+    return x_next + math.sqrt(2 * w * dt) * _sample_noise("sde", noise, x), memory
 
 
 def jump(field: Field, x: State, t: float, t_next: float, memory: Any, *_: Any) -> Stepped:
@@ -206,7 +207,7 @@ def _log_snr(path: Path, t: float) -> float:
 def _exponential(
     path: Path, x: Tensor, x1: Tensor, t: float, t_next: float, earlier: Any
 ) -> Tensor:
-    """Follow x1 as it was foreseen, leaning as it changed since `earlier` = (t, x1)."""
+    """The exact step for a constant x1, corrected by its change since `earlier` = (t, x1)."""
     keep, gain = _weights(path, t, t_next)
     x_next = keep * x + gain * x1
     if earlier is None:
@@ -220,7 +221,7 @@ def _exponential(
 
 
 def _weights(path: Path, t: float, t_next: float) -> tuple[float, float]:
-    """What the step keeps of x and what it takes of x1, were x1 constant; no logarithm, no 0/0."""
+    """Coefficients of x and x1 in the exact step for a constant x1; no logarithm, no 0/0."""
     keep = path.sigma(t_next) / path.sigma(t)
     return keep, path.alpha(t_next) - path.alpha(t) * keep
 
@@ -228,7 +229,7 @@ def _weights(path: Path, t: float, t_next: float) -> tuple[float, float]:
 def _corrected(
     path: Path, t: float, x1: Tensor, x_last: Tensor, t_last: float, x1_last: Tensor, earlier: Any
 ) -> Tensor:
-    """UniC: the step t_last → t once more, now that x1 at its end is known."""
+    """UniC: the step t_last → t once more, with the x1 predicted at its end."""
     keep, gain = _weights(path, t_last, t)
     x = keep * x_last + gain * x1_last
     if earlier is None:
@@ -245,13 +246,17 @@ def _corrected(
 
 def _diffusion(name: str, churn: float, path: Path, t: float) -> float:
     if churn < 0:
-        raise ValueError(f"churn is {churn}; it is 0 (no noise) or above")
+        raise ValueError(
+            f"churn={churn} is wrong because it is negative. Set 0 (no noise) or more."
+        )
     return churn * DIFFUSIONS[name](path, t)
 
 
-def _drawn(name: str, noise: Noise, x: Tensor) -> Tensor:
+def _sample_noise(name: str, noise: Noise, x: Tensor) -> Tensor:
     if noise is None:
-        raise ValueError(f"the step {name} draws fresh noise; hand `integrate` a noise function")
+        raise ValueError(
+            f"sample.solver={name} needs fresh noise. Pass `integrate` a noise function."
+        )
     return noise(x)
 
 

@@ -1,4 +1,4 @@
-"""Times: drawn for training (DRAWS), laid out for sampling (GRIDS), pushed to noise (`shifted`)."""
+"""Times: random ones of training (DRAWS), grids of sampling (GRIDS), and their shift to noise."""
 
 import math
 from itertools import pairwise
@@ -14,9 +14,11 @@ Grid = tuple[float, ...]
 
 
 def shifted(t: Any, shift: float) -> Any:
-    """t / (t + (1 − t)·shift): above 1 pushes to noise (SD3 arXiv 2403.03206, in our time)."""
+    """t / (t + (1 − t)·shift): above 1 shifts to noise (SD3 arXiv 2403.03206, in our time)."""
     if not 0 < shift < math.inf:
-        raise ValueError(f"shift is {shift}; it is a finite number above 0 (1 changes nothing)")
+        raise ValueError(
+            f"shift={shift} is wrong because it must be finite and above 0. Set 1 for none."
+        )
     return t / (t + (1 - t) * shift) if shift != 1 else t
 
 
@@ -29,7 +31,7 @@ def resolution_shift(channels: int, height: int, width: int) -> float:
 
 
 def uniform_draw(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
-    """All times alike."""
+    """Uniform in [0, 1]."""
     return shifted(_rand(x1, rng), shift)
 
 
@@ -43,7 +45,9 @@ def logit_normal(
 def mode(x1: Data, rng: torch.Generator, *, scale: float = 1.29, shift: float = 1.0) -> Times:
     """SD3's draw with a mode in the middle; scale −1 … 1.75, 0 is uniform (arXiv 2403.03206)."""
     if not -1 <= scale <= 2 / (math.pi - 2):
-        raise ValueError(f"scale is {scale}; mode takes -1 to 1.75, where its times stay in order")
+        raise ValueError(
+            f"scale={scale} is wrong because mode is monotonic from -1 to 1.75. Set e.g. 1.29."
+        )
     u = _rand(x1, rng)
     t = u + scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
     return shifted(t.clamp(0, 1), shift)
@@ -73,7 +77,7 @@ def uniform_grid(steps: int, *, shift: float = 1.0) -> Grid:
 
 
 def explicit(_steps: int, *, times: Grid = (0.0, 1.0), shift: float = 1.0) -> Grid:
-    """These times, 0 and 1 included; they settle the number of steps, not the argument."""
+    """These times, with 0 and 1; their count decides the number of steps, not the argument."""
     return _checked(shifted(float(t), shift) for t in times)
 
 
@@ -95,15 +99,17 @@ def edm(
 
 
 def begun_at(grid: Grid, start: float) -> Grid:
-    """What is left of the grid for a state of time `start`, in [0, 1)."""
+    """The rest of the grid for a state at time `start`, in [0, 1)."""
     if not 0 <= start < 1:
-        raise ValueError(f"A walk can't begin at time {start}; wanted 0 (noise) or later, below 1.")
+        raise ValueError(
+            f"A walk cannot start at t = {start}: start at 0 (noise) or later, below 1."
+        )
     return (start, *(t for t in grid if t > start))
 
 
 def _count(steps: int) -> int:
     if steps < 1:
-        raise ValueError(f"steps is {steps}; a grid has at least 1 step")
+        raise ValueError(f"steps={steps} is wrong because a grid has at least 1 step. Set e.g. 25.")
     return steps
 
 
@@ -111,11 +117,15 @@ def _checked(times: Any) -> Grid:
     grid = tuple(times)
     if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1:
         raise ValueError(
-            f"the times are {_short(grid)}; they begin with 0 (noise), end with 1 (data)"
+            f"times={_short(grid)} is wrong because a grid begins with 0 (noise) and ends with 1 "
+            "(data). Set e.g. [0, 0.5, 1]."
         )
     for i, (t, t_next) in enumerate(pairwise(grid)):
         if not t < t_next:
-            raise ValueError(f"times must increase, but number {i} is {t}, the next {t_next}")
+            raise ValueError(
+                f"times is wrong because it must increase, but {t} (number {i}) is followed by "
+                f"{t_next}."
+            )
     return grid
 
 
@@ -125,7 +135,7 @@ def _short(grid: Grid) -> str:
 
 def _above_0(name: str, value: float) -> float:
     if not value > 0:
-        raise ValueError(f"{name} is {value}; it must be above 0")
+        raise ValueError(f"{name}={value} is wrong because it must be above 0.")
     return value
 
 

@@ -23,20 +23,22 @@ def drop(
     cond, null = _masked(cond, null)
     for name, value, blank in zip(Cond._fields, cond, null, strict=True):
         if value is not None and blank is None:
-            raise ValueError(f"The condition has {name}, but the null has no {name} to drop it to.")
+            raise ValueError(
+                f"The condition has {name}, but the null has no {name} to replace it by."
+            )
     rows = next(len(value) for value in cond if value is not None)
-    dropped = _chosen(rows, share, rng)
-    apart = dropped if pooled is None else _chosen(rows, pooled, rng)
+    dropped = _random_rows(rows, share, rng)
+    dropped_pooled = dropped if pooled is None else _random_rows(rows, pooled, rng)
     return Cond(
         *(
-            _replace_rows(value, blank, apart if name == "pooled" else dropped)
+            _replace_rows(value, blank, dropped_pooled if name == "pooled" else dropped)
             for name, value, blank in zip(Cond._fields, cond, null, strict=True)
         )
     )
 
 
 def _masked(cond: Cond, null: Cond) -> tuple[Cond, Cond]:
-    """A mask left out says that all is text; it must stand again where lengths will differ."""
+    """With masks where lengths will differ: an absent mask means that every token is text."""
     if cond.tokens is None or null.tokens is None:
         return cond, null
     if cond.mask is None and null.mask is None and cond.tokens.shape[1] == null.tokens.shape[1]:
@@ -50,12 +52,12 @@ def _with_mask(cond: Cond, tokens: Tensor) -> Cond:
     return cond._replace(mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
 
-def _chosen(rows: int, share: float, rng: torch.Generator) -> Tensor:
+def _random_rows(rows: int, share: float, rng: torch.Generator) -> Tensor:
     return torch.rand(rows, generator=rng, device=rng.device) < share
 
 
 def padded(value: Tensor, length: int) -> Tensor:
-    """[b l …] with zeros up to a length that is no less."""
+    """[b l …] filled up with zeros to a length of at least l."""
     missing = length - value.shape[1]
     gap = value.new_zeros(len(value), missing, *value.shape[2:])
     return torch.cat([value, gap], dim=1) if missing else value
@@ -65,27 +67,29 @@ def _replace_rows(value: Tensor | None, blank: Tensor | None, rows: Tensor) -> T
     if value is None or blank is None:
         return value
     blank = blank.to(value)
-    if value.dim() > 1:  # padded to the longer of the two; the mask says what counts
+    if value.dim() > 1:  # padded to the longer of the two; the mask marks the text
         longest = max(value.shape[1], blank.shape[1])
         value, blank = padded(value, longest), padded(blank, longest)
     return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), blank, value)
 
 
 def refuse_shares(**shares: float | None) -> None:
-    """Raises ValueError for a share that is none, naming the setting."""
+    """Raises ValueError, with the name of the setting, for a share outside [0, 1]."""
     for name, share in shares.items():
         if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share}; it is a share and lies in [0, 1]")
+            raise ValueError(f"{name}={share} is wrong because it is a share. Set it in [0, 1].")
 
 
 def refuse_floor(prediction: str, floor: float) -> None:
-    """Raises ValueError for an x1-prediction that would be divided by 0."""
+    """Raises ValueError for a floor by which an x1-prediction cannot be divided."""
     if prediction == "x1" and not 0 < floor <= 1:
-        raise ValueError(f"floor is {floor}; an x1-prediction wants one in (0, 1]")
+        raise ValueError(
+            f"floor={floor} is wrong because an x1-prediction is divided by it. Set it in (0, 1]."
+        )
 
 
 def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:
-    """What a network of this prediction answered at (xt, t), as a velocity in a loss.
+    """The output of a network of this prediction at (xt, t), as a velocity in a loss.
 
     floor: least σ by which an x1-prediction is divided, or times near 1 would outweigh all others.
     """
@@ -126,8 +130,8 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sample the path, predict, regress. draw: (x1, cond, rng) -> Point. criterion: composed terms.
 
-    With x1-prediction the network's picture and the true one are both read as velocities with the
-    same floored denominator (JiT, arXiv 2511.13720): times weigh as they do in velocity loss.
+    With x1-prediction the predicted and the true x1 are both read as velocities with the same
+    floored denominator (JiT, arXiv 2511.13720), so that times weigh as in a velocity loss.
     """
     cond = batch.cond
     if training:
@@ -161,8 +165,8 @@ def flow(
     floor: float = 0.05,
 ) -> Objective:
     """Flow matching. dropout: share of conditions replaced by the null; floor: least 1 − t (or σ)
-    by which an x1-prediction is divided. dropout_pooled: share of pooled vectors replaced apart
-    from it, for two encoders (FLUX.1: .447 each, .2 of both); null: they go together."""
+    by which an x1-prediction is divided. dropout_pooled: share of pooled vectors replaced
+    independently, for two encoders (FLUX.1: .447 each, .2 of both); null: together."""
     refuse_floor(prediction, floor)
     refuse_shares(dropout=dropout, dropout_pooled=dropout_pooled)
     reading = {"path": path, "prediction": prediction}

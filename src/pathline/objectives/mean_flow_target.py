@@ -43,8 +43,8 @@ class Lift(NamedTuple):
 def exact(average: Average, x: State, t: Times, r: Times, v: State) -> Lift:
     """One pass that carries du/dt along (forward AD).
 
-    It takes the plain attention, for the fused ones know no forward AD, and nothing compiled.
-    Dual numbers rather than torch.func.jvp: they go through DDP's and FSDP's wrappers.
+    With plain attention, as fused ones have no forward AD, and nothing compiled. Dual numbers
+    rather than torch.func.jvp, which does not go through the wrappers of DDP and FSDP.
     """
     eager = torch.compiler.set_stance("force_eager")
     with eager, sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level(), Lean():
@@ -53,8 +53,10 @@ def exact(average: Average, x: State, t: Times, r: Times, v: State) -> Lift:
 
 
 class Lean(TorchFunctionMode):
-    """Linear layers with one product for the tangent, where forward AD takes a second one, with a
-    tangent of the weights that is all zeros: weights stay as they are here."""
+    """Linear layers with one product for the tangent.
+
+    Forward AD computes a second one, with a tangent of the weights that is zero here.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = self._linear(*args, **(kwargs or {})) if func is F.linear else None
@@ -68,7 +70,7 @@ class Lean(TorchFunctionMode):
 
 
 def _dual(x: Tensor, tangent: Tensor) -> Tensor:
-    with warnings.catch_warnings():  # the first one loads a file of torch that torch warns of
+    with warnings.catch_warnings():  # torch warns of a file that the first call loads
         warnings.simplefilter("ignore", DeprecationWarning)
         return forward_ad.make_dual(x, tangent)
 
@@ -79,7 +81,9 @@ def difference(
 ) -> Lift:
     """Two passes a step before and after, in float32; from one side where 0 or r is nearer."""
     if not 0 < step < 0.5:
-        raise ValueError(f"step is {step}; a difference of times lies in (0, 0.5)")
+        raise ValueError(
+            f"step={step} is wrong because it is a difference of times. Set it in (0, 0.5)."
+        )
     before, after = (t - step).clamp(min=0), torch.minimum(t + step, r)
     with torch.autocast(x.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
         high, low = (average(x + like(s - t, x) * v, s, r) for s in (after, before))
@@ -103,7 +107,7 @@ def between(
     `exact`'s as α falls. alpha 1 lifts nothing, ½ is like shortcut models.
     """
     if not 0 < alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it lies in (0, 1]")
+        raise ValueError(f"alpha={alpha} is wrong because it is a share. Set it in (0, 1].")
     if alpha == 1:
         return Lift(torch.zeros_like(v))
     s, rest = t + alpha * (r - t), (1 - alpha) / alpha

@@ -1,7 +1,8 @@
 """The objectives by name, with the settings that go with each."""
 
+from pathline.objectives.alpha_flow import alpha_flow
 from pathline.objectives.flow import flow
-from pathline.objectives.mean_flow import alpha_flow, improved_mean_flow, mean_flow
+from pathline.objectives.mean_flow import improved_mean_flow, mean_flow
 from pathline.objectives.terms import TERMS
 from pathline.objectives.transition import transition
 from pathline.types import Row

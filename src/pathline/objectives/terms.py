@@ -1,4 +1,4 @@
-"""Loss terms read a computed Point and Output, never the network; one number a sample."""
+"""Loss terms: functions of a computed Point and Output, not of the network; one number a sample."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from pathline.objectives.alignment import alignment
 from pathline.types import Output, Point
 
-Loss = Callable[..., Tensor | None]  # (point, out); None: it has nothing to read here
+Loss = Callable[..., Tensor | None]  # (point, out); None: there is nothing to read
 
 
 class Term(NamedTuple):
@@ -48,13 +48,16 @@ def huber(point: Point, out: Output, *, delta: float = 1.0) -> Float[Tensor, " b
 def adaptive(
     point: Point, out: Output, *, power: float = 1.0, floor: float = 0.01
 ) -> Float[Tensor, " b"]:
-    """Squared error by its own size, so that no sample outweighs the others (for mean flows).
+    """Squared error divided by its size, so that no sample outweighs the others (for mean flows).
 
-    Summed over the picture and divided by (itself + floor)^power, without gradient: power 0 is a
-    plain sum, ½ about a distance, 1 only tells directions (MeanFlow, arXiv 2505.13447).
+    Summed over the image and divided by (itself + floor)^power, without gradient: power 0 is a
+    plain sum, ½ about a distance, 1 keeps only directions (MeanFlow, arXiv 2505.13447).
     """
     if not 0 <= power <= 1 or not floor > 0:
-        raise ValueError(f"power is {power}, floor {floor}; want power in [0, 1] and floor above 0")
+        raise ValueError(
+            f"power={power} floor={floor} is wrong because it wants a power in [0, 1] and a floor "
+            "above 0. Set e.g. power=0.5 floor=0.01."
+        )
     error = (out.value - point.v).square().flatten(1).sum(1)
     return error / (error.detach() + floor) ** power
 
@@ -67,12 +70,12 @@ def cosine(point: Point, out: Output) -> Float[Tensor, " b"]:
 def contrastive(point: Point, out: Output, *, apart: bool = False) -> Float[Tensor, " b"]:
     """Minus the squared distance to another sample's velocity (ΔFM, arXiv 2506.05350).
 
-    Beside mse of a greater weight. The other sample is the next of the batch on this device; apart:
-    the next of another class, none where there is none. A batch of one has none.
+    Needs mse of a greater weight. The other sample is the next of the batch on this device; apart:
+    the next of another class, if there is one. A batch of one has none.
     """
-    other, known = _next_apart(_labels(point)) if apart else _next(out.value)
+    other, exists = _next_apart(_labels(point)) if apart else _next(out.value)
     away = (out.value - point.v[other]).square().flatten(1).mean(1)
-    return -away * known
+    return -away * exists
 
 
 def dispersive(
@@ -82,23 +85,25 @@ def dispersive(
     distance: Literal["l2", "cosine"] = "l2",
     temperature: float = 0.5,
 ) -> Float[Tensor, " b"]:
-    """Spread what the network holds of different samples (arXiv 2506.09027).
+    """Spread the hidden states of different samples (arXiv 2506.09027).
 
     log mean exp(−distance / temperature) over all pairs of the batch on this device, each with
-    itself too: 0 where all are alike, never below −log of the batch. One number, for every sample.
+    itself too: 0 where all are alike, at least −log of the batch. The same number for every sample.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0")
-    held = _inner(out).flatten(1).float()
-    with torch.autocast(held.device.type, enabled=False):  # bf16 can't tell near samples apart
-        apart = _distances(held, distance)
-    spread = (-apart / temperature).flatten().logsumexp(0) - 2 * math.log(len(held))
-    return spread.expand(len(held))
+        raise ValueError(
+            f"temperature={temperature} is wrong because it must be above 0. Set e.g. 0.5."
+        )
+    hidden = _inner(out).flatten(1).float()
+    with torch.autocast(hidden.device.type, enabled=False):  # bf16 cannot resolve small distances
+        distances = _distances(hidden, distance)
+    spread = (-distances / temperature).flatten().logsumexp(0) - 2 * math.log(len(hidden))
+    return spread.expand(len(hidden))
 
 
-def _distances(held: Tensor, kind: str) -> Float[Tensor, "b b"]:
-    """Between all pairs of rows: squared, a number of the row; or one minus the cosine."""
-    rows = F.normalize(held, dim=1) if kind == "cosine" else held / held.shape[1] ** 0.5
+def _distances(hidden: Tensor, kind: str) -> Float[Tensor, "b b"]:
+    """Between all pairs of rows: mean squared difference, or one minus the cosine."""
+    rows = F.normalize(hidden, dim=1) if kind == "cosine" else hidden / hidden.shape[1] ** 0.5
     product = rows @ rows.T
     if kind == "cosine":
         return 1 - product
@@ -107,33 +112,33 @@ def _distances(held: Tensor, kind: str) -> Float[Tensor, "b b"]:
 
 
 def _inner(out: Output) -> Tensor:
-    """Tokens of the block that the backbone was told to show, or of the last one."""
-    found = out.hidden if out.inner is None else out.inner
-    if found is None:
+    """Tokens of the block that the backbone's `look` selects, or of the last one."""
+    hidden = out.hidden if out.inner is None else out.inner
+    if hidden is None:
         raise ValueError(
-            "The loss term 'dispersive' reads the hidden states of the network, but this one "
-            "gives none: take a backbone that does (dit), or leave the term out."
+            "terms.dispersive is wrong because it reads hidden states and this backbone returns "
+            "none. Set backbone=dit, or leave the term out."
         )
-    return found
+    return hidden
 
 
 def _labels(point: Point) -> Tensor:
     if point.labels is None:
         raise ValueError(
-            "apart wants samples of another class, but this run has no classes: "
-            "take text=labels, or apart=false."
+            "terms.contrastive.apart=true is wrong because this run has no classes. Set "
+            "text=labels or apart=false."
         )
     return point.labels
 
 
 def _next(x: Tensor) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """The next row of each, around the end; and 1 where that is another one."""
+    """The next row of each, cyclically; and 1 where that is another row."""
     rows = torch.arange(len(x), device=x.device)
     return rows.roll(-1), torch.full((len(x),), float(len(x) > 1), device=x.device)
 
 
 def _next_apart(labels: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """The next row of another label for each, around the end; and 1 where there is one."""
+    """The next row of another label for each, cyclically; and 1 where there is one."""
     rows = torch.arange(len(labels), device=labels.device)
     order = (rows[:, None] + rows) % len(labels)  # b b: itself, the next, the one after …
     differs = labels[order] != labels[:, None]
@@ -150,7 +155,7 @@ def compose(terms: Mapping[str, tuple[float, Loss | Term]]) -> Callable:
     records = {name: term_of(row) for name, (_, row) in terms.items()}
     if not any(weights.values()):
         raise ValueError(
-            "The loss has no term of non-zero weight; give at least one, e.g. terms.mse=1."
+            "terms is wrong because the loss has no term of non-zero weight. Set e.g. terms.mse=1."
         )
     _refuse_unbounded(weights, records)
     _refuse_no_velocity(weights, records)

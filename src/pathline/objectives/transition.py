@@ -1,8 +1,8 @@
-"""Difference transition matching (arXiv 2506.23589): draw the whole way to the data, go part of it.
+"""Difference transition matching (arXiv 2506.23589): sample x1 − x0, then go a part of it.
 
-A step samples Y = x1 − x0 by a small flow of its own, with value y and inner time s, that a head
-follows given the hidden states of a backbone which ran once. The source of several draws for each
-hidden state, of logit-normal times and of the overshoot is arXiv 2512.12465.
+A step samples Y = x1 − x0 by a small inner flow, with value y and inner time s, of which a head
+predicts the velocity from the hidden states of a backbone that runs once. Several inner samples for
+each hidden state, logit-normal times and the overshoot are from arXiv 2512.12465.
 """
 
 import math
@@ -50,9 +50,9 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the backbone once, the head `draws` times; regress the velocity from noise to Y.
 
-    patch: places along a side that share an inner time, for the head draws them as one; 0: all do.
-    Terms see the inner path: x0, x1, xt, v and value are of y, `draws` times as many rows as there
-    are pictures; t is the outer time, hidden has a row for each picture.
+    patch: positions along a side that share an inner time, as the head samples them together; 0:
+    all do. Terms read the inner path: x0, x1, xt, v and value are of y, `draws` rows for each
+    image; t is the outer time, hidden has a row for each image.
     """
     cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
     point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
@@ -63,12 +63,12 @@ def loss(
     ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
     out: Output = network(point.xt, point.t, cond, Call(y=ys, s=s))
     labels = None if point.labels is None else point.labels.repeat(draws)
-    seen = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0, labels)
-    return criterion(seen, out._replace(value=out.value.float()))
+    inner_point = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0, labels)
+    return criterion(inner_point, out._replace(value=out.value.float()))
 
 
 def _at_steps(point: Point, steps: int) -> Point:
-    """The point at the beginning of the step it lies in, of so many equal ones; 0: as it is."""
+    """The point at the beginning of its step, of so many equal ones; 0: unchanged."""
     if not steps:
         return point
     t = (point.t * steps).floor().clamp(max=steps - 1) / steps
@@ -76,40 +76,40 @@ def _at_steps(point: Point, steps: int) -> Point:
 
 
 def _inner(y: Tensor, times: Callable[[Tensor], Tensor], patch: int) -> Tensor:
-    """An inner time for all that is drawn as one."""
+    """An inner time for each group of positions that is sampled together."""
     tokens = y[:, 0, ::patch, ::patch] if patch else y[:, 0, :1, :1]
     return times(tokens.flatten()).view(tokens.shape).to(y.dtype)
 
 
 def _spread(s: Tensor, patch: int) -> Tensor:
-    """The times [n i j] at every place [n 1 h w]."""
+    """The times [n i j] at every position [n 1 h w]."""
     return s.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
 
 
 def field(network, cond: Cond) -> Field:
     """(y, t, x, s) -> the head's velocity at y and s, for transitions out of x at time t.
 
-    The backbone runs when x or t is a new one. (x, t) alone gives the mean of what may be drawn:
-    a velocity as of flow matching. Further arguments pass through any guidance, which so leans the
-    head's velocity and asks at the outer time whether to.
+    The backbone runs when x or t is a new one. (x, t) alone gives the mean of Y: a velocity as of
+    flow matching. Further arguments pass through any guidance, which so applies to the head's
+    velocity, by the outer time.
     """
-    kept: list[Any] = []  # x, t and the hidden states there
+    cache: list[Any] = []  # x, t and the hidden states there
 
     def velocity(y: Tensor, t: float | Tensor, x: Tensor | None = None, s: float = 0.0) -> Tensor:
         times = t if isinstance(t, Tensor) else torch.full((len(y),), t, device=y.device)
         if x is None:
             return network(y, times, cond).value.to(y.dtype)
-        known = kept[2] if kept and kept[0] is x and _same(kept[1], t) else None
-        call = Call(hidden=known, y=y, s=times.new_full((1, 1, 1), s))
+        hidden = cache[2] if cache and cache[0] is x and _same(cache[1], t) else None
+        call = Call(hidden=hidden, y=y, s=times.new_full((1, 1, 1), s))
         out = network(x, times, cond, call)
-        kept[:] = x, t, out.hidden
+        cache[:] = x, t, out.hidden
         return out.value.to(y.dtype)
 
     return velocity
 
 
 def _same(before: float | Tensor, t: float | Tensor) -> bool:
-    """Tensors are not compared by what they hold: a device would be waited for."""
+    """Tensors are compared by identity: their values would synchronise the device."""
     return before is t or (isinstance(before, float) and before == t)
 
 
@@ -126,17 +126,24 @@ def step(
     head_solver: Literal["midpoint", "heun", "euler"] = "midpoint",
     overshoot: float = 0.0,
 ) -> Stepped:
-    """A transition: the head draws Y in steps of its own, x goes its share of the way.
+    """A transition: the head samples Y in inner steps, x goes the step's share of it.
 
-    head_steps: of head_solver; euler leaves Y too narrow. overshoot: 0 … 1, how much of the rest is
-    gone beyond t_next and then undone by fresh noise. The field is (y, t, x, s) -> velocity of y.
+    head_steps: of head_solver; euler underestimates the spread of Y. overshoot: 0 … 1, the share of
+    the rest that x goes beyond t_next, which fresh noise then undoes. The field is
+    (y, t, x, s) -> velocity of y.
     """
     if not 0 <= overshoot <= 1:
-        raise ValueError(f"overshoot is {overshoot}; a transition takes 0 (none) to 1")
+        raise ValueError(
+            f"overshoot={overshoot} is wrong because it is a share. Set 0 (none) to 1."
+        )
     if head_steps < 1:
-        raise ValueError(f"head_steps is {head_steps}; the head takes 1 step or more")
+        raise ValueError(
+            f"head_steps={head_steps} is wrong because the head takes steps. Set 1 or more."
+        )
     if noise is None:
-        raise ValueError("a transition draws fresh noise; hand `integrate` a noise function")
+        raise ValueError(
+            "sample.solver=transition needs fresh noise. Pass `integrate` a noise function."
+        )
 
     def head(y: Tensor, s: float) -> Tensor:
         return field(y, t, x, s)
@@ -163,25 +170,31 @@ def transition(
     head_depth: int = 3,
     head_group: int = 1,
 ) -> Objective:
-    """Difference transition matching: draw with solver=transition.
+    """Difference transition matching: sample with solver=transition.
 
-    dropout: share of conditions replaced by the null. draws: of noise and inner time for each
-    hidden state. steps: learn at the times of so many equal steps only; 0: at every time.
-    inner_times, inner_shift: how the head's times are drawn; a shift above 1 pushes them to noise,
-    where the head hears most from the backbone. The head: its width (null: half the backbone's, or
-    the numbers of its token), depth, and how many tokens along a side it draws as one, joined by an
-    mlp, attending to one another in a transformer (0 there: all tokens). Raises ValueError for a
-    path that is not straight and for numbers that can't be.
+    dropout: share of conditions replaced by the null. draws: inner samples for each hidden state.
+    steps: train at the times of so many equal steps only; 0: at every time. inner_times,
+    inner_shift: distribution of the inner times; a shift above 1 moves them to noise, where the
+    head depends most on the backbone. The head: its width (null: half the backbone's, or the values
+    of its token), depth, and how many tokens along a side it samples together, joined by an mlp,
+    attending to one another in a transformer (0 there: all tokens). Raises ValueError for a path
+    that is not straight and for numbers out of range.
     """
     if path is not STRAIGHT:
-        raise ValueError("Transition matching goes along path=straight; no other path is learnt.")
+        raise ValueError(
+            "objective=transition is wrong because it needs the straight path. Set path=straight."
+        )
     for name, value, least in (("draws", draws, 1), ("steps", steps, 0)):
         if value < least:
-            raise ValueError(f"{name} is {value}; want {least} or more")
+            raise ValueError(
+                f"{name}={value} is wrong because it is too small. Set {least} or more."
+            )
     if not 0 < inner_shift < math.inf:
-        raise ValueError(f"inner_shift is {inner_shift}; it is finite and above 0")
+        raise ValueError(
+            f"inner_shift={inner_shift} is wrong because it must be finite and above 0. Set e.g. 1."
+        )
     refuse_shares(dropout=dropout)
     inner = {"inner_times": inner_times, "inner_shift": inner_shift}
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)
-    ways = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
-    return Objective(learn, field, "v", answers="transition", head=ways)
+    head_settings = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}
+    return Objective(learn, field, "v", answers="transition", head=head_settings)
