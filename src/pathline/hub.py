@@ -255,9 +255,8 @@ def _reach(repository: Repository, use: Use) -> None:
     """Raise FileNotFoundError unless the hub has it. Asks once; its downloads retry for long."""
     from huggingface_hub import HfApi
 
-    name, revision = repository.name, repository.revision
     try:
-        HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+        HfApi().model_info(repository.name, revision=repository.revision, timeout=TIMEOUT)
     except Exception as error:  # every version of the hub's client has errors of its own
         raise FileNotFoundError(_how_to_fetch(repository, use, error)) from error
 
@@ -276,10 +275,8 @@ def _describe_missing(folder: Path, file: str, use: Use) -> str:
     names = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
     inner = [sub for sub in names if (folder / sub / file).is_file()]
     hint = f" Did you mean {use.setting}={folder / inner[0]}?" if inner else ""
-    return (
-        f"{use.setting}: the folder {folder} has no {file}; it holds "
-        f"{', '.join(names) or 'nothing'}.{hint}"
-    )
+    content = ", ".join(names) or "nothing"
+    return f"{use.setting}: the folder {folder} has no {file}; it holds {content}.{hint}"
 
 
 def _check_files(folder: Path, use: Use) -> None:

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from pathline.codecs.kl_small import kl_small
 from pathline.codecs.normalise import denormalise, normalise
+from pathline.codecs.own import moments, store
+from pathline.codecs.pixel import encode
 from pathline.codecs.table import CODECS
 from pathline.types import Facts
 
@@ -35,3 +38,63 @@ def test_normalising_is_per_channel():
 def test_a_std_of_nothing_is_refused():
     with pytest.raises(ValueError, match="above 0"):
         CODECS["pixel"](FACTS, std=0.0)
+
+
+# --- what docs/extend.md promises of a row: x1 has a standard deviation of about 1 ----------------
+
+PUBLISHED = {
+    "kl",
+    "dcae",
+    "taesd",
+    "taef2",
+    "rae",
+    "detok",
+}  # constants of published weights
+NETWORK = {"channels": 3, "factor": 2, "patch": 1, "width": 8, "depth": 1}
+
+
+def digits_x1(codec):
+    x1 = normalise(codec, codec.encode(digits()))
+    return x1.transpose(0, 1).flatten(1)
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    pixels = torch.as_tensor(load_digits().images[:256]).mul(15.9375).round().to(torch.uint8)
+    return pixels[:, None]
+
+
+def pixel_codec(_):
+    return CODECS["pixel"](Facts(1, 8, 8), mean=-0.39, std=0.75)  # of the digits
+
+
+def trained_codec(folder):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = kl_small(1, **NETWORK).eval()
+    with torch.no_grad():
+        count, total, squares = moments(network, encode(digits())).float()
+    mean = total / count
+    std = (squares / count - mean.square()).sqrt()
+    store(folder, network, name="kl_small", options=NETWORK, mean=mean, std=std, measured={})
+    return CODECS["trained"](Facts(1, 8, 8), path=str(folder))
+
+
+OFFLINE = {"pixel": pixel_codec, "trained": trained_codec}
+
+
+def test_every_row_is_in_one_of_the_lists():
+    assert set(OFFLINE) | PUBLISHED == set(CODECS)
+
+
+@pytest.mark.parametrize("row", OFFLINE)
+def test_x1_has_a_standard_deviation_of_about_one(row, tmp_path):
+    x1 = digits_x1(OFFLINE[row](tmp_path))
+    torch.testing.assert_close(x1.mean(1), torch.zeros(len(x1)), atol=0.05, rtol=0)
+    torch.testing.assert_close(x1.std(1), torch.ones(len(x1)), atol=0.05, rtol=0)
+
+
+def test_a_wrong_constant_is_noticed():
+    codec = CODECS["pixel"](Facts(1, 8, 8))  # the usual ones: not those of the digits
+    assert abs(digits_x1(codec).std().item() - 1) > 0.2

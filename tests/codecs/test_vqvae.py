@@ -103,11 +103,11 @@ def test_only_training_passes_move_codes():
     codebook, z = book(), some(2, 3, 4, 4)
     with torch.no_grad():
         codebook(z, rng())
-    assert codebook.seen is None
+    assert codebook.last_pass is None
     codebook.eval()(z, rng())
-    assert codebook.seen is None
+    assert codebook.last_pass is None
     codebook.train()(z, rng())
-    assert codebook.seen is not None
+    assert codebook.last_pass is not None
 
 
 def test_a_codebook_that_cannot_be_is_refused():

@@ -1,7 +1,7 @@
-"""Convolutional autoencoders: encoder, decoder, and the place between them for a bottleneck.
+"""Convolutional autoencoders: encoder, bottleneck, decoder.
 
 A bottleneck is a module: `heads` encoder outputs a channel; `forward(h, rng)` -> Coded;
-`latents(h)` -> raw latents; `settle(raw)` -> what the decoder reads; `indices(raw)` and `size`
+`latents(h)` -> raw latents; `settle(raw)` -> quantised latents; `indices(raw)` and `size`
 where there are codes (size 0: there are none).
 """
 
@@ -19,7 +19,7 @@ GROUPS, WIDEST = 8, 4  # of the norms; the lowest level is at most so many times
 
 
 class Coded(NamedTuple):
-    """What a bottleneck makes of a batch while training."""
+    """The output of a bottleneck for a batch in training."""
 
     z: Tensor  # [B c h w] as the decoder receives it
     cost: Tensor  # scalar: the bottleneck's own, weighted
@@ -27,7 +27,7 @@ class Coded(NamedTuple):
 
 
 class Residual(nn.Module):
-    """Two normed 3×3 convolutions beside a straight way; the second begins at zero."""
+    """Two normed 3×3 convolutions and a shortcut; the second starts at zero."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -35,17 +35,17 @@ class Residual(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm_out = _norm(outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.way = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         h = self.first(F.silu(self.norm_in(x)))
-        return self.way(x) + self.second(F.silu(self.norm_out(h)))
+        return self.shortcut(x) + self.second(F.silu(self.norm_out(h)))
 
 
 class Twice(nn.Module):
-    """Twice the size: each pixel four times, then a convolution."""
+    """Nearest upsampling to twice the size, then a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Autoencoder(nn.Module):
 
     @property
     def last(self) -> nn.Parameter:
-        """The weights that make the pixels: where losses of the picture are weighed up."""
+        """The last layer's weights: the gradients there balance reconstruction and critic."""
         return self.decoder[-1].weight  # pyright: ignore[reportReturnType]
 
     def forward(
@@ -95,29 +95,29 @@ class Autoencoder(nn.Module):
         rng: torch.Generator,
         between: Callable[[Tensor], Tensor] = lambda z: z,
     ) -> tuple[Float[Tensor, "b c h2 w2"], Coded]:
-        """The training pass. between: what is done to latents on their way to the decoder."""
+        """The training pass. between: applied to the latents before the decoder."""
         coded = self.bottleneck(self._encoded(x), rng)
         return self._decoded(between(coded.z)), coded
 
     def latents(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h2 w2"]:
-        """Raw latents, without chance. Raises ValueError where factor does not divide the size."""
+        """Raw latents, deterministic. Raises ValueError where factor does not divide the size."""
         return self.bottleneck.latents(self._encoded(x))
 
     def rebuilt(self, raw: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """Raw latents to pictures; codes are settled first."""
+        """Raw latents to images [-1, 1]; they are quantised first."""
         return self._decoded(self.bottleneck.settle(raw))
 
     def _encoded(self, x: Tensor) -> Tensor:
         _, channels, height, width = x.shape
         if channels != self.pixels:
             raise ValueError(
-                f"A picture of {channels} channels came to a codec of {self.pixels}: "
-                f"use data.channels={self.pixels}."
+                f"data.channels={channels} is wrong because this codec has {self.pixels}. "
+                f"Set data.channels={self.pixels}."
             )
         if height % self.factor or width % self.factor:
             raise ValueError(
-                f"A picture of {height}x{width} is no multiple of {self.factor}, the pixels a "
-                "latent position of this codec stands for: choose another size."
+                f"An image of {height}x{width} is no multiple of {self.factor}, the pixels along a "
+                f"side of one latent position. Take multiples of {self.factor}."
             )
         return self.encoder(F.pixel_unshuffle(x, self.patch))
 
@@ -126,7 +126,7 @@ class Autoencoder(nn.Module):
 
 
 class Critic(nn.Module):
-    """Scores for overlapping patches of a picture (PatchGAN, arXiv 1611.07004)."""
+    """Scores for overlapping patches of an image (PatchGAN, arXiv 1611.07004)."""
 
     def __init__(self, pixels: int, *, width: int, layers: int) -> None:
         super().__init__()
@@ -144,8 +144,8 @@ def _widths(factor: int, patch: int, width: int) -> list[int]:
     halvings = math.log2(factor / patch) if factor >= patch > 0 else 0.5
     if halvings != int(halvings):
         raise ValueError(
-            f"network.factor={factor} is not network.patch={patch} times a power of two: "
-            "take factor 4, 8 or 16 and patch 1, 2 or 4."
+            f"network.factor={factor} is wrong because it is not network.patch={patch} times a "
+            "power of two. Take factor 4, 8 or 16 and patch 1, 2 or 4."
         )
     return [width * min(2**level, WIDEST) for level in range(int(halvings) + 1)]
 

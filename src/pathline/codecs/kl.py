@@ -163,7 +163,7 @@ def _load_single(file: Path) -> nn.Module:
 
 def _prepare(load: Callable[[], nn.Module], *, padding: str, tiles: bool) -> nn.Module:
     network: Any = load()
-    if hasattr(network, "bn"):  # kept beside the network: bf16 would round them
+    if hasattr(network, "bn"):  # outside of the network, as bf16 would round them
         var = network.bn.running_var + network.config.batch_norm_eps
         network.norm = [s.float().view(-1, 1, 1) for s in (network.bn.running_mean, var.sqrt())]
     if padding == "reflect":

@@ -1,4 +1,4 @@
-"""A small KL autoencoder (arXiv 1312.6114, 2112.10752): latents are drawn near their means."""
+"""A small KL autoencoder (arXiv 1312.6114, 2112.10752): latents are sampled around their means."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ LOGVAR = (-30.0, 20.0)
 
 
 class Gaussian(nn.Module):
-    """Mean and log-variance of every latent number; training draws, coding takes the mean."""
+    """Mean and log-variance of every latent number; training samples, encoding takes the mean."""
 
     heads, size = 2, 0
 

@@ -1,6 +1,6 @@
-"""What a codec learns by: losses of pictures and latents, changes of latents, measures.
+"""Training of codecs: losses of images and latents, augmentations of latents, metrics.
 
-Pictures lie in [-1, 1]; every loss is a scalar.
+Images are in [-1, 1]; every loss is a scalar.
 """
 
 import math
@@ -12,19 +12,19 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-Comparison = Callable[[Tensor, Tensor], Tensor]  # of two batches of pictures -> scalar
+Comparison = Callable[[Tensor, Tensor], Tensor]  # of two batches of images -> scalar
 LEAST, PARTS = 8, 32  # an equivariance update scales by 8/32 … 32/32
 
 
 class Turn(NamedTuple):
-    """A change that latents and pictures should undergo alike."""
+    """A transform under which latents and images should be equivariant."""
 
     scale: float = 1.0
     quarters: int = 0
 
 
 def edges(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """L1 between the slopes of two pictures: sharpness without a pretrained network."""
+    """L1 between the gradients of two images: sharpness without a pretrained network."""
     return sum(((x.diff(dim=d) - y.diff(dim=d)).abs().mean() for d in (-2, -1)), x.new_zeros(()))
 
 
@@ -46,7 +46,7 @@ def kl(mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]) -> Floa
 
 
 def commitment(z: Float[Tensor, "b c h w"], q: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """How far latents are from their codes; the gradient goes to the latents alone."""
+    """Squared distance of latents to their codes; only the latents get a gradient."""
     return F.mse_loss(z, q.detach())
 
 
@@ -58,14 +58,14 @@ def straight(z: Float[Tensor, "b c h w"], q: Float[Tensor, "b c h w"]) -> Float[
 def noised(
     z: Float[Tensor, "b c h w"], rng: torch.Generator, scale: float
 ) -> Float[Tensor, "b c h w"]:
-    """(1 − τ)·z + τ·scale·ε with τ ~ U(0, 1) for each picture (l-DeTok, arXiv 2507.15856)."""
+    """(1 − τ)·z + τ·scale·ε with τ ~ U(0, 1) for each image (l-DeTok, arXiv 2507.15856)."""
     tau = torch.rand(len(z), 1, 1, 1, generator=rng, device=z.device)
     noise = torch.randn(z.shape, generator=rng, device=z.device)
     return (1 - tau) * z + tau * scale * noise
 
 
 def draw_turn(rng: torch.Generator, share: float) -> Turn:
-    """In `share` of the cases a scaling and a number of quarter turns, else nothing."""
+    """With probability `share` a scaling and quarter turns, else the identity."""
     coin = torch.rand(3, generator=rng, device=rng.device).tolist()
     if coin[0] >= share:
         return Turn()
@@ -88,14 +88,14 @@ def scaled(height: int, width: int, turn: Turn) -> tuple[int, int]:
 
 
 def hinge(real: Float[Tensor, "b 1 h w"], rebuilt: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
-    """What a critic learns by, from its scores of real and rebuilt pictures."""
+    """Hinge loss of a critic, from its scores of real and reconstructed images."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + rebuilt).mean())
 
 
 def balance(
     rebuilding: Float[Tensor, ""], critique: Float[Tensor, ""], last: Tensor
 ) -> Float[Tensor, ""]:
-    """What the critique is multiplied by to weigh as much as the rebuilding, by their gradients.
+    """The weight of the critic's loss that makes its gradient as large as the reconstruction's.
 
     ‖∇ rebuilding‖ / (‖∇ critique‖ + 1e-4) at the weights `last`, within [0, 1e4]
     (CompVis/taming-transformers:taming/modules/losses/vqperceptual.py).
@@ -113,9 +113,9 @@ def perplexity(indices: Int64[Tensor, "*n"], size: int) -> Float[Tensor, ""]:
     return torch.special.entr(share).sum().exp()
 
 
-def psnr(one: UInt8[Tensor, "b c h w"], two: UInt8[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio of each picture in decibels; 99 for the same picture."""
-    error = (one.float() - two.float()).square().flatten(1).mean(1)
+def psnr(first: UInt8[Tensor, "b c h w"], second: UInt8[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio of each image in decibels; 99 for equal images."""
+    error = (first.float() - second.float()).square().flatten(1).mean(1)
     return (20 * math.log10(255) - 10 * error.log10()).clamp(max=99.0)
 
 

@@ -13,6 +13,6 @@ def normalise(codec: Codec, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c
 
 
 def denormalise(codec: Codec, x1: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The way back from x1 to raw latents."""
+    """x1 back to raw latents."""
     mean, std = (s.to(x1.device).view(-1, 1, 1) for s in (codec.mean, codec.std))
     return x1 * std + mean

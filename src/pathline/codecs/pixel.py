@@ -1,4 +1,4 @@
-"""No codec at all: the raw latent is the picture in [-1, 1]."""
+"""No codec at all: the raw latent is the image in [-1, 1]."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -8,18 +8,18 @@ from pathline.types import Codec, Facts
 
 
 def encode(pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """uint8 pictures to [-1, 1]."""
+    """uint8 images to [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1.0)
 
 
 def decode(raw: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """[-1, 1] to uint8; what lies outside is clipped."""
+    """[-1, 1] to uint8; values outside are clipped."""
     return raw.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def pixel(facts: Facts, *, mean: float = 0.0, std: float = 1.0) -> Codec:
-    """Pictures as they are. mean, std: of the pixels in [-1, 1], the same for every channel."""
+    """Images as they are. mean, std: of the pixels in [-1, 1], the same for every channel."""
     if std <= 0:
-        raise ValueError(f"codec.std is {std}, but a standard deviation is above 0.")
+        raise ValueError(f"codec.std={std} is wrong because it is not above 0. Set codec.std=1.")
     c = facts.channels
     return Codec(encode, decode, torch.full((c,), mean), torch.full((c,), std), 1, c)

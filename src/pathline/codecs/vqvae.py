@@ -21,7 +21,7 @@ class Codebook(nn.Module):
     """Codes that are moving averages of the latents nearest to them (arXiv 1711.00937, A.1).
 
     Counts and sums are buffers and so part of the weights. `learn` moves the codes by the latents
-    of the last training pass; codes of few hits are put onto latents of that pass.
+    of the last training pass; rarely used codes are moved to latents of that pass.
     """
 
     heads = 1
@@ -35,14 +35,14 @@ class Codebook(nn.Module):
         super().__init__()
         if size < 2 or not 0 <= decay < 1:
             raise ValueError(
-                f"A codebook of {size} codes with decay {decay} can't be: network.size is at "
-                "least 2, network.decay lies in [0, 1)."
+                f"A codebook of {size} codes with decay {decay} is wrong because "
+                "network.size must be at least 2 and network.decay in [0, 1)."
             )
         self.size, self.decay, self.dead, self.weight = size, decay, dead, commitment
         self.register_buffer("codes", torch.empty(size, channels).uniform_(-1 / size, 1 / size))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, channels))
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.last_pass: tuple[Tensor, Tensor] | None = None
 
     def forward(self, h: Float[Tensor, "b c h w"], rng: torch.Generator) -> Coded:
         del rng
@@ -50,7 +50,7 @@ class Codebook(nn.Module):
         indices = self.indices(z)
         q = self._taken(indices)
         if self.training and torch.is_grad_enabled():
-            self.seen = _rows(z.detach()), indices.flatten()
+            self.last_pass = _rows(z.detach()), indices.flatten()
         cost = closeness(z, q)
         terms = {"commitment": cost.detach(), "perplexity": perplexity(indices, self.size)}
         return Coded(straight(z, q), self.weight * cost, terms)
@@ -71,9 +71,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def learn(self, rng: torch.Generator) -> None:
-        """Move the codes after an update that was taken; `rng` says which latents revive codes."""
-        assert self.seen is not None, "a codebook learns after a training pass"
-        rows, hit = self.seen
+        """Move the codes after an update; `rng` samples the latents that replace unused codes."""
+        assert self.last_pass is not None, "learn() needs a training pass before it"
+        rows, hit = self.last_pass
         hits = torch.bincount(hit, minlength=self.size).float()
         sums = torch.zeros_like(self.sums).index_add_(0, hit, rows)
         self.counts.lerp_(hits, 1 - self.decay)
@@ -81,9 +81,9 @@ class Codebook(nn.Module):
         total = self.counts.sum()
         share = (self.counts + EPS) / (total + self.size * EPS) * total
         self.codes.copy_(self.sums / share[:, None])
-        drawn = torch.randint(len(rows), (self.size,), generator=rng, device=rows.device)
-        self._revive(self.counts < self.dead, rows[drawn])
-        self.seen = None
+        sample = torch.randint(len(rows), (self.size,), generator=rng, device=rows.device)
+        self._revive(self.counts < self.dead, rows[sample])
+        self.last_pass = None
 
     def _revive(self, dead: Tensor, rows: Tensor) -> None:
         self.codes.copy_(torch.where(dead[:, None], rows, self.codes))
@@ -110,7 +110,7 @@ class Levels(nn.Module):
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
-            raise ValueError(f"network.levels are {list(levels)}, but each is at least 3.")
+            raise ValueError(f"network.levels are {list(levels)}, but each must be at least 3.")
         self.levels, self.size = levels, math.prod(levels)
         counts = torch.tensor(levels, dtype=torch.float32)
         half, offset, unit = (counts - 1) * (1 + 1e-3) / 2, 0.5 * (counts % 2 == 0), counts // 2
@@ -170,7 +170,7 @@ def vqvae(
     dead: float = 0.5,
     commitment: float = 0.25,
 ) -> Autoencoder:
-    """A VQ-VAE. size, decay: of the codebook; dead: a code of fewer hits an update is revived."""
+    """A VQ-VAE. size, decay: of the codebook; dead: a code of fewer hits an update is replaced."""
     codebook = Codebook(channels, size, decay=decay, dead=dead, commitment=commitment)
     sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}
     return Autoencoder(codebook, pixels=pixels, channels=channels, **sizes)

@@ -10,14 +10,14 @@ from pathline.types import Cond, Facts, Text
 
 
 def none(_: Facts) -> Text:
-    """No condition: every picture is drawn from the whole of the data."""
+    """No conditioning: samples follow the distribution of the whole data set."""
 
     def encode(items: Sequence[str | int | None]) -> Cond:
-        asked = [item for item in items if item not in (None, "")]
-        if asked:
+        prompts = [item for item in items if item not in (None, "")]
+        if prompts:
             raise ValueError(
-                f"{asked[0]!r} was asked for, but this run was trained without captions or labels; "
-                "draw without a prompt, or train with text=words or text=labels."
+                f"The prompt {prompts[0]!r} is wrong because this run was trained without captions "
+                "or labels. Generate without a prompt, or train with text=words or text=labels."
             )
         return Cond()
 
@@ -25,7 +25,7 @@ def none(_: Facts) -> Text:
 
 
 def labels(facts: Facts) -> Text:
-    """A class by its name, in any case where that tells it, or else by its number."""
+    """A class by its name (in any case, unless two differ in case only), or by its number."""
     count = len(facts.names)
     exact = {name: index for index, name in enumerate(facts.names)}
     times = Counter(name.lower() for name in exact)
@@ -39,9 +39,9 @@ def labels(facts: Facts) -> Text:
         if item is None or item == "":
             return count
         if isinstance(item, str):  # a class may be called by a number that is not its own
-            found = exact.get(item, names.get(item.lower()))
-            if found is not None:
-                return found
+            number = exact.get(item, names.get(item.lower()))
+            if number is not None:
+                return number
         if isinstance(item, str) and not item.lstrip("-").isdecimal():
             hint = nearest(item.lower(), names)
             raise ValueError(
