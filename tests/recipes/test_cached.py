@@ -236,7 +236,7 @@ def test_states_of_a_cache_train_under_autocast(cache, precision, tmp_path):
     [
         (["data.size=32"], "was made with 16"),
         (["backbone=dit", "backbone.patch=2"], "stream_dit or cross_dit"),
-        (["text=labels"], "needs classes"),
+        (["text=labels"], "no labels"),
         (["data.flip=true"], "was made with False"),
         (["data.buckets.max_ratio=3"], "Leave it out"),
         (["data.cache=''", "data.source=digits", "data.buckets.max_ratio=2"], "for pictures in a"),

@@ -309,7 +309,7 @@ BAD = {
     ),
     "an interval that is none": (
         ["digits", "sample.guidance=interval", "sample.guidance.low=2"],
-        "guidance interval",
+        "low ≤ high",
     ),
     "a shift below 0": (["digits", "times.shift=-1"], "above 0"),
     "all held out": (["digits", "data.holdout=0.9999"], "leaves none"),
