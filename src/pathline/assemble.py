@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pathline.backbones.network import Network
 from pathline.backbones.projector import build_projector
 from pathline.backbones.transition_head import build_head
-from pathline.codecs.cached import cached_codec
+from pathline.codecs.pretrained import cached_codec
 from pathline.compatibility import (
     Subject,
     feature_term,

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pathline.deferred import load_on_use
+from pathline.deferred import load_by_id, load_on_use
 from pathline.dtypes import Dtype
-from pathline.types import DTYPES, Codec, Facts
+from pathline.types import DTYPES, CacheInfo, Codec, Facts
 
 
 class Description(NamedTuple):
@@ -111,3 +111,20 @@ def _check_finite(values: Tensor, row: str, dtype: Dtype, action: str) -> None:
             f"codec.dtype={dtype} is wrong because codec={row} gave numbers that are not finite "
             f"when {action}. Use codec.dtype=fp32 (or check its weights)."
         )
+
+
+def cached_codec(make: Callable[[], Codec], info: CacheInfo) -> Codec:
+    """The codec that `make` builds, with the statistics of the cached latents.
+
+    Encoding and decoding raise ValueError if it is not the codec that made them.
+    """
+    codec, to = load_by_id(make, info.codec, "latents of the codec")
+
+    def encode(pixels: Tensor) -> Tensor:
+        return codec().encode(pixels)
+
+    def decode(raw: Tensor) -> Tensor:
+        return codec().decode(raw)
+
+    mean, std = torch.tensor(info.mean), torch.tensor(info.std)
+    return Codec(encode, decode, mean, std, info.factor, info.channels, info.codec, to)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,9 +109,8 @@ def caption(
         console = open_console(quiet=world.rank > 0)
         say = say_on(console)
         collection = open_collection(existing_folder(folder), out)
-        is_resumed = resume and not dry_run
         pictures = collection.pictures
-        if is_resumed:
+        if resume and not dry_run:
             pictures = find_uncaptioned(collection, maker, replace=replace)
         meet()
 
@@ -121,10 +121,8 @@ def caption(
             skipped = f"{len(collection.pictures) - len(pictures)} of them captioned already"
             say(f"{len(collection.pictures)} images, {skipped} by {model}, {chosen.name}")
         share = pictures[world.rank :: world.size]
-        answers = iter(())
-        if share:
-            ask = captioner.load_model(model_folder, device=place, **options)
-            answers = caption_batches(share, ask, request, batch)
+        load = partial(captioner.load_model, model_folder, device=place, **options)
+        answers = caption_batches(share, load(), request, batch) if share else iter(())
         if dry_run:
             return _print_captions(say, answers)
 
