@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 0.01  # share of all bindings
+LIMIT = 0.005  # share of all bindings
 
 
 @pytest.fixture
