@@ -89,15 +89,18 @@ class Sampler(NamedTuple):
 
 def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
+    # What the settings alone decide is checked first, before any weights are made.
     objective, path = objective_of(run), bound(run, "path")()
     known = subject_of(run, objective)._replace(has_features=facts.vision_width > 0)
     require(training_needs(run, objective), known)
     codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
+        # Children are built in the order of `Network`, so that a seed gives the same weights.
         text = _text(run, facts)
         frame = _frame(facts, codec, text)
         backbone = bound(run, "backbone")(frame)
+        # Children that an objective or a loss term asks for.
         head = projector = None
         if objective.head is not None:
             head = build_head(backbone, frame, **objective.head)
@@ -107,6 +110,7 @@ def assemble(run: Run, facts: Facts) -> Parts:
             projector = build_projector(backbone, facts.vision_width, kind=kind, width=width)
             objective = objective._replace(loss=with_features(objective.loss))
     network = Network(backbone, words=text.module, head=head, projector=projector)
+    # What only the built parts show.
     require_width(objective, backbone, codec.channels)
     require_sizes(facts, codec, network, objective)
     couple, times = bound(run, "coupling"), bound(run, "times")

@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     try:
+        # Commands return their exit code; errors become one sentence and a code.
         return _run(tokens, debug)
     except CycloptsError:
         return USAGE  # cyclopts has printed it

@@ -167,9 +167,11 @@ def sampling_needs(sample: Sample, asks: str) -> list[tuple[str, str]]:
 
 def subject_of(run: Run, objective: Objective) -> Subject:
     """What the settings alone show."""
+    # What rows give to others stands in their records.
     rows = [_row_of(place, pick) for place, pick in picks_of(run).items()]
     offered = {name for row in rows for name in getattr(row, "gives", ())}
     backbone = settled(BACKBONES, run.backbone, PLACES["backbone"])
+    # fsdp2 gathers weights in the precision of the forward pass.
     half = run.train.strategy == "fsdp2" and run.train.precision != "fp32"
     reads = reads_of(run.text.name)
     return Subject(

@@ -51,6 +51,7 @@ def progress(console: Console) -> Iterator[Tick]:
     if not console.is_terminal:
         yield _plain_lines(say_on(console))
         return
+    # On a terminal: one bar for each task, gone when all are done.
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -27,6 +27,7 @@ def load_on_use(
 
     move: puts a loaded model on a device; None: its method `to`.
     """
+    # The place is remembered, so that a model that loads later goes there.
     loaded: list[Model] = []
     place = [torch.device("cpu")]
 

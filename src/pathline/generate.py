@@ -89,6 +89,7 @@ def generate(
     Image i depends on items[i] and seeds[i] alone, not on its batch. weak: the weaker network of
     autoguidance. Raises ValueError for parts that this sampler can't sample from.
     """
+    # Computed once for all batches: it may take a sampling run of its own.
     shared_times = encoder_times(parts, sampler, autocast)
     for start in range(0, len(items), batch):
         rows = slice(start, start + batch)
@@ -105,6 +106,7 @@ def generate(
         ):
             yield step._replace(rows=range(start, start + len(step.rows)))
         assert step is not None
+        # The last state is the image; its rows count within the batch.
         for row, pixels in zip(step.rows, decode_images(parts, step.x), strict=True):
             yield Done(start + row, pixels)
 
@@ -200,6 +202,7 @@ def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequenc
             hidden_states.append(out.hidden)
             return out
 
+        # Unconditional images of fixed noise, so that the plan does not depend on the prompts.
         rng = torch.Generator().manual_seed(0)
         noise = torch.randn(8, *parts.shape(), generator=rng).to(device)
         cond = _repeat(cond_to(parts.text.null, device), 8)

@@ -110,6 +110,7 @@ class CrossDiT(nn.Module):
             )
         sincos(1, 1, width)  # raises ValueError for a width that has no sincos table
         self.frame, self.shape = frame, shape
+        # Inputs: patches, time and interval, label, text tokens, pooled text.
         self.patch = blocks.patch_embedding(
             shape.patch**2 * frame.channels, shape.bottleneck, width
         )
@@ -123,12 +124,14 @@ class CrossDiT(nn.Module):
         pooled = frame.pooled_width
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared: nn.Linear | None = nn.Linear(width, 6 * width)
+        # Trunk, and what joins tokens that skipped a part of it.
         self.blocks = nn.ModuleList([Block(shape, bool(text)) for _ in range(shape.depth)])
         self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, outputs)
         self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
         self.has_join = self.fuse is not None
         init_weights(self)
+        # Cross-attention starts at zero as every other branch of a block.
         for module in self.modules():
             if isinstance(module, CrossAttention):
                 nn.init.zeros_(module.out.weight)

@@ -84,6 +84,7 @@ class DiT(nn.Module):
             )
         self.frame, self.shape = frame, shape
         self.rows, self.columns = frame.height // shape.patch, frame.width // shape.patch
+        # Inputs: patches, time and interval, label, text tokens, pooled text.
         self.patch = blocks.patch_embedding(
             shape.patch**2 * frame.channels, shape.bottleneck, width
         )
@@ -96,9 +97,11 @@ class DiT(nn.Module):
         pooled = frame.pooled_width
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared = nn.Linear(width, 6 * width) if shape.modulation == "shared" else None
+        # Trunk, and what joins tokens that skipped a part of it.
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
         self.fuse = Fuse(width) if shape.route == "sprint" else None
         self.final = Final(shape, outputs)
+        # Positions of one image size: a table added to tokens, or angles for attention.
         grid, head = (self.rows, self.columns), width // shape.heads
         has_table, has_rope = shape.positions != "rope", shape.positions != "sincos"
         self.positions = Table(sincos(*grid, width)) if has_table else None

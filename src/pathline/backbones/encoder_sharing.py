@@ -21,6 +21,7 @@ def share_encoder(
     """
     if not times:
         return read(network, cond)
+    # Index of the current stretch of times, and the encoder's output in it.
     stretch, hidden = -1, None
 
     def with_hidden(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:
@@ -33,6 +34,7 @@ def share_encoder(
 
     def field(x: Tensor, t: float, *later: float) -> Tensor:
         nonlocal stretch, hidden
+        # A new stretch: the encoder runs again at the next evaluation.
         now = bisect_right(times, t)
         if now != stretch:
             stretch, hidden = now, None

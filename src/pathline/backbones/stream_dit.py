@@ -99,6 +99,7 @@ class StreamDiT(nn.Module):
             sincos(1, 1, shape.width)  # raises ValueError for a width that has no sincos table
         width, text, pooled = shape.width, frame.text_width, frame.pooled_width
         self.frame, self.shape = frame, shape
+        # Inputs: patches, time and interval, label, text tokens, pooled text.
         self.patch = blocks.patch_embedding(
             shape.patch**2 * frame.channels, shape.bottleneck, width
         )
@@ -110,6 +111,7 @@ class StreamDiT(nn.Module):
         self.text = blocks.TextIn(text, width) if text else None
         self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared = nn.Linear(width, 4 * width) if shape.modulation == "shared" else None
+        # Refiners of each side, then the single stream.
         self.noise_refiners = nn.ModuleList([Block(shape) for _ in range(shape.refiners)])
         count = shape.refiners if text else 0
         self.text_refiners = nn.ModuleList([Block(shape, modulated=False) for _ in range(count)])
@@ -196,6 +198,7 @@ class StreamDiT(nn.Module):
         if self.text is None or cond.tokens is None:
             return tokens, rope, None
         b, count, _ = tokens.shape
+        # Text is refined alone and without the time, at positions 1, 2, … of its axis.
         text = self.text(cond.tokens).to(tokens.dtype)
         theta, mask = self.shape.theta, cond.mask
         length, head = text.shape[1], self._head_width
@@ -203,6 +206,7 @@ class StreamDiT(nn.Module):
         text_mask = None if mask is None else mask[:, None, None, :]
         for block in self.text_refiners:
             text = run_block(block, self.shape.checkpoint, text, None, text_rope, text_mask)
+        # Image first, so that a longer caption moves no image token.
         joined = torch.cat([tokens, text.expand(b, -1, -1)], dim=1)
         rope = torch.cat([rope, text_rope], dim=1)
         if mask is None:

@@ -80,11 +80,13 @@ class Head(nn.Module):
         self.size = patch * group  # side of the square of x that shares an inner time; 0: all of x
         self.side, joined = (patch, 1) if self.attends else (self.size, group)  # of a head token
         outputs = self.side**2 * channels
+        # Inputs: the noisy value, its inner time, the outer time, hidden states.
         self.patch = nn.Linear(outputs, width)
         self.inner_time = blocks.TimeEmbedding(width)
         self.time = blocks.TimeEmbedding(width)
         self.norm = blocks.norm("layer", hidden)
         self.hidden = nn.Linear(joined**2 * hidden, width)
+        # Blocks and the last layer, which starts at zero.
         block = GroupBlock if self.attends else Block
         self.blocks = nn.ModuleList([block(width) for _ in range(depth)])
         self.modulation = BlockModulation(width, 2)
@@ -173,6 +175,7 @@ def build_head(
             "head: no last layer of it reads its hidden states. Set backbone=dit, cross_dit or "
             "stream_dit."
         )
+    # An mlp head joins the tokens of a group; a transformer keeps them apart.
     shape: Any = backbone.shape
     side = shape.patch * (group if kind == "mlp" else 1)
     wide = max(shape.width // 2, side**2 * frame.channels) if width is None else width
@@ -181,6 +184,7 @@ def build_head(
         _check_groups(frame, side, group, wide)
     sizes = {"width": wide, "depth": depth, "group": group}
     head = Head(shape.patch, frame.channels, shape.width, kind=kind, **sizes)
+    # The head reads hidden states, so the backbone's last layer would get no gradient.
     backbone.add_module("final", NoFinal(shape.patch**2 * frame.channels))
     return head
 

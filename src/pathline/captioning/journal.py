@@ -72,6 +72,7 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
     if out is not None and out.resolve() == (root / METADATA).resolve():
         out = None
     previous = {r["file_name"]: r for r in records(out)} if out and out.is_file() else {}
+    # Every image with the metadata file and record that its captions go to.
     pictures = []
     for base in splits_of(root).values() or [root]:
         paths = [path for path in files if is_picture(path) and path.is_relative_to(base)]
@@ -140,6 +141,7 @@ def merge_journals(
         else:
             faults[line["key"]] = line
 
+    # One metadata file after another, each written whole.
     written, options = 0, {"field": collection.field, "replace": replace, "side_cars": side_cars}
     changed = {p.metadata for p in collection.pictures if side_cars or p.key in lines}
     for metadata in sorted(changed):
@@ -167,6 +169,7 @@ def _update(
     """A metadata file with the new captions; returns how many side-cars were written."""
     before = list(records(metadata)) if metadata.is_file() else []
     updated, written = list(before), 0
+    # The first record of a file name counts, as when reading.
     rows = {record["file_name"]: row for row, record in reversed(list(enumerate(before)))}
     for picture in pictures:
         new = lines.get(picture.key, [])
@@ -176,6 +179,7 @@ def _update(
         if picture.name not in rows:
             continue
         row = rows[picture.name]
+        # A side-car that holds a person's words is never replaced unless asked for.
         texts = sidecar(picture.path, set(filter(Path.is_file, beside(picture.path))))
         human = tuple(text for text in texts if text not in model_captions(updated[row]))
         updated[row] = _add_lines(updated[row], new, field, bool(human), replace)

@@ -62,6 +62,7 @@ def load_model(
         seeds: Sequence[int],
         temperature: float,
     ) -> list[Answer]:
+        # A generator for each image: a caption does not depend on its batch.
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds] if temperature else []
         noise = partial(_add_noise, rngs=rngs, temperature=temperature)
         inputs = _prepare(processor, images, prompts).to(network.device, network.dtype)
@@ -79,6 +80,7 @@ def _load_processor(folder: Path) -> Any:
     hub.import_library(CAPTIONING)
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+    # Video parts need torchvision; a processor without them serves for images.
     config = hub.read("AutoConfig", folder, CAPTIONING)
     reader: Any = PROCESSOR_MAPPING.get(type(config), None)
     parts = reader.get_attributes() if reader else []

@@ -59,6 +59,7 @@ def load_template(name: str) -> Template:
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
+    # Not a built-in one: a file.
     path = Path(name)
     if path.suffix.lower() not in (".yaml", ".yml", ".json", ".txt"):
         raise ValueError(
@@ -95,6 +96,7 @@ def _check(template: Template, path: Path) -> Template:
     if not template.prompt:
         raise ValueError(f"{path}: the prompt is empty. Write one.")
     slots = template.slots
+    # Captions may only use what the slots provide.
     names = {name for name, slot in slots.items() if not slot.labelled} or {"answer"}
     for form in template.captions:
         unknown = {name for _, name, _, _ in Formatter().parse(form) if name is not None} - names

@@ -43,6 +43,7 @@ def kl(
     scale, shift: x1 = (raw − shift)·scale, where config.json does not have them or is missing.
     padding: reflect for EQ-VAEs that were tuned with it. tiles: encode large images in tiles.
     """
+    # A single file of weights, or a diffusers folder with config.json.
     file = Path(path).expanduser()
     if file.is_file():
         config, files, load = infer_config(file), [file], partial(_load_single, file)
@@ -52,6 +53,7 @@ def kl(
     class_name = config["_class_name"]
     kind = KINDS[class_name]
     check_fp16(dtype, class_name == "AutoencoderKL" and config.get("force_upcast", True))
+    # Settings that change latents are part of the id.
     settings = unless_default(
         dtype=(dtype, "fp32"), padding=(padding, "zeros"), tiles=(tiles, False)
     )
@@ -82,6 +84,7 @@ def read_constants(
         )
     if not scale > 0:
         raise ValueError(f"codec.scale={scale} is wrong because a scale is above 0.")
+    # Normalisation per channel where the config has it, else one shift and scale.
     mean, std = config.get("latents_mean"), config.get("latents_std")
     shift = shift if shift is not None else config.get("shift_factor") or 0.0
     if (mean is None) != (std is None) or (mean is not None and shift):

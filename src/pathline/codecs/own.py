@@ -73,6 +73,7 @@ def store(
     mean, std: of its raw latents. measured: other results to keep, as they are. The weights come
     first: a folder with an old description and new weights is refused by the digest.
     """
+    # Weights first: the description's digest is of the file on disk.
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
@@ -114,6 +115,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         about = json.loads(file.read_text())
     except json.JSONDecodeError:
         about = {}
+    # A description that is cut or of another network cannot be used.
     missing = [key for key in KEYS if key not in about]
     if missing or about["network"] not in NETWORKS:
         problem = f"{missing[0]} is missing" if missing else f"{about['network']} is no network"

@@ -76,6 +76,7 @@ def pretrained_codec(
         x = x.mul(255) if is_unit else x.add(1.0).mul_(127.5)
         return x.round_().clamp_(0, 255).to(torch.uint8)
 
+    # Published statistics: one number, or one for each channel.
     channels = description.channels
     mean, std = (
         torch.tensor(values).expand(channels).clone()

@@ -78,6 +78,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
         options = options_of(choose(table, chosen.name, what))
     except ValueError as error:
         return [("name", str(error))]
+    # All faults at once: unknown options, wrong values, missing ones.
     title = f"The {what} {chosen.name!r}"
     takes = f"It takes: {listing(options)}." if options else "It has no options."
     wrong = [

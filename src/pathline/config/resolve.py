@@ -96,17 +96,20 @@ def read_as(
     """
     if what and "=" in what and what not in root.presets and not Path(what).exists():
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
+    # Lowest layer: a preset, a file, an own folder, or the settings of a run.
     ground = _ground(root, what if what or base is None else str(base))
     layers = [read_file(Path(file)) for file in files]
     layers.append([_override(text) for text in overrides])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
 
     tree, origins = to_tree(ground.run), dict(ground.origins)
+    # Each layer wins over those before; the origin of every value is kept.
     for layer in layers:
         tree = merge(tree, _tree(layer))
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
+    # All problems are reported together, with where each value came from.
     wrong = list(ground.problems)
     run = build(root.record, tree, wrong)
     wrong += root.problems(run)

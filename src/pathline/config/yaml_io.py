@@ -36,6 +36,7 @@ def read_file(path: Path) -> list[Entry]:
         raise ValueError(f"{path}:{line}: this is no valid YAML: {error.problem}.") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: this is no valid YAML: {error}.") from None
+    # An empty file is a mistake rather than no settings.
     if node is None:
         raise ValueError(f"{path} is empty; write settings such as `train: {{updates: 500}}`.")
     if not isinstance(node, yaml.MappingNode):

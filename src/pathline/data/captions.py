@@ -19,6 +19,7 @@ def choose(
         raise ValueError(f"{len(uniform)} numbers came with the weights of {len(weights)} rows")
     most = max(map(len, weights), default=0)
     rows = [[*row, *[0] * (most - len(row))] for row in weights]
+    # Inverse of the cumulative weights at a uniform number.
     table = torch.tensor(rows, dtype=torch.float64).view(len(rows), most)
     sums = table.cumsum(1)
     total = sums[:, -1:] if most else table.sum(1, keepdim=True)

@@ -49,6 +49,7 @@ def load(
     ValueError if that is more than the share `max_bad`, if nothing is left, or if only some
     pictures have a label. Pixels above `memory_gb` are in a temporary file.
     """
+    # One array at the final size, in memory or in a temporary file.
     pixels = _allocate((source.count, channels, size, size), memory_gb)
     examples: list[Example] = []
     unreadable: list[Fault] = []
@@ -61,6 +62,7 @@ def load(
                 continue
             pixels[len(examples)] = example.image
             examples.append(example._replace(image=UNDECODED))
+    # Every fault is listed before a share of them stops the run.
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         write_faults(report, unreadable)

@@ -43,6 +43,7 @@ def batch_rows(
     Batches run on over the end of an epoch: none is short, no row is left out or comes twice in an
     epoch. The ranks' slices put one after the other are the same for every world size.
     """
+    # The update's place in the cycle gives the bucket and how often it came before.
     share = _share(batch, rank, world)
     if count < 1:
         raise ValueError(f"an epoch of {count} pictures has no rows; the data needs at least one")
@@ -89,6 +90,7 @@ def bucket_batches(
         kind_of, visit_of = schedule(number)
         kind = int(kind_of[place])
         first = (number * int(visits[kind]) + int(visit_of[place])) * batch + rank * share
+        # Rows by their position in the bucket's own epochs.
         epochs, places = np.divmod(np.arange(first, first + share), len(members[kind]))
         rows = np.empty(share, np.int64)
         for epoch in np.unique(epochs):

@@ -60,6 +60,7 @@ def measure(
     """Read every picture once, one at a time, and count; return `examples` of them, cut square."""
     counts = {name: Counter() for name in COUNTS}
     stats = Stats(total=source.count, unreadable=[], alpha=0, missing=0, examples=[], **counts)
+    # Examples spread evenly over the source.
     shown = {i * source.count // examples for i in range(examples)}
     alpha = missing = 0
     for row in progress(range(source.count)):

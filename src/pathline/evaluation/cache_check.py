@@ -37,6 +37,7 @@ def check_cache(
     rows = {key: row for row, key in enumerate(cache.keys)}
     cached = [placed for placed in pictures if placed.picture.key in rows]
     count = min(count, len(cached))
+    # Originals next to what is decoded from the cache, spread evenly over it.
     pairs, titles, values = [], [], []
     for placed in (cached[n * len(cached) // count] for n in range(count)):
         key = placed.picture.key

@@ -141,6 +141,7 @@ def store_codec(trial: CodecTrial, folder: Path, updates: int, say: Callable[[st
         )
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     say(f"codec: {numbers}  std {' '.join(f'{s:.3g}' for s in std.tolist())}")
+    # A channel that hardly varies becomes noise when it is divided by its std.
     faint = [index for index, s in enumerate(std.tolist()) if s < FAINT * std.max()]
     if faint:
         say(

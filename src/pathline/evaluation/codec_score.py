@@ -38,6 +38,7 @@ def measured(
 ) -> Sums:
     """Encode and decode every batch, as it is and turned."""
     codec.decode(codec.encode(pixels[:1].to(device)))  # the weights load here, off the clock
+    # Sums over batches in float64: moments, errors, seconds.
     zeros = torch.zeros(3, codec.channels, dtype=torch.float64)
     sums = Sums([], zeros, zeros.clone(), {t: [0.0] * 4 for t in TURNS}, {}, [0.0, 0.0], [])
     for part in tracked(pixels.split(batch), "measuring", console):

@@ -73,11 +73,13 @@ def prepare_evaluation(
     sampler = checked_sampler(parts, sample)
     device = next(player.network.parameters()).device
     n, seed = run.eval.n, run.seed
+    # What images are compared with, and how, is decided before training.
     reference = training_reference(run, data, n, seed)
     scorer = prepare_scorer(run.eval.feature, reference, n, seed, device)
     items = training_items(run, data, n, seed)
     scenes = is_scenes(items, parts.facts.height, parts.facts.width)
     check_metric(run.eval.metric, available_metrics(scorer, run, scenes))
+    # The method is part of the result: values measured otherwise are not compared.
     guidance = " ".join(map(str, (sample.guidance.name, *sample.guidance.options.values())))
     method = f"{scorer.feature.name}, n {n}, seed {seed}, {_title(ema)}, {sample.solver.name}, "
     method += f"{sample.steps} steps, {sample.grid.name} grid, guidance {guidance}"
@@ -113,6 +115,7 @@ def eval_hook(
     """
     if evaluation is None:
         return
+    # The same noise at every evaluation.
     seeds = [evaluation.run.seed + index for index in range(len(evaluation.items))]
 
     def evaluate(progress: Progress, _: Reports) -> None:

@@ -36,14 +36,18 @@ def dopri5(
             f"rtol={rtol} atol={atol} from {start} to {stop} is wrong because dopri5 wants start < "
             "stop, rtol ≥ 0 and atol > 0. Set e.g. rtol=1e-3 atol=1e-6."
         )
+    # Every evaluation counts against the limit, those of rejected steps too.
     field, calls = counted(field)
     yield start, x  # before it is evaluated: a preview's velocity there is then this one
     t, v = start, field(x, start)
+    # calm: error ratio of the last accepted step, for the PI controller.
     dt, calm = _first_step(field, x, v, start, stop, rtol, atol), 1e-4
     while t < stop:
+        # The last step ends at `stop` exactly.
         arrives = dt >= stop - t
         t_next = stop if arrives else t + dt
         x_next, v_next, error = _attempt(field, x, v, t, t_next)
+        # A ratio of 1 or less means that every image keeps its tolerance.
         ratio = _worst(error, x, x_next, rtol, atol)
         _check(ratio, t, calls(), limit)
         dt = (t_next - t) * _growth(ratio, calm)

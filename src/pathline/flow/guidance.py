@@ -53,6 +53,7 @@ def interval(
             f"low={low} high={high} is wrong because guidance wants 0 ≤ low ≤ high ≤ 1. "
             "Set e.g. low=0 high=1."
         )
+    # Neutral: the field itself, so that nothing is computed twice.
     if scale == 1:
         return field
     if other is None:
@@ -106,6 +107,7 @@ def contrastive(
             f"weight={weight} is wrong because it is a share from 0 to below 1. Set the weight of "
             "the loss term."
         )
+    # Where guidance is on, the velocity of plain flow matching is (1 − λ)·v + λ·m.
     guided_only = interval(field, other, scale=scale, low=low, high=high)
     if scale == 1 or weight == 0:
         return guided_only

@@ -49,6 +49,7 @@ def classifier(
     of weights, order and the tenth.
     """
     targets = _checked(real, labels)
+    # A tenth of the images is held out to measure the classifier itself.
     rng = torch.Generator().manual_seed(seed)
     held, train = torch.randperm(len(real), generator=rng).tensor_split([len(real) // 10])
     network = _network(real.shape[1], int(targets.max()) + 1, seed).to(device)

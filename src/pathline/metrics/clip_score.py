@@ -37,6 +37,7 @@ def clip_score(
             f"There are {len(pixels)} images but {len(captions)} captions; give one for each."
         )
     network, tokenizer = load(model, "clip").to(device), load_tokenizer(model)
+    # Unit vectors of images and captions; the score is 100 × their cosine.
     image_vectors = in_batches(pixels, batch, lambda p: embed_images(network, p.to(device), resize))
     max_length = network.config.text_config.max_position_embeddings
     ids, mask, cut = _tokens(tokenizer, captions, max_length)

@@ -216,6 +216,7 @@ def read_weights(file: Path) -> Inception:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{file} can't be read as weights: {error}") from error
+    # Names and shapes without memory; the file's tensors are then used directly.
     with torch.device("meta"):
         network = Inception()
     shapes = {key: value.shape for key, value in network.state_dict().items()}

@@ -67,6 +67,7 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
         )
     scenes = [parse(text) for text in captions]
     pictures = tuple(map(attributes, scenes, read(pixels)))
+    # Shares by kind of attribute: colour, shape, size, place, relation.
     kinds: dict[str, list[bool]] = {}
     for picture in pictures:
         for name, right in picture.items():
@@ -107,6 +108,7 @@ def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
         return things
     colours = tuple(PALETTE)
     masks = _colours(pixels.cpu().numpy())
+    # Single pixels and lines are no things: 2×2 pixels of a colour must be there.
     core = np.asarray(ndimage.binary_opening(masks, np.ones((1, 1, 2, 2), bool)), bool)
     flat = np.zeros((3, 3, 3, 3), int)
     flat[1, 1, :, :] = 1  # neighbours are in the same image and colour
@@ -114,6 +116,7 @@ def read(pixels: UInt8[Tensor, "n 3 h w"]) -> list[list[Thing]]:
     ndimage.label(masks, flat, output=labels)
     places = ndimage.find_objects(labels)
     cores = np.bincount(labels[core], minlength=len(places) + 1)
+    # Each connected region with a core becomes a thing.
     for i in np.flatnonzero(cores >= LEAST).tolist():
         picture, colour, down, right = places[i - 1]
         mask = labels[picture, colour, down, right][0, 0] == i

@@ -70,6 +70,7 @@ def with_features(loss: Loss) -> Loss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if batch.features is None:
             return loss(network, batch, rng, draw, criterion, **options)
+        # Validation runs without gradients as a whole; a target's passes do so within training.
         in_training = torch.is_grad_enabled()
 
         def projecting(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:

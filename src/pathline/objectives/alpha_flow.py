@@ -53,6 +53,7 @@ def alpha_flow(
             f"alpha={alpha} is wrong because it is {LEAST} to 1, or less where it falls (end above "
             "0). Set objective=mean_flow for a constant alpha of 0."
         )
+    # A constant α, or one that falls with the progress of the training.
     constant = partial(between, alpha=alpha)
     lift_at = partial(_falling, alpha=alpha, begin=begin, end=end) if end else lambda _: constant
     aim = Aim(guidance, mix, low, high)

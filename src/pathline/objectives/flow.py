@@ -26,6 +26,7 @@ def drop(
             raise ValueError(
                 f"The condition has {name}, but the null has no {name} to replace it by."
             )
+    # One random choice for all fields, but for pooled vectors where they have a share of their own.
     rows = next(len(value) for value in cond if value is not None)
     dropped = _random_rows(rows, share, rng)
     dropped_pooled = dropped if pooled is None else _random_rows(rows, pooled, rng)

@@ -53,19 +53,23 @@ def loss(
     Terms read u − lift as the velocity, so that each has its usual meaning.
     """
     to_velocity = partial(read, path=path, prediction=prediction, floor=floor)
+    # Points with two times; the first rows have r = t.
     cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
     first = int(len(batch.x1) * instant + 1e-6)
     point, r = _spanned(draw(batch.x1, cond, rng), first, cond, draw, rng, path)
     v = point.v if prediction == "v" else to_velocity(point.x1, point.xt, point.t)
+    # Learned guidance replaces the velocity that is regressed on.
     if aim.scale != 1:
         null = drop(cond, batch.null, 1.0, rng)
         v = _guided(partial(_average, network, to_velocity), point, v, cond, null, aim)
 
+    # (r − t)·du/dt of the other rows, without gradients.
     late, lift = slice(first, None), None
     if first < len(v):
         average = partial(_average, network, to_velocity, rows_of(cond, late))
         where = point.xt[late], point.t[late], r[late], v[late]
         lift = _lift(average, *where, lift_at(batch.done), follows_network)
+    # The one pass with gradients, over all rows.
     out: Output = network(point.xt, point.t, cond, Call(r))
     u = to_velocity(out.value.float(), point.xt, point.t)
     lifts = torch.zeros_like(v)
@@ -117,6 +121,7 @@ def _guided(average, point: Point, v: Tensor, cond: Cond, null: Cond, aim: Aim) 
 
     Unconditional rows and times outside the interval keep the plain velocity.
     """
+    # Rows whose condition is the null have nothing to be guided by.
     differs = [
         _differs(value, blank)
         for value, blank in zip(cond, null, strict=True)
@@ -127,6 +132,7 @@ def _guided(average, point: Point, v: Tensor, cond: Cond, null: Cond, aim: Aim) 
             f"objective.guidance={aim.scale} is wrong because this run has no conditions to guide "
             "by. Set objective.guidance=1, or a text encoder (text=labels …)."
         )
+    # Weights of v, u(null) and u(cond); they sum to 1.
     share = aim.scale * (1 - aim.mix)
     x, t = point.xt, point.t
     guided = share * v + (1 - share - aim.mix) * average(null, x, t, t)

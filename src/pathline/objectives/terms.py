@@ -157,10 +157,12 @@ def compose(terms: Mapping[str, tuple[float, Loss | Term]]) -> Callable:
         raise ValueError(
             "terms is wrong because the loss has no term of non-zero weight. Set e.g. terms.mse=1."
         )
+    # Combinations that have no minimum, or train no velocity.
     _refuse_unbounded(weights, records)
     _refuse_no_velocity(weights, records)
 
     def criterion(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
+        # A term without anything to read returns None and is left out.
         losses = {name: term.loss(point, out) for name, term in records.items()}
         values = {name: value.mean() for name, value in losses.items() if value is not None}
         total = torch.stack([value * weights[name] for name, value in values.items()]).sum()

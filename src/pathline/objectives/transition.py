@@ -148,11 +148,14 @@ def step(
     def head(y: Tensor, s: float) -> Tensor:
         return field(y, t, x, s)
 
+    # Sample Y = x1 − x0 by the head's own flow.
     y = last(integrate(head, noise(x), uniform_grid(head_steps), HEAD_STEPS[head_solver]))
+    # Go part of it, to t_next or beyond.
     beyond = t_next + overshoot * (1 - t_next)
     x_next = x + (beyond - t) * y
     if beyond == t_next:
         return x_next, memory
+    # Return to t_next with fresh noise of the variance that keeps the marginals.
     variance = (beyond - t_next) * (t_next + beyond - 2 * t_next * beyond)
     return (t_next * x_next + math.sqrt(variance) * noise(x)) / beyond, memory
 

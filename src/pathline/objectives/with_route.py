@@ -28,6 +28,7 @@ def with_route(loss: Loss, sample: Callable[[Tensor, torch.Generator], Route] | 
         *rest: Any,
         **options: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        # One route for all calls of this loss, so that a derivative is of the trained function.
         route = sample(batch.x1, rng)
 
         def routed(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:

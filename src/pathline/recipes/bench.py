@@ -160,6 +160,7 @@ def _row(setup: Setup, mode: str, batch: int, operations: float, meter: Meter) -
     """Products, updates and sampling timed in turns; then the phases and peak of an update."""
     player = _player(setup, compiled=mode == "compiled")
     feed = _feed(setup, batch)
+    # Measured in turns within one run, so that ratios hold on a busy machine.
     works: dict[str, Callable[[], Any]] = {
         "product": lambda: product_rate(setup.device, setup.precision.dtype),
         "update": lambda: update(player, feed(), 0),

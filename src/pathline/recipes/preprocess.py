@@ -107,6 +107,7 @@ def _show_plan(folder: Path, inputs: CacheInputs, console: Console) -> int:
 def write_cache(folder: Path, inputs: CacheInputs, batch: int, console: Console) -> WriteResult:
     """Write the cache, alone or with the other processes that torchrun has started."""
     data, settings = inputs.run.data, inputs.settings
+    # Several processes share the work; the first one writes index and report.
     strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     with joined(strategy, pick_device(inputs.run.device), patience=TIMEOUT) as (world, device):
         if world.rank == 0:

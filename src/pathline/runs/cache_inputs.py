@@ -45,12 +45,14 @@ def cache_inputs(run: Run, dtype: Dtype = "fp16", text_dtype: Dtype = "fp16") ->
     run, source = open_source(run)
     run = _settle_text(run, source)
     source, data = _with_tags_arranged(run, source), run.data
+    # Codec and encoders are built but load no weights before something is encoded.
     facts = Facts(data.channels, data.size, data.size, source.names)
     codec: Codec = bind(TABLES["codec"], run.codec, PLACES["codec"])(facts)
     text: Text | None = None
     if is_frozen(run.text.name):  # the others leave nothing to store
         text = bind(TABLES["text"], run.text, PLACES["text"])(facts)
     vision: Vision = bind(TABLES["vision"], run.vision, PLACES["vision"])()
+    # What a row depends on: a change here makes rows again.
     settings = RowSettings(
         codec=codec.id,
         text=text.id if text else "",

@@ -81,6 +81,7 @@ def build_parts(loaded: LoadedData, *_: Any) -> tuple[Autoencoder, Dataset]:
 
 def build_players(run: CodecRun, network: Autoencoder, placement: Placement) -> Team:
     """The autoencoder and, with critic.weight > 0, its discriminator."""
+    # Both players share optimizer settings, schedule and clip.
     optimizer = bind(TABLES["optimizer"], run.optimizer, PLACES["optimizer"])
     schedule = bind(TABLES["schedule"], run.schedule, PLACES["schedule"])
     shared = {
@@ -93,6 +94,7 @@ def build_players(run: CodecRun, network: Autoencoder, placement: Placement) -> 
     loss = codec_loss(run, comparisons, critic)
     emas = [partial(exponential, decay=run.train.ema)]
     players = [build_player("network", network, loss, placement, emas=emas, **shared)]
+    # The critic is a second player that begins later.
     if critic:
         begin = run.critic.begin
         loss = critic_loss(network)

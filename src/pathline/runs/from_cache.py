@@ -92,6 +92,7 @@ def from_cache(run: Run) -> LoadedData:
     """A run whose cache exists, settled by it, and the cache as its data."""
     cached = _cache_settings(run)
     cache = read(Path(run.data.cache), run.data.caption_weights)
+    # The size of the run is the one most images have.
     counts = torch.bincount(cache.bucket, minlength=len(cache.sizes))
     height, width = cache.sizes[int(counts.argmax())]
     captions = (text for texts in cache.captions for text in texts)
@@ -143,6 +144,7 @@ def _info(cache: Cache) -> CacheInfo:
 
 
 def _dataset(run: Run, cache: Cache, parts: Parts) -> Dataset:
+    # Latents are stored raw and normalised on the device.
     train, held = split(run, len(cache.keys))
 
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:

@@ -126,6 +126,7 @@ def _refuse_cache_settings(run: Run) -> None:
 
 def _with_tags_in_order(run: Run, pictures: Pictures) -> Pictures:
     """Tag lists as samples and validation use them: in order, nothing shuffled or left out."""
+    # Tag lists are arranged again at every reading.
     variants, options = tag_options(run)
     if not variants or pictures.captions is None:
         return pictures
@@ -150,6 +151,7 @@ def _dataset(
     run: Run, pictures: Pictures, originals: Sequence[str | None], vision: Vision, parts: Parts
 ) -> Dataset:
     """originals: the captions before tag lists were put in order."""
+    # Pixels are encoded as they are asked for, on the device.
     train, held = split(run, len(pictures.pixels))
 
     def x1(rows: Tensor, flips: Tensor | None, device: torch.device) -> Tensor:
@@ -178,6 +180,7 @@ def _dataset(
 def _conditions(
     run: Run, pictures: Pictures, originals: Sequence[str | None], parts: Parts
 ) -> Conditions:
+    # What does not change during training is encoded once for all rows.
     reads = reads_of(run.text.name)
     if reads == "nothing":
         return fixed_conditions(Cond())

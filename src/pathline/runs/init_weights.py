@@ -131,6 +131,7 @@ def _check(
     differences: list[str],
     changes: list[str],
 ) -> None:
+    # Classes and words are rows of tables: another set of them has no use for the weights.
     remedy = "Leave out init, or set it to a run that fits."
     before = source.facts
     reads = {reads_of(each.text.name) for each in (run, source.run)}
@@ -146,6 +147,7 @@ def _check(
             f"they are not the same ({', '.join(odd[:AT_MOST])} …): its word table is of no use "
             f"here. {remedy}"
         )
+    # Shapes that differ, explained by the settings that differ.
     if match.errors:
         wrong = "; ".join(f"{what}: {_first(names)}" for what, names in match.errors.items())
         reasons = [text for text in differences if not text.startswith(RARELY_WHY)] or differences
@@ -154,6 +156,7 @@ def _check(
             f"{', '.join(reasons) or 'none; the code has changed since'}. Set them as in that run, "
             f"or leave out init. Tensors {wrong}."
         )
+    # Weights that fit but would mean something else.
     if changes:
         raise ValueError(
             f"The output of the weights of init={run.init} would differ in this network: "

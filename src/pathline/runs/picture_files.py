@@ -53,6 +53,7 @@ def write_images(
         weak=request.weak,
         conditioning=request.conditioning,
     )
+    # Each image is written as soon as it is done, so that an interruption loses none.
     files, pixels, states = [], [], []
     for event in events:
         if isinstance(event, Done):
@@ -63,6 +64,7 @@ def write_images(
             pixels.append(event.pixels)
         elif trajectory and event.rows.start == 0:
             states.append(decode_images(parts, event.x[:ROWS]))
+    # A sheet of all images, with the settings of the first.
     settings = request.settings | {"seed": seeds[0]}
     if len(pixels) > 1:
         titles = [] if sheet_rows else [item_text(parts, item) for item in items]

@@ -39,6 +39,7 @@ class InputFlags(NamedTuple):
 
 def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[Item], Conditioning]:
     """One item for each image, and their conditioning where a cache has it encoded."""
+    # One kind of request at a time.
     sources = [
         *(flags.prompts, flags.file, flags.cached),
         *(flags.label is not None, flags.class_grid),
@@ -57,6 +58,7 @@ def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[I
             "--label and --class-grid are for runs trained on classes, and this run has none; "
             "give prompts, or nothing for unconditional images."
         )
+    # Every class in turn, or prompts repeated n times each.
     if flags.class_grid:
         classes = range(len(parts.facts.names))
         return [index for index in classes for _ in range(n or 8)], UNCONDITIONED
@@ -95,6 +97,7 @@ def _read_cached(
         )
     if parts.facts.cache:
         refuse_other(cache, parts.facts.cache.codec, parts.facts.cache.text)
+    # Conditions as the cache stores them, so no text encoder is needed.
     rows = [row_of[name] for name in names for _ in range(n)]
     items: list[Item] = [next(iter(cache.captions[row]), None) for row in rows]
     cond = cache.cond(torch.tensor(rows), torch.zeros(len(rows)))

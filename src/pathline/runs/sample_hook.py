@@ -72,10 +72,12 @@ def prepare_grid(
     """
     if not run.train.sample_every:
         return None
+    # The same items at each look, so that grids can be compared.
     items, conditioning = sample_items(run, parts, data, run.sample.count)
     decay = f"ema-{run.train.ema[0] if run.sample.ema is None else run.sample.ema}"
     ema = next(ema for ema in player.emas if ema.name == decay)
     settings = sampler(run.sample, parts.path)
+    # What cannot be sampled or decoded is refused before training.
     check_sampler(parts, settings)
     _check_codec(parts, next(player.network.parameters()).device)
     sample = partial(

@@ -41,10 +41,12 @@ def full_keys(settings: Sequence[str], options: Collection[str] = ()) -> list[st
 def _full_key(text: str, options: Collection[str]) -> str:
     key, _, value = text.partition("=")
     first, _, _ = key.removeprefix("sample.").partition(".")
+    # A bare number for guidance is its scale.
     if first in SHORT:
         key = key.removeprefix("sample.")
         is_scale = key == "guidance" and not isinstance(read_scalar(value), str)
         return f"sample.{key}{'.scale' if is_scale else ''}={value}"
+    # Near misses, each with its own remedy.
     if key in options:
         raise ValueError(f"{text} is an option and not a setting. Write --{key} {value}.")
     if first in {field.name for field in fields(Run)} - {"sample"}:

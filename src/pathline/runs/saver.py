@@ -54,6 +54,7 @@ def saver(
     """
     root = folder / "checkpoints"
 
+    # State and tensors are read when a save begins, not before.
     def state(progress: Progress) -> dict[str, Any]:
         return state_of_run(progress, world, {each.name: state_of(each) for each in players})
 
@@ -64,6 +65,7 @@ def saver(
     def publish(update: int) -> None:
         runs.publish(folder, root / checkpoint.name(update), run)
 
+    # Sharded: every rank writes its part in the background.
     if world.strategy == "fsdp2":
         return _sharded(root, Contents(groups, state, texts), publish, world)
 

@@ -34,9 +34,11 @@ def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last:
 
     def log(progress: Progress, _: Reports) -> None:
         now = time.perf_counter()
+        # Read from the device here only: one synchronisation in `n` updates.
         values = _means(window)
         for player in players:
             values[f"lr/{player.name}"] = player.optimizer.param_groups[0]["lr"]
+        # The first interval has no start to measure from.
         if last_log[1] is not None:
             values["images_per_second"] = (progress.images - last_log[1]) / (now - last_log[0])
         last_log[:] = [now, progress.images]
@@ -55,6 +57,7 @@ def logger(players: Sequence[Player], track: Track, show: Show, n: int, *, last:
 
 def _means(window: Sequence[Reports]) -> dict[str, float]:
     values: dict[str, float] = {}
+    # By player: the means over updates that were taken, and the count of the others.
     for name in {name for reports in window for name in reports}:
         updates = [reports[name] for reports in window if name in reports]
         taken = [update for update in updates if update.taken]

@@ -127,6 +127,7 @@ def muon(
     momentum: of the matrices. beta1, beta2, eps: of the rest. Matrices that were fused (q, k, v;
     gate and value) are orthogonalised one by one.
     """
+    # Matrices of blocks, grouped by how many are stacked in one.
     live, parts = dict(network.named_parameters()), _parts(network)
     matrices, rest = ([*chain(*kinds.values())] for kinds in partition(network).values())
     groups = [
@@ -144,6 +145,7 @@ def muon(
                 adjust_lr_fn="match_rms_adamw",
             )
         )
+    # Everything else: embeddings, biases, gains, the last layer.
     if rest:
         settings = {"weight_decay": weight_decay, "betas": (beta1, beta2), "eps": eps}
         lr = lr if other_lr is None else other_lr

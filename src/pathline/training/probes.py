@@ -216,6 +216,7 @@ def timed(criterion: Criterion, *, bins: int = 10) -> tuple[Criterion, Callable[
         if not sums:
             return {}
         errors, pictures = sums.pop()
+        # One read from the device for all bins.
         middles = [(index + 0.5) / bins for index in range(bins)]
         return {f"loss/t={t:.2f}": e for t, e in zip(middles, errors / pictures, strict=True)}
 

@@ -74,6 +74,7 @@ def line(progress: Progress, values: Mapping[str, float], updates: int) -> str:
 @contextmanager
 def screen(console: Console, updates: int, start: int) -> Iterator[tuple[Hook, Show]]:
     """A hook that moves the bar and a function that shows numbers."""
+    # Without a terminal: a line at each log interval.
     if not console.is_terminal:
         yield _still, lambda p, values: console.print(line(p, values, updates), soft_wrap=True)
         return

@@ -47,6 +47,7 @@ def save(
     written = async_save(copies, storage_writer=writer, process_group=group)
     sealed: Future = Future()
 
+    # The manifest is written only after every rank's shards are on disk.
     def settle(future: Future) -> None:
         try:
             future.result()

@@ -55,6 +55,7 @@ def build_player(
     Optimizer and averages are built last, for sharding replaces the parameters.
     """
     device, precision, world, compiled = placement
+    # On the device before wrapping: DDP and FSDP read the parameters' device.
     network.to(device)
     wrapped = wrap(network, world, precision=precision.name, compiled=compiled)
     return Player(

@@ -47,10 +47,12 @@ def write_index(
     layout, unreadable = plan.layout, [*plan.layout.unreadable, *torn]
     write_faults(folder / UNREADABLE, unreadable)
     write_faults(folder / REFUSED, layout.refused)
+    # Images that could not be encoded get no row.
     digests = {fault.digest for fault in torn}
     pictures = [placed for placed in layout.pictures if placed.picture.digest not in digests]
     count = len(unreadable) + len(pictures) + len(layout.refused)
     refuse_unreadable(unreadable, count, max_bad, folder / UNREADABLE, usable=len(pictures))
+    # Where each row is: (shard, position), by kind.
     ids = {LATENTS: (p.id for p in pictures), TEXT: plan.captions, FEATURES: plan.features}
     shards = {kind: _final(folder / kind, plan.shards[kind], list(ids[kind])) for kind in ids}
     where = {kind: places(of_kind) for kind, of_kind in shards.items()}
@@ -71,6 +73,7 @@ def publish(
 ) -> None:
     """Write index, statistics and, last, the head; then delete shards that it doesn't name."""
     index = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: a name may be no UTF-8
+    # The head is written last: its digests make the index and statistics valid.
     texts = {INDEX: index, STATS: json.dumps(stats, indent=1) + "\n"}
     for file, text in texts.items():
         write_whole(folder / file, text)
@@ -81,6 +84,7 @@ def publish(
     digests = {file: digest(text) for file, text in texts.items()}
     full = {"format": FORMAT, **head, "rows": len(lines), "shards": listed, "digests": digests}
     write_whole(folder / HEAD, json.dumps(full, indent=1) + "\n")
+    # Only now is anything deleted: shards that no row needs any longer.
     for kind, of_kind in shards.items():
         current = {shard.file for shard in of_kind}
         for file in folder.glob(f"{kind}/*"):

@@ -14,6 +14,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. Raises ValueError where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
+        # The system frees the lock of a process that was killed.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -74,6 +74,7 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cache:
     stats = json.loads((folder / STATS).read_text())
     _refuse_constant_channel(folder, stats["std"] if lines else [])
     sizes = [(height, width) for height, width in head["sizes"]]
+    # Rows as tensors; latents and states stay in mapped files.
     labels = [line["label"] for line in lines]
     buckets = torch.tensor([sizes.index(tuple(line["bucket"])) for line in lines])
     null = unpack(tensors(folder / NULL), 0) if head["text"] else {}
@@ -151,6 +152,7 @@ def _open(folder: Path) -> tuple[dict[str, Any], list[Line]]:
             f"{folder} is a cache of format {version}, written by another version of pathline, "
             f"which reads {FORMAT}. {REPAIR}"
         )
+    # A cut or edited index would name wrong rows.
     for file in (INDEX, STATS):
         text = (folder / file).read_text("utf-8") if (folder / file).is_file() else ""
         if digest(text) != head["digests"][file]:
@@ -216,6 +218,7 @@ def _value_reader(
                 f"{folder} holds no mirror images, and mirrored latents are not those of the "
                 "mirrored picture. Take data.flip=false, or preprocess with data.flip=true."
             )
+        # One gather for each shard and side, into one tensor in the order of `rows`.
         shards, positions = places[rows.numpy()].T
         is_mirrored = torch.zeros(len(rows), dtype=torch.bool) if flips is None else flips.cpu()
         values = None

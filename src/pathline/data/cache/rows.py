@@ -81,6 +81,7 @@ def picture_kind(
 
     def encode_batch(ids: Sequence[str], images: Sequence[Tensor]) -> Callable[[], list[Row]]:
         pixels = torch.stack(list(images))
+        # The mirror image is encoded too: a mirrored latent is not its latent.
         raw = encode(pixels)
         mirrored = encode(pixels.flip(-1)) if flip else None
         keys = [pictures[row].picture.key for row in ids]

@@ -53,6 +53,7 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
 
     Numbers keep their value and are named by their digits; words are numbered by the alphabet.
     """
+    # Words become classes in alphabetical order; numbers keep their meaning.
     present = [value for value in values if value is not None]
     if all(isinstance(value, str) for value in present):
         names = tuple(sorted(set(present)))

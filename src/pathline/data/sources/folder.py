@@ -48,6 +48,7 @@ def folder(
             f"{root} holds no picture: wanted files ending in {', '.join(sorted(PICTURES))}, "
             f"found {_others(root)}"
         )
+    # Labels of the metadata win over folder names.
     labels = [entry.label for entry in entries]
     names: tuple[str, ...] = ()
     if any(value is not None for value in labels):

@@ -148,11 +148,13 @@ def _table(
     roots: Sequence[Path],
 ) -> Source:
     """A data set of the library as a source. roots: where files that its cells name may lie."""
+    # Columns by their type and name, unless they are given.
     cells = dict(_cells(table))
     kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
     pictures = cells[columns.image][1]
     caption, further = columns.caption, columns.captions
+    # Captions: the column's, then those of a list.
     texts = [cells[name][1] for name in (caption, further) if name]
     by_line = caption is not None and caption.lower().rpartition(".")[2] == "txt"  # as side-cars
     keys = cells["__key__"][1] if "__key__" in cells else None

@@ -147,6 +147,7 @@ def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Track
     home.mkdir(exist_ok=True)
     default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     mode = os.environ.get("WANDB_MODE") or default
+    # Everything stays in the run folder; without a key nothing leaves the machine.
     for part in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
         os.environ.setdefault(f"WANDB_{part}_DIR", str(home / part.lower()))
     if mode != "online":
@@ -156,6 +157,7 @@ def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Track
     identity = home / "id.txt"
     if not identity.exists():
         identity.write_text(os.urandom(4).hex())
+    # A resumed run continues under the identity that its folder keeps.
     run = board.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         name=name,

@@ -63,6 +63,7 @@ def together(
     record = jsonl(folder / METRICS, resumed_at=resumed_at)
     opened: dict[str, Tracker] = {}
 
+    # A tracker's fault is printed and never stops the training.
     def tried(name: str, after: str, act: Callable[[], None]) -> bool:
         try:
             act()
