@@ -202,7 +202,6 @@ def encoder_times(parts: Parts, sampler: Sampler, autocast: Autocast) -> Sequenc
             hidden_states.append(out.hidden)
             return out
 
-        # Unconditional images of fixed noise, so that the plan does not depend on the prompts.
         rng = torch.Generator().manual_seed(0)
         noise = torch.randn(8, *parts.shape(), generator=rng).to(device)
         cond = _repeat(cond_to(parts.text.null, device), 8)

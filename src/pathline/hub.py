@@ -84,7 +84,6 @@ def locate(path: str | Path, use: Use) -> Location:
 
 def find_file(location: Location, file: str, use: Use) -> Path:
     """A file of a model, downloaded if need be. Raises FileNotFoundError where there is none."""
-    # A folder is used as it is.
     if isinstance(location, Path):
         if (location / file).is_file():
             return location / file
@@ -123,7 +122,6 @@ def find_folder(location: Location, use: Use) -> Path:
     import_library(use)
     from huggingface_hub import snapshot_download
 
-    # What was downloaded before is used without asking the hub.
     download = partial(snapshot_download, location.name, allow_patterns=list(MODEL_FILES))
     try:
         folder = Path(download(revision=location.revision, local_files_only=True))
@@ -158,7 +156,6 @@ def read(
         except READ_ERRORS as error:
             message = f"{location} can't be read by {source.__name__}: {_summary(error)}"
             raise ValueError(message) from error
-    # By name: from the local cache where allowed, else from the hub.
     place = {"subfolder": location.subfolder, "revision": location.revision}
     reader = partial(reader, location.name, **{k: v for k, v in place.items() if v})
     if local:
