@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import count
 
@@ -62,7 +62,7 @@ def loading(run: Run, parts: Parts, data: Dataset) -> dict[str, Callable[[], obj
     feed = flow_feeder(run, data, CPU)
     trained, fed = count(), count()
 
-    def batch(n: int) -> list[Lane]:
+    def batch(n: int) -> Sequence[Lane]:
         return feed(Progress(n, n * run.train.batch))
 
     def feeds() -> None:

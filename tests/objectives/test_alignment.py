@@ -98,8 +98,8 @@ def test_the_projector_is_asked_where_the_batch_has_features_and_the_pass_learns
 
     def loss(network, batch, _rng, _draw, criterion):
         with torch.no_grad():
-            network(batch.x1, None, batch.cond)  # on the way to a target
-        return criterion(point(), network(batch.x1, None, batch.cond))
+            network(batch.x1, torch.zeros(2), batch.cond)  # for a target
+        return criterion(point(), network(batch.x1, torch.zeros(2), batch.cond))
 
     def draw(*_):
         return point()

@@ -139,7 +139,8 @@ def test_no_share_left_out_differs_by_what_was_drawn_alone():
 
 def test_more_rows_than_the_batch_has_are_refused():
     def loss(network, batch, _):
-        return network(torch.cat([batch.x1, batch.x1]), None, None), {}
+        x = torch.cat([batch.x1, batch.x1])
+        return network(x, torch.zeros(len(x)), Cond()), {}
 
     def network(x, *_):
         return Output(x)

@@ -1,7 +1,7 @@
 """What all backbones do alike: check inputs, embed conditions, run blocks, set first weights."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -12,24 +12,28 @@ from pathline.nn import blocks
 from pathline.nn.modulation import BlockModulation, LowRankModulation, SharedModulation
 from pathline.types import Call, Cond, Frame
 
+if TYPE_CHECKING:
 
-class Backbone(Protocol):
-    """The parts that the functions here read, for type checkers; a part a network lacks is None."""
+    class Backbone(Protocol):
+        """The parts that the functions here read; a part a network lacks is None."""
 
-    frame: Frame
-    time: blocks.TimeEmbedding
-    interval: blocks.TimeEmbedding | None  # of r − t, in a network that takes a later time
-    label_table: nn.Embedding | None
-    text_pooled: blocks.TextIn | None
-    shared: nn.Linear | None  # the projection that all blocks' modulations share
+        frame: Frame
+        time: blocks.TimeEmbedding
+        interval: blocks.TimeEmbedding | None  # of r − t, in a network that takes a later time
+        label_table: nn.Embedding | None
+        text_pooled: blocks.TextIn | None
+        shared: nn.Linear | None  # the projection that all blocks' modulations share
 
-    @property
-    def shape(self) -> Any: ...
+        @property
+        def shape(self) -> Any: ...
 
-    @property
-    def final(self) -> Any: ...
+        @property
+        def final(self) -> Any: ...
 
-    def modules(self) -> Iterator[nn.Module]: ...
+        def modules(self) -> Iterator[nn.Module]: ...
+
+else:  # checkers of shapes at run time call isinstance, which a protocol cannot answer
+    Backbone = Any
 
 
 class NoFinal(nn.Module):

@@ -7,13 +7,14 @@ in the comment, their meaning. `by_size` makes a row of BACKBONES of it.
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from inspect import Parameter, Signature
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import nn
 
 from pathline.hints import nearest
 from pathline.types import Frame
 
+N = TypeVar("N", bound=nn.Module)
 SIZES = ("depth", "width", "heads", "patch")
 
 
@@ -57,8 +58,8 @@ def check(shape: Shape, *positive: str) -> None:
 
 
 def by_size(
-    what: str, network: Callable[[Frame, Any], nn.Module], sizes: Mapping[str, Shape], size: str
-) -> Callable[..., nn.Module]:
+    what: str, network: Callable[[Frame, Any], N], sizes: Mapping[str, Shape], size: str
+) -> Callable[..., N]:
     """A row: (frame, *, size, and the fields of the Shape) -> network(frame, shape).
 
     An option that is left out, or None, is the size's own. The row raises ValueError for an unknown
@@ -67,7 +68,7 @@ def by_size(
     usual = size
     schema = type(sizes[size])
 
-    def row(frame: Frame, *, size: str = usual, **options: Any) -> nn.Module:
+    def row(frame: Frame, *, size: str = usual, **options: Any) -> N:
         return network(frame, pick_size(what, sizes, size, options))
 
     row.__doc__ = schema.__doc__

@@ -134,8 +134,8 @@ def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
     folders = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
     if not folders:
         raise ValueError(
-            f"There is no {name or ''} run under {RUNS.resolve()} to take as latest; "
-            "name its folder, or train one first."
+            f"latest is wrong because there is no {f'{name} run' if name else 'run'} under "
+            f"{RUNS.resolve()}. Name a run folder, or train one first."
         )
     return max(folders, key=lambda path: (path / kind.settings).stat().st_mtime_ns)
 
