@@ -91,8 +91,8 @@ def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
     # What the settings alone decide is checked first, before any weights are made.
     objective, path = objective_of(run), bound(run, "path")()
-    known = subject_of(run, objective)._replace(has_features=facts.vision_width > 0)
-    require(training_needs(run, objective), known)
+    subject = subject_of(run, objective)._replace(has_features=facts.vision_width > 0)
+    require(training_needs(run, objective), subject)
     codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
@@ -118,8 +118,8 @@ def assemble(run: Run, facts: Facts) -> Parts:
     def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
         return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
 
-    made = (facts, codec, text, network, objective, path, draw, partial(_draw_at, path))
-    return Parts(*made, criterion(run))
+    draw_at = partial(_draw_at, path)
+    return Parts(facts, codec, text, network, objective, path, draw, draw_at, criterion(run))
 
 
 def _codec(run: Run, facts: Facts) -> Codec:
@@ -135,7 +135,7 @@ def _text(run: Run, facts: Facts) -> Text:
 
 
 def put_on(parts: Parts, device: torch.device) -> None:
-    """Move the network; tell codec and text encoder where their weights will run."""
+    """Move the network; set where codec and text encoder will load their weights."""
     parts.network.to(device)
     for to in (parts.codec.to, parts.text.to):
         if to:
@@ -143,7 +143,7 @@ def put_on(parts: Parts, device: torch.device) -> None:
 
 
 def labelled(text: Text) -> bool:
-    """Whether it reads classes; a frozen encoder is not woken to find out."""
+    """Whether it reads classes; its weights need not be loaded for that."""
     return not text.width and text.null.labels is not None
 
 
