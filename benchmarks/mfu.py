@@ -25,10 +25,11 @@ import torch
 from step import count, flops, perturb
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pathline.assemble import Parts, assemble
+from pathline.assemble import assemble
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
 from pathline.evaluation.timing import data_sheet_rate, timed
+from pathline.parts import Parts
 from pathline.training.device import Precision, finish, product_rate
 from pathline.training.ema import exponential
 from pathline.training.players import Player, lane_rng, update

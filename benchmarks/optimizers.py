@@ -27,13 +27,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import Parts, assemble, optimizer, rate, sampler
+from pathline.assemble import assemble, optimizer, rate, sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.generate import sample_images
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import flow_feeder, held_out, load_data
 from pathline.runs.methods import VALIDATION_TIMES

@@ -20,9 +20,10 @@ from itertools import count
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, assemble
+from pathline.assemble import assemble
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import flow_feeder, load_data
 from pathline.runs.methods import flow_player

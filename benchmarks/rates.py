@@ -22,10 +22,11 @@ from itertools import count
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts, assemble, sampler
+from pathline.assemble import assemble, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.generate import sample_steps
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import flow_feeder, load_data
 from pathline.runs.from_cache import adopt_cache

@@ -19,13 +19,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import Parts, sampler
+from pathline.assemble import sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
 from pathline.evaluation.shared_sampling import random_rows
 from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
 from pathline.metrics.features import Feature
+from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import load_data

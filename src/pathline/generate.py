@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from pathline.assemble import Parts, Sampler
 from pathline.backbones.encoder_sharing import share_encoder, step_similarity
 from pathline.backbones.network import Network
 from pathline.backbones.token_routing import skip_route
@@ -24,6 +23,7 @@ from pathline.flow.guidance import Push
 from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
 from pathline.nn.attention import cond_to
+from pathline.parts import Parts, Sampler
 from pathline.types import PLAIN_CALL, Call, Cond, Field, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pathline.assemble import Parts
 from pathline.config.run import Run
 from pathline.console import Say
 from pathline.evaluation.adherence import is_scenes
@@ -25,6 +24,7 @@ from pathline.evaluation.shared_sampling import SampleFn, shared_sampler, traini
 from pathline.files import write_whole
 from pathline.generate import Autocast, Item
 from pathline.metrics.scenes import adherence
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.runs.folder import BEST
 from pathline.runs.sampling import checked_sampler, sampling_ema

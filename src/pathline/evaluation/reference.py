@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import Parts
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.console import tracked
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.evaluation.shared_sampling import random_rows
+from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset, changed
 from pathline.runs.feed import load_data

@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, Sampler
 from pathline.config.run import Run
 from pathline.generate import Autocast, Item, sample_images
+from pathline.parts import Parts, Sampler
 from pathline.runs.dataset import Dataset
 from pathline.text.table import reads_of
 from pathline.training.distributed import gathered, place

@@ -17,9 +17,9 @@ from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pathline.assemble import Parts
 from pathline.backbones.token_routing import route_sampler
 from pathline.objectives.with_route import with_route
+from pathline.parts import Parts
 from pathline.training.device import finish
 from pathline.training.players import Lane, Player, update
 from pathline.types import Batch

@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pathline.assemble import STILL, Parts, assemble, sampler
+from pathline.assemble import STILL, assemble, sampler
 from pathline.config.run import Run
 from pathline.console import open_console
 from pathline.evaluation import timing
 from pathline.evaluation.timing import GIB, Meter, Shares
 from pathline.generate import sample_images
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset, first_rows
 from pathline.runs.feed import batch_of, flow_feeder, load_data
 from pathline.runs.folder import Layers

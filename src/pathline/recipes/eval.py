@@ -11,7 +11,6 @@ import torch
 from cyclopts import Parameter
 from rich.console import Console
 
-from pathline.assemble import Parts
 from pathline.config.pick import Pick
 from pathline.console import tracked
 from pathline.data.decoded import Pictures
@@ -30,6 +29,7 @@ from pathline.evaluation.score import (
     score_diversity,
 )
 from pathline.generate import Item
+from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.sampling import checked_sampler, full_keys, split_words
 from pathline.training.device import pick_device

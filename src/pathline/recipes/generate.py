@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pathline.assemble import Parts
 from pathline.config.run import Sample
+from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.picture_files import SamplingRequest, write_images
 from pathline.runs.prompts import (

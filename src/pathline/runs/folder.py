@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, assemble, put_on
+from pathline.assemble import assemble, put_on
 from pathline.compatibility import push_share
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
@@ -21,6 +21,7 @@ from pathline.config.run import Run
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import write_whole
 from pathline.flow.guidance import Push
+from pathline.parts import Parts
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
 from pathline.types import CacheInfo, Facts

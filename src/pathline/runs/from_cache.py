@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
 from pathline.compatibility import feature_term
 from pathline.config.pick import Pick
@@ -18,6 +17,7 @@ from pathline.config.resolve import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache.reader import Cache, read
 from pathline.data.captions import choose, refuse_missing_captions
+from pathline.parts import Parts
 from pathline.runs.dataset import (
     Conditions,
     Dataset,

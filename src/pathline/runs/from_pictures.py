@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pathline.assemble import Parts
 from pathline.codecs.normalise import normalise
 from pathline.config.codec_run import CodecRun
 from pathline.config.pick import Pick, bind
@@ -22,6 +21,7 @@ from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.data.sources.source import Source
 from pathline.data.tags import arrange, variant
+from pathline.parts import Parts
 from pathline.runs.dataset import (
     Conditions,
     Dataset,

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pathline.assemble import Parts
 from pathline.config.layers import flatten, to_tree
 from pathline.config.resolve import fill
 from pathline.config.run import Run
+from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.tables import TABLES
 from pathline.text.table import reads_of

@@ -13,21 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from pathline.assemble import (
-    Parts,
-    assemble,
-    check_settings,
-    optimizer,
-    put_on,
-    rate,
-    warnings_of,
-)
+from pathline.assemble import assemble, check_settings, optimizer, put_on, rate, warnings_of
 from pathline.backbones.token_routing import route_sampler
 from pathline.compatibility import push_share
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.flow.guidance import Push
 from pathline.objectives.with_route import with_route
+from pathline.parts import Parts
 from pathline.runs import codec_method, init_weights
 from pathline.runs.contrastive_mean import measure_mean
 from pathline.runs.dataset import Dataset, LoadedData

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pathline.assemble import Parts, Sampler
 from pathline.generate import (
     UNCONDITIONED,
     Conditioning,
@@ -17,6 +16,7 @@ from pathline.generate import (
     item_text,
 )
 from pathline.images import gif, image, save_png, sheet
+from pathline.parts import Parts, Sampler
 
 FRAMES = 12  # states in a strip
 ROWS = 8  # images in a strip

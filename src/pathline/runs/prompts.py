@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import torch
 
-from pathline.assemble import Parts, labelled
+from pathline.assemble import labelled
 from pathline.data.buckets import cut, place
 from pathline.data.cache.reader import read as read_cache
 from pathline.data.cache.reader import refuse_other
 from pathline.data.transforms import decode
 from pathline.generate import UNCONDITIONED, Conditioning, Item, encode_images
+from pathline.parts import Parts
 from pathline.runs.folder import Opened
 
 SHOWN = 5  # names in a message

@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pathline.assemble import Parts, sampler
+from pathline.assemble import sampler
 from pathline.config.run import Run
 from pathline.generate import (
     UNCONDITIONED,
@@ -22,6 +22,7 @@ from pathline.generate import (
     sample_images,
 )
 from pathline.images import sheet
+from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.text.table import is_frozen, reads_of
 from pathline.training.distributed import World

@@ -5,12 +5,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pathline.assemble import Parts, Sampler, sampler
+from pathline.assemble import sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run, Sample
 from pathline.config.values import read_scalar
 from pathline.generate import check_sampler
 from pathline.hints import nearest
+from pathline.parts import Parts, Sampler
 from pathline.runs.folder import SETTINGS, Opened
 from pathline.tables import TABLES
 from pathline.training.ema import Ema
