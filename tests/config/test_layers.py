@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pathline.config.layers import Problem, build, flatten, keys_of, merge, nest, to_tree
+from pathline.config.layers import build, flatten, keys_of, merge, nest, to_tree
 from pathline.config.pick import Pick, pick
+from pathline.config.values import Problem
 
 
 @dataclass(frozen=True)

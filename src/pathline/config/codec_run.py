@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from pathline.config.layers import Problem
 from pathline.config.pick import Pick, pick
 from pathline.config.ranges import NotNegative, NotNegativeFloat, Positive, Share, ShareBelowOne
 from pathline.config.sections import About, Images, Training, check_record, picks_at
+from pathline.config.values import Problem
 from pathline.dtypes import Dtype
 
 # Where a Pick stands -> what a row of its table is called in messages.

@@ -2,20 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 from pathline.config.pick import Pick
-from pathline.config.values import convert
+from pathline.config.values import Problem, convert
 from pathline.hints import closest
 
 Tree = Mapping[str, Any]
-
-
-class Problem(NamedTuple):
-    """What is wrong with one setting."""
-
-    key: str  # dotted
-    message: str
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:

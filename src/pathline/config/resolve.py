@@ -9,12 +9,12 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pathline.config.layers import Problem, Tree, build, flatten, merge, nest, put, to_tree
+from pathline.config.layers import Tree, build, flatten, merge, nest, put, to_tree
 from pathline.config.pick import Pick, Table, options_of, pick
 from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.table import PRESETS
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
-from pathline.config.values import convert
+from pathline.config.values import Problem, convert
 from pathline.config.yaml_io import Entry, read_file, read_value
 from pathline.hints import listing, nearest
 

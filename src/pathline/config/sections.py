@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pathline.config.layers import Problem
 from pathline.config.pick import Pick
 from pathline.config.ranges import (
     Channels,
@@ -16,6 +15,7 @@ from pathline.config.ranges import (
     ShareBelowOne,
     range_problems,
 )
+from pathline.config.values import Problem
 from pathline.dtypes import Dtype
 
 

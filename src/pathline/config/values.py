@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pathline.dtypes import short_name
 
@@ -20,6 +20,13 @@ PLAIN = {
 }
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+class Problem(NamedTuple):
+    """What is wrong with one setting."""
+
+    key: str  # dotted
+    message: str
 
 
 def read_scalar(text: str) -> Any:
