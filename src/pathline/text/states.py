@@ -2,13 +2,13 @@
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pathline.text.loading import Pooled
+Pooled = Literal["none", "mean", "own"]
 
 MULTIPLE = 8  # lengths are rounded up to it: fewer shapes, and kernels like it
 AT_ONCE = 4096  # tokens of a batch, padding included
