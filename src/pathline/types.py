@@ -3,12 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, device, nn
-
-from pathline.dtypes import TORCH_NAMES
-
-DTYPES = {short: getattr(torch, name) for short, name in TORCH_NAMES.items()}
 
 
 class CacheInfo(NamedTuple):

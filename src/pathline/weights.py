@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+# The number formats of dtypes.py in torch; that module is for settings and imports no torch.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNUSED = "pooler."  # nothing reads a top-level pooler; files of masked language models lack it
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pathline import hub
 from pathline.dtypes import Dtype
-from pathline.types import DTYPES
+from pathline.weights import DTYPES
 
 CAPTIONING = hub.Use("captioning model", "--model", "caption")
 

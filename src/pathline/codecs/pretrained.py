@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pathline.deferred import load_by_id, load_on_use
 from pathline.dtypes import Dtype
-from pathline.types import DTYPES, CacheInfo, Codec, Facts
+from pathline.types import CacheInfo, Codec, Facts
+from pathline.weights import DTYPES
 
 
 class Description(NamedTuple):

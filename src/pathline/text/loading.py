@@ -1,16 +1,13 @@
 """Text encoders of transformers: which part of each model reads text, and how it is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from pathline import hub
 from pathline.dtypes import Dtype
-from pathline.types import DTYPES
-from pathline.weights import submodule
-
-Pooled = Literal["none", "mean", "own"]
+from pathline.weights import DTYPES, submodule
 
 
 class Family(NamedTuple):

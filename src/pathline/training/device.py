@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from pathline.types import DTYPES
+from pathline.weights import DTYPES
 
 
 class Precision(NamedTuple):

@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 from pathline import hub
 from pathline.deferred import load_on_use
 from pathline.dtypes import TORCH_NAMES, Dtype
-from pathline.types import DTYPES, Vision
-from pathline.weights import submodule
+from pathline.types import Vision
+from pathline.weights import DTYPES, submodule
 
 DEFAULT_SIZE = 224  # pixels along a side
 PROCESSOR = "preprocessor_config.json"  # has mean and std of the pixels

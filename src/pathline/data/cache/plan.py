@@ -15,7 +15,7 @@ from pathline.data.captions import refuse_missing_captions
 from pathline.data.faults import Fault, read_faults
 from pathline.data.sources.source import Source
 from pathline.dtypes import Dtype
-from pathline.types import DTYPES
+from pathline.weights import DTYPES
 
 CUT_VERSION = 1  # raised when the same picture would be cut or scaled differently
 SHARD_BYTES, SHARD_PICTURES, SHARD_CAPTIONS = 256_000_000, 2048, 1024

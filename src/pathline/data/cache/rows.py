@@ -20,7 +20,8 @@ from pathline.data.cache.shards import TOKENS, Row, Shard, places, renamed, save
 from pathline.data.faults import Fault
 from pathline.data.sources.source import Source
 from pathline.data.transforms import recolour
-from pathline.types import DTYPES, Cond
+from pathline.types import Cond
+from pathline.weights import DTYPES
 
 VALUES, MIRRORED, SUMS, POOLED = "values", "mirrored", "sums", "pooled"  # tensors of a row
 Encode = Callable[[Tensor], Tensor]  # uint8 [n c h w] -> [n k i j], on any device
