@@ -45,8 +45,8 @@ def assemble(run: Run, facts: Facts) -> Parts:
     """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
     # What the settings alone decide is checked first, before any weights are made.
     objective, path = objective_of(run), bound(run, "path")()
-    subject = subject_of(run, objective)._replace(has_features=facts.vision_width > 0)
-    require(training_needs(run, objective), subject)
+    subject = subject_of(run, objective, TABLES)._replace(has_features=facts.vision_width > 0)
+    require(training_needs(run, objective, TABLES), subject)
     codec = _codec(run, facts)
     with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
         torch.manual_seed(run.seed)
@@ -108,7 +108,7 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     guide = _row("sample.guidance", sample.guidance)
     guide(torch.zeros_like, torch.zeros_like, STILL)
-    needs = sampling_needs(sample, record.asks)
+    needs = sampling_needs(sample, record.asks, TABLES)
     require(needs, Subject(has_fixed_steps=not record.adaptive))
     tried = named(f"sample.solver={sample.solver.name}", _evaluations)
     if record.adaptive:
@@ -118,7 +118,7 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(walk_grid, grid=grid, solver=step, path=path, evaluates_end=record.evaluates_end)
     evaluations = tried(partial(walk, grid=grid[:2]))
-    if not needs_of({"sample.sharing": sample.sharing}):
+    if not needs_of({"sample.sharing": sample.sharing}, TABLES):
         return Sampler(walk, guide, guidance.other, needs, share=None)
     # A plan is tried on as many evaluations as the backbone will have; a head's are not among them.
     share = partial(_row("sample.sharing", sample.sharing), grid)
@@ -141,13 +141,14 @@ def check_settings(run: Run) -> None:
     objective, sampling = objective_of(run), sampler(run.sample, bound(run, "path")())
     criterion(run)
     bound(run, "times")(torch.zeros(1, 1), torch.Generator())
-    needs = [*training_needs(run, objective), *sampling.needs]
-    require(needs, subject_of(run, objective))
+    needs = [*training_needs(run, objective, TABLES), *sampling.needs]
+    require(needs, subject_of(run, objective, TABLES))
 
 
 def warnings_of(run: Run) -> list[str]:
     """What goes together but is seldom meant, in sentences."""
-    return unmet(needs_of(picks_of(run), "prefers"), subject_of(run, objective_of(run)))
+    preferred = needs_of(picks_of(run), TABLES, "prefers")
+    return unmet(preferred, subject_of(run, objective_of(run), TABLES))
 
 
 def objective_of(run: Run) -> Objective:

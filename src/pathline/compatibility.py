@@ -11,13 +11,14 @@ from torch import nn
 
 from pathline.backbones.network import Network
 from pathline.backbones.table import BACKBONES
-from pathline.config.pick import Pick, options_of, settled
+from pathline.config.pick import Pick, Table, options_of, settled
 from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
 from pathline.hints import listing
 from pathline.objectives.terms import TERMS, term_of
-from pathline.tables import TABLES
 from pathline.text.table import reads_of
 from pathline.types import Codec, Facts, Objective
+
+Tables = Mapping[str, Table]  # a table for each place of config.run.PLACES
 
 
 class Subject(NamedTuple):
@@ -135,40 +136,43 @@ def require(needs: Iterable[tuple[str, str]], of: Subject) -> None:
         raise ValueError("\n".join(sentences))
 
 
-def needs_of(picks: Mapping[str, Pick], kind: str = "needs") -> list[tuple[str, str]]:
+def needs_of(
+    picks: Mapping[str, Pick], tables: Tables, kind: str = "needs"
+) -> list[tuple[str, str]]:
     """(row, need) for every need in the records of these rows, by place. kind: needs or prefers."""
     return [
         (place if place.startswith("terms.") else f"{place}={pick.name}", need)
         for place, pick in picks.items()
-        for need in getattr(_row_of(place, pick), kind, ())
+        for need in getattr(_row_of(place, pick, tables), kind, ())
     ]
 
 
-def _row_of(place: str, pick: Pick) -> Any:
+def _row_of(place: str, pick: Pick, tables: Tables) -> Any:
     """The picked row; None where it is left to the data (auto)."""
-    return TABLES["terms" if place.startswith("terms.") else place].get(pick.name)
+    return tables["terms" if place.startswith("terms.") else place].get(pick.name)
 
 
-def training_needs(run: Run, objective: Objective) -> list[tuple[str, str]]:
+def training_needs(run: Run, objective: Objective, tables: Tables) -> list[tuple[str, str]]:
     """Of everything that a training depends on."""
     used = {f"terms.{name}" for name in terms_of(run)}
     unused = {f"terms.{name}" for name in run.terms} - used
     rows = {place: pick for place, pick in picks_of(run).items() if place not in unused}
     rows = {place: pick for place, pick in rows.items() if not place.startswith("sample.")}
-    return [(f"objective={run.objective.name}", need) for need in objective.needs] + needs_of(rows)
+    of_objective = [(f"objective={run.objective.name}", need) for need in objective.needs]
+    return of_objective + needs_of(rows, tables)
 
 
-def sampling_needs(sample: Sample, asks: str) -> list[tuple[str, str]]:
+def sampling_needs(sample: Sample, asks: str, tables: Tables) -> list[tuple[str, str]]:
     """Of a solver, by what it asks of the objective, and of guidance and sharing."""
     solver = (f"sample.solver={sample.solver.name}", asks)
     rows = {"sample.guidance": sample.guidance, "sample.sharing": sample.sharing}
-    return [solver, *needs_of(rows)]
+    return [solver, *needs_of(rows, tables)]
 
 
-def subject_of(run: Run, objective: Objective) -> Subject:
+def subject_of(run: Run, objective: Objective, tables: Tables) -> Subject:
     """What the settings alone show."""
     # What rows give to others stands in their records.
-    rows = [_row_of(place, pick) for place, pick in picks_of(run).items()]
+    rows = [_row_of(place, pick, tables) for place, pick in picks_of(run).items()]
     offered = {name for row in rows for name in getattr(row, "gives", ())}
     backbone = settled(BACKBONES, run.backbone, PLACES["backbone"])
     # fsdp2 gathers weights in the precision of the forward pass.
