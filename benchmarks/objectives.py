@@ -29,9 +29,9 @@ from rich.console import Console
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
-from pathline.evaluation.reference import training_reference
 from pathline.evaluation.score import Scorer, prepare_scorer
-from pathline.evaluation.shared_sampling import shared_sampler, training_items
+from pathline.evaluation.shared_sampling import shared_sampler
+from pathline.evaluation.training_images import training_items, training_reference
 from pathline.metrics.frechet import frechet
 from pathline.metrics.frechet import statistics as moments
 from pathline.recipes.train import Trained, run_training

@@ -22,7 +22,7 @@ from torch import Tensor
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
-from pathline.evaluation.shared_sampling import random_rows
+from pathline.evaluation.training_images import random_rows
 from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
 from pathline.metrics.features import Feature

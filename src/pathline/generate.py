@@ -24,10 +24,9 @@ from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
 from pathline.nn.attention import cond_to
 from pathline.parts import Parts, Sampler
-from pathline.types import PLAIN_CALL, Call, Cond, Field, Output, rows_of
+from pathline.types import PLAIN_CALL, Call, Cond, Field, Item, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
-Item = str | int | None  # a prompt, a class index, or None: unconditional
 
 
 class Conditioning(NamedTuple):

@@ -194,3 +194,6 @@ class Objective(NamedTuple):
 
 
 Field = Callable[..., Tensor]  # (x [B C H W], t: float or [B]) -> velocity [B C H W]
+Item = (
+    str | int | None
+)  # what an image is sampled for: a prompt, a class index, or None: unconditional

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pathline.data.sources.rows import digits
-from pathline.evaluation.shared_sampling import random_rows
+from pathline.evaluation.training_images import random_rows
 
 
 @pytest.fixture(scope="module")

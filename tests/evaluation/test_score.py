@@ -8,9 +8,9 @@ import torch
 
 from pathline.config.pick import Pick
 from pathline.evaluation import shared_sampling
-from pathline.evaluation.reference import Reference
 from pathline.evaluation.score import prepare_scorer, score, score_diversity
-from pathline.evaluation.shared_sampling import random_rows, sample_shared
+from pathline.evaluation.shared_sampling import sample_shared
+from pathline.evaluation.training_images import Reference, random_rows
 
 CPU = torch.device("cpu")
 

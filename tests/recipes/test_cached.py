@@ -14,7 +14,7 @@ from pathline.assemble import assemble
 from pathline.cli import main
 from pathline.config.resolve import read as settings
 from pathline.data.cache.reader import read
-from pathline.evaluation.reference import training_reference
+from pathline.evaluation.training_images import training_reference
 from pathline.runs import folder as runs
 from pathline.runs.feed import batch_of, flow_feeder, held_out, load_data
 from pathline.runs.from_cache import adopt_cache

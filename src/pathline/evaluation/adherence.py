@@ -3,7 +3,7 @@
 Scored are pairs of colour and shape that were trained on, pairs that were not, and places swapped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pathline.data.sources.shapes import draw as draw_scene
 from pathline.data.sources.shapes import scored
-from pathline.evaluation.shared_sampling import SampleFn
-from pathline.generate import Item
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.scene_grammar import SIDE, Scene, caption, parse
+from pathline.types import Item
+
+SamplePrompts = Callable[[Sequence[str], Sequence[int]], Tensor]  # with a seed for each
 
 PROMPTS = 200  # scored on each split, at most
 SCORE_SEED = 1_000_000  # of prompts that no training scene was made with
@@ -32,7 +33,7 @@ def is_scenes(items: Sequence[Item], height: int, width: int) -> bool:
     return bool(items) and (height, width) == (SIDE, SIDE)
 
 
-def scene_scores(sample: SampleFn, n: int, seed: int) -> dict[str, Any]:
+def scene_scores(sample: SamplePrompts, n: int, seed: int) -> dict[str, Any]:
     """Adherence on each split, with that of the detector on real scenes, its upper limit.
 
     swapped: the prompts of two objects with their places exchanged, from the same noise.

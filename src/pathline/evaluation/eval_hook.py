@@ -10,7 +10,6 @@ from torch import Tensor
 from pathline.config.run import Run
 from pathline.console import Say
 from pathline.evaluation.adherence import is_scenes
-from pathline.evaluation.reference import training_reference
 from pathline.evaluation.score import (
     Scorer,
     available_metrics,
@@ -20,9 +19,10 @@ from pathline.evaluation.score import (
     prepare_scorer,
     score,
 )
-from pathline.evaluation.shared_sampling import SampleFn, shared_sampler, training_items
+from pathline.evaluation.shared_sampling import SampleFn, shared_sampler
+from pathline.evaluation.training_images import training_items, training_reference
 from pathline.files import write_whole
-from pathline.generate import Autocast, Item
+from pathline.generate import Autocast
 from pathline.metrics.scenes import adherence
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
@@ -35,6 +35,7 @@ from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
 from pathline.training.trackers.jsonl import Track
+from pathline.types import Item
 
 
 class Best(NamedTuple):

@@ -1,9 +1,8 @@
-"""Real images to compare with: those of a folder, and those that a run was trained on."""
+"""Real images to compare with: those of a folder, or of a run, whose data is read again."""
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -14,57 +13,19 @@ from pathline.config.run import Run
 from pathline.console import tracked
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
-from pathline.evaluation.shared_sampling import random_rows
+from pathline.evaluation.training_images import Reference, training_reference
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset, changed
 from pathline.runs.feed import load_data
 from pathline.tables import TABLES
-from pathline.types import Example
-
-MOST = 10_000  # reference images, unless more are sampled
-
-
-class Reference(NamedTuple):
-    """Real images to compare with."""
-
-    name: str
-    pixels: Tensor  # uint8 [N c h w]
-    labels: Tensor | None = None  # [N]
-    held: Tensor | None = None  # uint8 [M c h w], never trained on
-    names: tuple[str, ...] = ()  # of the classes
+from pathline.types import Example, Item
 
 
 def is_run(path: Path) -> bool:
     """Whether this names a run or a checkpoint, rather than a folder of images."""
     is_name = path.name.startswith("step-") or (path.name == runs.LATEST and not path.exists())
     return is_name or (path / runs.SETTINGS).is_file()
-
-
-def training_reference(run: Run, data: Dataset, n: int, seed: int) -> Reference:
-    """The run's training and held-out images; a random part of many, enough to score n images."""
-    most = max(MOST, 2 * n)  # the baseline takes two sets of n
-    train, held = (_of_one_size(data, rows) for rows in (data.train, data.held))
-    rows = train[random_rows(len(train), min(most, len(train)), seed)]
-    labels, held = data.labels, held[:most]
-    pixels = data.pixels(rows)
-    height, width = pixels.shape[2:]
-    decoded = ", as its codec decodes them" if run.data.cache else ""
-    size = "" if data.bucket is None else f", only {height}x{width}, the most frequent size"
-    return Reference(
-        f"training images of {run.name}{decoded}{size}",
-        pixels,
-        None if labels is None else labels[rows],
-        data.pixels(held) if len(held) > 1 else None,
-        data.names,
-    )
-
-
-def _of_one_size(data: Dataset, rows: Tensor) -> Tensor:
-    """The rows of the most frequent size, which is the one in facts; all where there is one."""
-    if data.bucket is None or not len(rows):
-        return rows
-    return rows[data.bucket[rows] == torch.bincount(data.bucket).argmax()]
 
 
 def load_folder(
@@ -98,6 +59,13 @@ def load_folder(
             "change every score: remove it, or crop and scale all of them with --size."
         )
     return pictures
+
+
+def class_labels(images: Pictures, opened: runs.Opened | None, rows: Tensor) -> list[Item]:
+    """The class of each image, where its folders are named as the run's classes."""
+    if opened is None or images.labels is None or images.names != opened.facts.names:
+        return []
+    return images.labels[rows].tolist()
 
 
 def read_reference(

@@ -9,9 +9,7 @@ from torch import Tensor
 from pathline.config.pick import Pick, bind
 from pathline.config.run import Run
 from pathline.evaluation.feature_cache import cache_folder, embed_cached
-from pathline.evaluation.reference import Reference
-from pathline.evaluation.shared_sampling import REPEATS, random_rows
-from pathline.generate import Item
+from pathline.evaluation.training_images import REPEATS, Reference, random_rows
 from pathline.hints import listing, nearest
 from pathline.metrics.clip_score import conditional_accuracy
 from pathline.metrics.feature import Extractor, Feature
@@ -19,6 +17,7 @@ from pathline.metrics.features import FEATURES
 from pathline.metrics.manifold import cmmd, diversity, inception_score, nearest_ratio
 from pathline.metrics.scores import baseline, cautions, measure
 from pathline.text.table import reads_of
+from pathline.types import Item
 
 FRECHET_NAMES = ("fid", "fd", "frechet")  # accepted for the Fréchet distance by any feature
 LOWER = ("kid", "cmmd")  # metrics besides the Fréchet distance of which less is better

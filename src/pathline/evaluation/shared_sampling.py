@@ -7,37 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pathline.config.run import Run
-from pathline.generate import Autocast, Item, sample_images
+from pathline.evaluation.training_images import REPEATS
+from pathline.generate import Autocast, sample_images
 from pathline.parts import Parts, Sampler
-from pathline.runs.dataset import Dataset
-from pathline.text.table import reads_of
 from pathline.training.distributed import gathered, place
+from pathline.types import Item
 
 SampleFn = Callable[[Sequence[Item], Sequence[int]], Tensor]  # items, seeds -> uint8 [n c h w]
 Progress = Callable[[Sequence[slice]], Iterable[slice]]  # the batches, with a progress bar
 
 BATCHES = 8  # least number of batches, so that processes can share them
-REPEATED_ITEMS, REPEATS = 4, 16  # items whose diversity is measured, and images of each
-
-
-def random_rows(count: int, n: int, seed: int) -> Tensor:
-    """n of `count` rows at random; none twice before all were taken."""
-    rng = torch.Generator().manual_seed(seed)
-    rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(n / count))]
-    return torch.cat(rounds)[:n]
-
-
-def training_items(run: Run, data: Dataset, n: int, seed: int) -> list[Item]:
-    """The labels or captions of n random training pictures; None where the run has neither."""
-    rows = data.train[random_rows(len(data.train), n, seed)].tolist()
-    if reads_of(run.text.name) == "labels":
-        assert data.labels is not None
-        return data.labels[rows].tolist()
-    captions = data.captions
-    if reads_of(run.text.name) == "nothing" or captions is None:
-        return [None] * n
-    return [captions[row] for row in rows]
+REPEATED_ITEMS = 4  # items whose diversity is measured
 
 
 def shared_sampler(

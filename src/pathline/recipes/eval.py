@@ -13,7 +13,6 @@ from rich.console import Console
 
 from pathline.config.pick import Pick
 from pathline.console import tracked
-from pathline.data.decoded import Pictures
 from pathline.evaluation import reference as references
 from pathline.evaluation import shared_sampling as sampling
 from pathline.evaluation import sweep as sweeps
@@ -28,12 +27,18 @@ from pathline.evaluation.score import (
     score,
     score_diversity,
 )
-from pathline.generate import Item
+from pathline.evaluation.training_images import (
+    Reference,
+    random_rows,
+    training_items,
+    training_reference,
+)
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.sampling import checked_sampler, full_keys, split_words
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
+from pathline.types import Item
 
 PLAIN = 160  # columns of a table where there is no terminal
 DEFAULT_N = 1000  # images of a run
@@ -183,12 +188,12 @@ def _score_run(
     # real images and prompts come from the run's own data
     run, data = references.reread_data(opened, parts, task.console)
     facts = parts.facts
-    reference = references.training_reference(run, data, n, task.seed)
+    reference = training_reference(run, data, n, task.seed)
     if real:
         reference = references.read_reference(
             real, facts.height, facts.channels, n, task.seed, task.console
         )
-    items = sampling.training_items(run, data, n, task.seed)
+    items = training_items(run, data, n, task.seed)
     scenes = is_scenes(items, facts.height, facts.width)
     scorers = _prepare_scorers(task, reference, n)
     if reference.names != facts.names:  # its labels mean other classes
@@ -235,7 +240,7 @@ def _score_variant(
     return {"features": features, **adherence}
 
 
-def _prepare_scorers(task: Task, reference: references.Reference, n: int) -> list[Scorer]:
+def _prepare_scorers(task: Task, reference: Reference, n: int) -> list[Scorer]:
     return [prepare_scorer(pick, reference, n, task.seed, task.device) for pick in task.features]
 
 
@@ -279,18 +284,11 @@ def _score_folder(
     check_count(count if n is None else n, "sampled")
     if n is not None and n > count:
         raise ValueError(f"--n {n} is more than the {count} images of {what}.")
-    rows = sampling.random_rows(count, n or count, seed)  # some scores take parts, of any order
-    items = _read_labels(images, opened, rows)
+    rows = random_rows(count, n or count, seed)  # some scores take parts, of any order
+    items = references.class_labels(images, opened, rows)
     features = [
         score(scorer, images.pixels[rows], items, seed)
         for scorer in _prepare_scorers(task, reference, len(rows))
     ]
     about = {"what": str(what), "n": len(rows), "seed": seed, "reference": reference.name}
     return [about | {"setting": {}, "metric": task.metric, "features": features}]
-
-
-def _read_labels(images: Pictures, opened: runs.Opened | None, rows: torch.Tensor) -> list[Item]:
-    """The class of each image, where its folders are named as the run's classes."""
-    if opened is None or images.labels is None or images.names != opened.facts.names:
-        return []
-    return images.labels[rows].tolist()

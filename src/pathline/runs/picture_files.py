@@ -6,17 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pathline.generate import (
-    UNCONDITIONED,
-    Conditioning,
-    Done,
-    Item,
-    decode_images,
-    generate,
-    item_text,
-)
+from pathline.generate import UNCONDITIONED, Conditioning, Done, decode_images, generate, item_text
 from pathline.images import gif, image, save_png, sheet
 from pathline.parts import Parts, Sampler
+from pathline.types import Item
 
 FRAMES = 12  # states in a strip
 ROWS = 8  # images in a strip

@@ -11,9 +11,10 @@ from pathline.data.buckets import cut, place
 from pathline.data.cache.reader import read as read_cache
 from pathline.data.cache.reader import refuse_other
 from pathline.data.transforms import decode
-from pathline.generate import UNCONDITIONED, Conditioning, Item, encode_images
+from pathline.generate import UNCONDITIONED, Conditioning, encode_images
 from pathline.parts import Parts
 from pathline.runs.folder import Opened
+from pathline.types import Item
 
 SHOWN = 5  # names in a message
 

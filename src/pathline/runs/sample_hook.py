@@ -15,7 +15,6 @@ from pathline.generate import (
     UNCONDITIONED,
     Autocast,
     Conditioning,
-    Item,
     check_sampler,
     decode_images,
     item_text,
@@ -31,6 +30,7 @@ from pathline.training.hooks import every
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Player
 from pathline.training.trackers.jsonl import Tracker
+from pathline.types import Item
 
 
 def sample_items(
