@@ -31,6 +31,7 @@ from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import load_data
 from pathline.runs.from_pictures import load_pictures, open_source
+from pathline.runs.sampling import parts_of
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
 from pathline.types import rows_of
@@ -107,7 +108,7 @@ def main() -> None:
     options = parse_arguments()
     console, device = Console(stderr=True), pick_device("auto")
     opened = runs.open_run(options.run, console.print)
-    parts, weights = runs.parts_of(opened, ema=None, device=device)
+    parts, weights = parts_of(opened, ema=None, device=device)
     run, _, data_for = load_data(opened.run, None, console)
     data = data_for(parts)
     rows = data.train[random_rows(len(data.train), options.n, options.seed)]

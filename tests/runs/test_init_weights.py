@@ -12,6 +12,7 @@ from pathline.cli import main
 from pathline.config.resolve import read
 from pathline.runs import folder as runs
 from pathline.runs import init_weights
+from pathline.runs.sampling import parts_of
 from pathline.training import checkpoint
 from pathline.types import Call
 
@@ -67,7 +68,7 @@ def asked(parts, *sides):
 
 
 def test_a_flow_becomes_a_mean_flow_whose_average_is_its_velocity_for_every_r(source):
-    flow, named = runs.parts_of(runs.open_run(source, print), ema=None, device=CPU)
+    flow, named = parts_of(runs.open_run(source, print), ema=None, device=CPU)
     mean_flow, heard = begun("digits-mean-flow", source)
     assert named == "EMA 0.5"
     tensors = len(flow.network.state_dict())
@@ -105,7 +106,7 @@ def test_the_same_network_takes_every_tensor(preset, source):
 def test_a_word_encoder_comes_along(words):
     takes_r = ["backbone.takes_r=true", "objective=mean_flow", "objective.prediction=x1"]
     parts, heard = begun("quickstart", words, *SCENES, *takes_r)
-    flow, _ = runs.parts_of(runs.open_run(words, print), ema=None, device=CPU)
+    flow, _ = parts_of(runs.open_run(words, print), ema=None, device=CPU)
     assert heard[-1].endswith("new: interval")
     cond = parts.text.encode(["a red circle"])
     x, t = torch.ones(1, *parts.shape()), torch.tensor([0.3])
@@ -117,7 +118,7 @@ def test_transitions_keep_the_backbone_and_learn_a_head_afresh(source):
     parts, heard = begun("digits-dtm", source)
     assert heard[-1].endswith("; new: head; not used: final")
     assert parts.network.head is not None
-    flow, _ = runs.parts_of(runs.open_run(source, print), ema=None, device=CPU)
+    flow, _ = parts_of(runs.open_run(source, print), ema=None, device=CPU)
     x, t, cond = asked(flow)
     assert torch.equal(parts.network.backbone(x, t, cond).hidden, flow.network(x, t, cond).hidden)
 

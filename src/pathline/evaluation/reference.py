@@ -18,6 +18,7 @@ from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset, changed
 from pathline.runs.feed import load_data
+from pathline.runs.sampling import parts_of
 from pathline.tables import TABLES
 from pathline.types import Example, Item
 
@@ -86,7 +87,7 @@ def read_reference(
             f"{facts.width}x{facts.height} with {facts.channels}, and scores between them mean "
             "nothing. Take real images of the same size and channels."
         )
-    parts, _ = runs.parts_of(opened, ema=None, device=torch.device("cpu"))
+    parts, _ = parts_of(opened, ema=None, device=torch.device("cpu"))
     return training_reference(*reread_data(opened, parts, console), n, seed)
 
 

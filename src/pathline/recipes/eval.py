@@ -35,7 +35,7 @@ from pathline.evaluation.training_images import (
 )
 from pathline.parts import Parts
 from pathline.runs import folder as runs
-from pathline.runs.sampling import checked_sampler, full_keys, split_words
+from pathline.runs.sampling import checked_sampler, full_keys, parts_of, split_words
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
 from pathline.types import Item
@@ -181,7 +181,7 @@ def _score_run(
         raise ValueError("--size is for folders; a run's images have the size of the run.")
     for variant in variants:
         _check_ema(opened.run.train.ema, variant)
-    parts, _ = runs.parts_of(opened, ema=variants[0].ema, device=task.device)
+    parts, _ = parts_of(opened, ema=variants[0].ema, device=task.device)
     for variant in variants:
         checked_sampler(parts, variant.sample)
 
@@ -203,7 +203,7 @@ def _score_run(
 
     results = []
     for number, variant in enumerate(variants, start=1):
-        parts, weights = runs.parts_of(opened, ema=variant.ema, device=task.device)
+        parts, weights = parts_of(opened, ema=variant.ema, device=task.device)
         label = f"sampling {number} of {len(variants)}" if len(variants) > 1 else "sampling"
         scores = _score_variant(parts, variant, items, scorers, scenes, task, label)
         results.append(

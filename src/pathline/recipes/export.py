@@ -8,6 +8,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pathline.runs import folder as runs
+from pathline.runs.sampling import parts_of
 
 
 def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
@@ -26,7 +27,7 @@ def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
     if out.exists():
         raise ValueError(f"--out {out} exists. Choose another file.")
     opened = runs.open_run(run, lambda text: say(f"warning: {text}"))
-    parts, which = runs.parts_of(opened, ema=ema, device=torch.device("cpu"))
+    parts, which = parts_of(opened, ema=ema, device=torch.device("cpu"))
     weights = {name: w.contiguous() for name, w in parts.network.state_dict().items()}
     about = {"run": (opened.checkpoint / runs.SETTINGS).read_text(), "weights": which}
     out.parent.mkdir(parents=True, exist_ok=True)

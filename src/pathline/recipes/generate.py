@@ -18,7 +18,13 @@ from pathline.runs.prompts import (
     read_items,
     untrained_size,
 )
-from pathline.runs.sampling import checked_sampler, full_keys, sampling_settings, split_words
+from pathline.runs.sampling import (
+    checked_sampler,
+    full_keys,
+    parts_of,
+    sampling_settings,
+    split_words,
+)
 from pathline.training.device import pick_device
 
 OPTIONS = ("n", "label", "negative", "size", "init", "strength", "seed", "out", "weak", "device")
@@ -109,7 +115,7 @@ def generate(
     sample = sampling_settings(opened, settings, flags)
     chosen = pick_device(device)
     weights_of = ema if ema is not None else sample.ema
-    parts, weights = runs.parts_of(opened, ema=weights_of, device=chosen)
+    parts, weights = parts_of(opened, ema=weights_of, device=chosen)
 
     # what to sample: one item and one seed for each image
     prompt_flags = PromptFlags(texts, prompt_file, from_cache, label, class_grid, n)
@@ -158,4 +164,4 @@ def _png_settings(opened: runs.Opened, sample: Sample, weights: str) -> dict[str
 def _load_weak(weak: Path | None, device: torch.device, console: Console) -> Parts | None:
     if weak is None:
         return None
-    return runs.parts_of(_open(weak, console), ema=None, device=device)[0]
+    return parts_of(_open(weak, console), ema=None, device=device)[0]

@@ -10,10 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
-from pathline.assemble import assemble, put_on
 from pathline.compatibility import push_share
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
@@ -21,7 +19,6 @@ from pathline.config.run import Run
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import write_whole
 from pathline.flow.guidance import Push
-from pathline.parts import Parts
 from pathline.training import checkpoint
 from pathline.training.power_ema import read as read_average
 from pathline.types import CacheInfo, Facts
@@ -183,26 +180,6 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def parts_of(
-    opened: Opened[Run], *, ema: float | Path | None, device: torch.device
-) -> tuple[Parts, str]:
-    """The run's parts with trained weights, and which weights they are.
-
-    ema: one of the run's decays; None its first; 0 the weights themselves; or the file of an
-    average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
-    """
-    parts = assemble(opened.run, opened.facts)
-    weights, named = weights_of(opened, ema)
-    try:
-        parts.network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{named} is not of this network: {' '.join(str(error).split())}"
-        ) from None
-    put_on(parts, device)
-    return parts._replace(push=mean_velocity(opened.run, opened.checkpoint)), named
-
-
 def mean_velocity(run: Run, saved: Path | None) -> Push | None:
     """The mean velocity of a run with a contrastive term, from its checkpoint; None without."""
     if saved is None or not push_share(run):
@@ -217,7 +194,7 @@ def mean_velocity_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
 
 
 def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
-    """The network's tensors for sampling, and which they are; ema as of `parts_of`."""
+    """The network's tensors for sampling, and which they are; ema as of `sampling.parts_of`."""
     weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
     average, named = _average(opened, ema)
     return weights | average, named

@@ -1,18 +1,21 @@
-"""How a run samples: its own settings with those of the command line over them."""
+"""How a run samples: its trained parts, and its settings with the command line's over them."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from pathline.assemble import sampler
+import torch
+
+from pathline.assemble import assemble, put_on, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run, Sample
 from pathline.config.values import read_scalar
 from pathline.generate import check_sampler
 from pathline.hints import nearest
 from pathline.parts import Parts, Sampler
-from pathline.runs.folder import SETTINGS, Opened
+from pathline.runs.folder import SETTINGS, Opened, mean_velocity, weights_of
 from pathline.tables import TABLES
 from pathline.training.ema import Ema
 
@@ -74,6 +77,26 @@ def sampling_settings(
     overrides = full_keys([*settings, *typed])
     base = (opened.saved or opened.folder) / SETTINGS
     return read(None, (), overrides, base=base, tables=TABLES).run.sample
+
+
+def parts_of(
+    opened: Opened[Run], *, ema: float | Path | None, device: torch.device
+) -> tuple[Parts, str]:
+    """The run's parts with trained weights, and which weights they are.
+
+    ema: one of the run's decays; None its first; 0 the weights themselves; or the file of an
+    average that `pathline ema` has rebuilt. Raises ValueError for weights of another network.
+    """
+    parts = assemble(opened.run, opened.facts)
+    weights, named = weights_of(opened, ema)
+    try:
+        parts.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{named} is not of this network: {' '.join(str(error).split())}"
+        ) from None
+    put_on(parts, device)
+    return parts._replace(push=mean_velocity(opened.run, opened.checkpoint)), named
 
 
 def checked_sampler(parts: Parts, sample: Sample, weak: Parts | None = None) -> Sampler:
