@@ -24,9 +24,9 @@ from pathline.config.pick import pick
 from pathline.config.resolve import read
 from pathline.data import order
 from pathline.data.sources.rows import digits
+from pathline.evaluation.training import run_training
 from pathline.generate import sample_images
 from pathline.metrics.frechet import frechet, statistics
-from pathline.recipes.train import run_training
 from pathline.runs.dataset import HOLDOUT_SEED
 from pathline.tables import TABLES
 

@@ -31,10 +31,10 @@ from pathline.config.pick import Pick, pick
 from pathline.config.run import Run
 from pathline.evaluation.score import Scorer, prepare_scorer
 from pathline.evaluation.shared_sampling import shared_sampler
+from pathline.evaluation.training import Trained, run_training
 from pathline.evaluation.training_images import training_items, training_reference
 from pathline.metrics.frechet import frechet
 from pathline.metrics.frechet import statistics as moments
-from pathline.recipes.train import Trained, run_training
 
 ROWS, FACTS, COSTS, FIGURE = "rows.jsonl", "facts.json", "costs.json", "objectives.png"
 FORWARDS = (1, 2, 4, 8, 16, 32, 50)

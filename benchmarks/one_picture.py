@@ -20,8 +20,8 @@ from torch import Tensor
 from pathline.assemble import put_on, sampler
 from pathline.cli import main as pathline
 from pathline.config.resolve import read
+from pathline.evaluation.training import run_training
 from pathline.generate import sample_images
-from pathline.recipes.train import run_training
 from pathline.runs.from_cache import adopt_cache
 
 NET = ("backbone=stream_dit", "backbone.size=nano/2", "text=none", "codec=taef2", "data.size=128")

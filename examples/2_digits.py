@@ -16,9 +16,9 @@ from sklearn.svm import SVC
 from pathline.assemble import sampler
 from pathline.config.resolve import read
 from pathline.data.sources.rows import digits
+from pathline.evaluation.training import run_training
 from pathline.generate import sample_images
 from pathline.images import sheet
-from pathline.recipes.train import run_training
 from pathline.tables import TABLES
 
 EACH = 10  # drawn of each class

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathline.config.presets.table import PRESETS
+from pathline.config.resolve import PRESETS
 from pathline.config.run import terms_of
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pathline.cli import COMMANDS, GROUPS
-from pathline.config.presets.table import PRESETS
-from pathline.config.resolve import read
+from pathline.config.resolve import PRESETS, read
 from pathline.tables import TABLES
 
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,9 @@ from PIL import Image
 from rich.console import Console
 
 from pathline.config.presets.latents import LATENT, VARIANTS
-from pathline.config.presets.table import PRESETS
-from pathline.config.resolve import read
+from pathline.config.resolve import PRESETS, read
+from pathline.evaluation.training import run_training
 from pathline.recipes.generate import generate
-from pathline.recipes.train import run_training
 from pathline.tables import TABLES
 
 TINY = (

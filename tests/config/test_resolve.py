@@ -8,8 +8,7 @@ import pytest
 
 from pathline.config.layers import build, flatten
 from pathline.config.pick import Pick, pick
-from pathline.config.presets.table import PRESETS
-from pathline.config.resolve import fill, read
+from pathline.config.resolve import PRESETS, fill, read
 from pathline.config.run import Run
 
 

@@ -160,7 +160,7 @@ def stopped(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pathline.recipes.train.train_players", stop)
+    monkeypatch.setattr("pathline.evaluation.training.train_players", stop)
 
 
 @pytest.mark.usefixtures("stopped")

@@ -18,8 +18,7 @@ import torch
 from rich.console import Console
 
 from pathline.config.resolve import read
-from pathline.evaluation.hooks import MEASUREMENTS
-from pathline.recipes.train import run_training
+from pathline.evaluation.training import MEASUREMENTS, run_training
 from pathline.runs import folder as runs
 from pathline.runs.methods import METHODS
 from pathline.training import checkpoint

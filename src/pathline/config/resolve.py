@@ -12,12 +12,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pathline.config.layers import Tree, build, flatten, merge, nest, put, to_tree
 from pathline.config.pick import Pick, Table, options_of, pick
 from pathline.config.pick import problems as wrong_in
-from pathline.config.presets.table import PRESETS
+from pathline.config.presets.latents import LATENT
+from pathline.config.presets.methods import methods
+from pathline.config.presets.pixels import PIXEL
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import Problem, convert
 from pathline.config.yaml_io import Entry, read_file, read_value
 from pathline.hints import listing, nearest
 
+# Every preset of `pathline train`, by name; those of other methods change one of the former.
+PRESETS = {run.name: run for run in (*PIXEL, *LATENT)}
+PRESETS |= {run.name: run for run in methods(PRESETS)}
 COMMAND_LINE = "command line"
 YAML = (".yaml", ".yml")
 R = TypeVar("R")

@@ -13,9 +13,8 @@ from pathline.config.codec_run import PLACES as CODEC_PLACES
 from pathline.config.codec_run import CodecRun
 from pathline.config.layers import flatten, to_tree
 from pathline.config.pick import function_of, options_of
-from pathline.config.presets.table import PRESETS
 from pathline.config.reference import settings_page, table_meanings
-from pathline.config.resolve import fill, read
+from pathline.config.resolve import PRESETS, fill, read
 from pathline.config.run import PLACES, Run
 from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar, write

@@ -12,10 +12,10 @@ from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
+from pathline.evaluation.training import EXIT, Trained, run_training
 from pathline.generate import sample_images
 from pathline.images import save_png, sheet
 from pathline.metrics.scenes import Adherence, adherence
-from pathline.recipes.train import EXIT, Trained, run_training
 from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.tables import TABLES
 

@@ -1,41 +1,15 @@
-"""Train: settings, data, networks, hooks, loop, from top to bottom; for every method."""
+"""`pathline train`: a flow on a preset or your own images; evaluation/training.py trains it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 
-from pathline.config.layers import to_tree
-from pathline.evaluation.hooks import prepare_hooks
-from pathline.runs import folder as runs
-from pathline.runs.dataset import Dataset, TrainingContext, first_rows
-from pathline.runs.feed import batch_of
-from pathline.runs.launch import launch, signals
-from pathline.runs.methods import METHODS, Say
-from pathline.runs.resume import find_run, require_same_run, restore_players
-from pathline.runs.saver import saver
-from pathline.training.device import pick_device, pick_precision
-from pathline.training.distributed import World, agreed, broadcast, joined, launched_rank
-from pathline.training.loop import Feed, Hook, Outcome, Progress, train_players
-from pathline.training.progress import complaints, introduce, introduce_progress, screen
-from pathline.training.team import Placement, Team, rehearse
-from pathline.training.trackers import dashboards
-
-EXIT = {"done": 0, "diverged": 3, "interrupted": 130}
-
-
-class Trained(NamedTuple):
-    """What a training leaves in memory, for a program that continues with it."""
-
-    folder: Path
-    run: Any
-    parts: Any  # of a flow: Parts; of a codec: its autoencoder
-    data: Dataset
-    team: Team
-    outcome: Outcome
+from pathline.evaluation.training import EXIT, read_command, run_training
+from pathline.runs.folder import Layers
+from pathline.runs.launch import launch
+from pathline.training.distributed import launched_rank
 
 
 def train(
@@ -76,7 +50,7 @@ def train(
     del debug  # read by cli.py
     console = Console(quiet=launched_rank() > 0)
     say = partial(console.print, soft_wrap=True, highlight=False)
-    layers = runs.Layers(what, config, overrides, {"seed": seed, "device": device})
+    layers = Layers(what, config, overrides, {"seed": seed, "device": device})
     run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
     if procs != 1:
         return launch(procs, run, say)
@@ -84,152 +58,3 @@ def train(
     if trained.outcome.reason == "done":
         say(f"next: pathline generate {trained.folder}")
     return EXIT[trained.outcome.reason]
-
-
-def read_command(
-    method: str, layers: runs.Layers, *, resume: str | None, out: Path | None, say: Say
-) -> tuple[Any, runs.Opened | None]:
-    """The settings of a command, and the run that it resumes, if it does."""
-    kind, preset = METHODS[method].kind, layers.preset
-    if preset and resume and "=" in preset:  # `--resume RUN train.updates=5`: a setting, no preset
-        layers = layers._replace(preset=None, overrides=(preset, *layers.overrides))
-    opened = find_run(resume, layers.preset, out, say, kind)
-    if opened:
-        layers = layers._replace(preset=None, base=opened.folder / kind.settings)
-    run = METHODS[method].read_settings(layers, opened, say)
-    dashboards.refuse(run.train.trackers)
-    return run, opened
-
-
-def run_training(
-    run: Any,
-    out: Path | None,
-    opened: runs.Opened | None,
-    console: Console,
-    *,
-    method: str = "flow",
-) -> Trained:
-    """Train from settings to the last checkpoint, as one of the run's processes."""
-    with joined(run.train.strategy, pick_device(run.device)) as (world, device):
-        is_first = world.rank == 0
-        if opened:
-            folder = opened.folder
-        else:
-            folder = broadcast(runs.fresh(run.name, out) if is_first else None)
-        if not is_first:
-            console = Console(quiet=True)
-        # A run that is refused before its first file leaves no folder.
-        with runs.gone_if_empty(folder):
-            context = prepare(
-                method, run, folder, opened, console=console, device=device, world=world
-            )
-            return _train(context, opened)
-
-
-def prepare(
-    method: str,
-    run: Any,
-    folder: Path,
-    opened: runs.Opened | None,
-    *,
-    console: Console,
-    device: torch.device,
-    world: World,
-) -> TrainingContext:
-    """Data, parts and players of a run. Raises ValueError for what does not fit together."""
-    steps = METHODS[method]
-    say = partial(console.print, soft_wrap=True, highlight=False)
-
-    # The data decides some settings: its source, text=auto, sizes.
-    loaded = steps.load_data(run, folder / runs.UNREADABLE if world.rank == 0 else None, console)
-    run = loaded.run
-    if opened:
-        require_same_run(opened, run, loaded.facts)
-
-    # Networks with initial weights, then the examples encoded for them.
-    parts, data = steps.build_parts(loaded, opened.saved if opened else None, device, say)
-
-    # Players: those networks on their device, wrapped for the strategy, with optimizers.
-    precision = pick_precision(run.train.precision, device)
-    placement = Placement(device, precision, world, run.train.compile)
-    team = steps.build_players(run, parts, placement)
-    return TrainingContext(
-        method, run, loaded.facts, parts, data, team, folder, placement, console, say
-    )
-
-
-def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
-    run, data, team, folder, say = (
-        context.run,
-        context.data,
-        context.team,
-        context.folder,
-        context.say,
-    )
-    device, _, world, _ = context.placement
-    steps = METHODS[context.method]
-
-    # Everything that can be refused is refused before the run folder is written.
-    feed = steps.feeder(run, data, device, world)
-    rehearse(team, batch_of(data, first_rows(data, 2), device, with_features=True))
-    hooks_from = prepare_hooks(context)
-    start = restore_players(team.players, opened, world, say)
-    is_first = world.rank == 0
-    texts = runs.write(folder, run, context.facts, steps.kind) if is_first else {}
-    _introduce(context, start)
-
-    # Signals end the loop between two updates, and the last checkpoint is still written.
-    save = saver(folder, run, texts, team.players, world, tensors=team.tensors)
-    trackers = dashboards.open_trackers(
-        run.train.trackers, folder, to_tree(run), say, resumed_at=start.update, writes=is_first
-    )
-    with signals() as stopped:
-        bar = screen(context.console, run.train.updates, start.update)
-        with bar as (tick, show), trackers as tracker:
-            feed, hooks = hooks_from(feed, start, tracker, save, show)
-            outcome = _loop(context, feed, start, hooks=[tick, *hooks], stopped=stopped)
-        if outcome.progress.update:
-            save.save(outcome.progress)
-            save.settle()
-            latest = folder / runs.LATEST
-            saved = latest.read_text().strip() if latest.exists() else ""
-            say(f"{outcome.reason} at update {outcome.progress.update}: {folder / saved}")
-    return Trained(folder, run, context.parts, data, team, outcome)
-
-
-def _loop(
-    context: TrainingContext,
-    feed: Feed,
-    start: Progress,
-    *,
-    hooks: Sequence[Hook],
-    stopped: Callable[[], bool],
-) -> Outcome:
-    """The loop of all players. A fault is printed by the process it occurs in."""
-    run, world = context.run, context.placement.world
-    console = Console(stderr=True) if world.rank else context.console
-    prefix = f"process {world.rank}: " if world.size > 1 else ""
-    return train_players(
-        context.team.players,
-        feed,
-        start,
-        updates=run.train.updates,
-        batch=run.train.batch,
-        hooks=hooks,
-        stopped=lambda: agreed(stopped()),
-        complain=complaints(lambda text: console.print(prefix + text), context.data.keys),
-    )
-
-
-def _introduce(context: TrainingContext, start: Progress) -> None:
-    """Print what is trained on what, warnings, and where a resumed run continues."""
-    run, data, say, steps = context.run, context.data, context.say, METHODS[context.method]
-    precision = context.placement.precision
-    title = f"{run.name}: {len(data.train)} images ({len(data.held)} held out)"
-    details = (
-        f"{steps.describe(run, context.parts)}, precision {precision.name} ({precision.reason})"
-    )
-    introduce(context.team, say, title=title, details=f"{details}, run folder {context.folder}")
-    for warning in steps.warnings(run):
-        say(f"warning: {warning}")
-    introduce_progress(start, run.train.updates, say)

@@ -1,4 +1,4 @@
-"""Methods of training: what differs between them, as a table; the program is recipes/train.py.
+"""Methods of training: what differs between them, as a table; evaluation/training.py uses it.
 
 A new method is a function (run, parts, placement) -> Team in a row of METHODS. It may give each
 player its own optimizer, averages, clipping, `every` and `begin` (`team.build_player`), and place

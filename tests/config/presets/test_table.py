@@ -3,8 +3,7 @@
 import pytest
 
 from pathline.config.layers import build, to_tree
-from pathline.config.presets.table import PRESETS
-from pathline.config.resolve import read
+from pathline.config.resolve import PRESETS, read
 from pathline.config.run import Run, picks_of, problems, terms_of
 from pathline.config.yaml_io import write
 

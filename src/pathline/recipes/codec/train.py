@@ -1,4 +1,4 @@
-"""Train a codec: the program of recipes/train.py, and the codec it becomes."""
+"""Train a codec: the program of evaluation/training.py, and the codec it becomes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pathline.evaluation.codec_hook import codec_trial, store_codec
-from pathline.recipes.train import EXIT, read_command, run_training
+from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.runs.folder import Layers
 
 
