@@ -112,7 +112,7 @@ def points_of(cell: Cell, ends: Ends, batch: int) -> Callable[[], Point]:
     def draw() -> Point:
         rows = torch.randint(POOL, (batch,), generator=rng)
         settings = {"path": STRAIGHT, "draw": DRAWS["uniform"], "couple": from_source}
-        point = draw_point(data[rows], rng, cond=Cond(labels=labels[rows]), **settings)
+        point = draw_point(data[rows], Cond(labels=labels[rows]), rng, **settings)
         return point._replace(xt=point.xt + SIGMA * torch.randn(batch, 2, generator=rng))
 
     return draw

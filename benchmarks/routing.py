@@ -78,7 +78,7 @@ def update(frame: Frame, batch: int, settings: dict[str, Any]) -> tuple[Callable
 
 def loss_of(network: DiT) -> Callable[..., Any]:
     def draw(x1: torch.Tensor, cond: Cond, rng: torch.Generator) -> Point:
-        return draw_point(x1, rng, path=STRAIGHT, draw=uniform_draw, couple=independent, cond=cond)
+        return draw_point(x1, cond, rng, path=STRAIGHT, draw=uniform_draw, couple=independent)
 
     criterion = compose({"mse": (1.0, TERMS["mse"])})
     loss = with_route(flow(STRAIGHT).loss, route_sampler(network))

@@ -40,7 +40,7 @@ def distance(one, other):  # mean length of the moves that turn one sample into 
 
 def draw(x1, cond, rng):  # a training point: noise, time, where it is, where it goes
     ways = {"path": paths.STRAIGHT, "draw": times.uniform_draw, "couple": couplings.independent}
-    return paths.draw_point(x1, rng, cond=cond, **ways)
+    return paths.draw_point(x1, cond, rng, **ways)
 
 
 def network(x, t, _cond):  # all that an objective asks of one

@@ -221,7 +221,7 @@ def test_objective(name, training):
     def draw(x1, cond, rng):
         labels.extend(cond.labels.tolist())
         ways = {"draw": bound("times", "uniform"), "couple": bound("coupling", "independent")}
-        return draw_point(x1, rng, path=STRAIGHT, cond=cond, **ways)
+        return draw_point(x1, cond, rng, path=STRAIGHT, **ways)
 
     batch = Batch(some(3, 2, 4, 4), cond, null, torch.arange(3))
     criterion = compose({"mse": (1.0, mse)})

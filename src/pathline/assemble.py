@@ -29,6 +29,7 @@ from pathline.flow.couplings import independent
 from pathline.flow.guidance import Guidance, Push
 from pathline.flow.paths import Path, draw_point
 from pathline.flow.solvers import Solver, counted, last
+from pathline.flow.times import fixed
 from pathline.flow.walks import States, adaptive_walk, walk_grid
 from pathline.objectives.alignment import with_features
 from pathline.objectives.terms import TERMS, compose, term_of
@@ -68,10 +69,7 @@ def assemble(run: Run, facts: Facts) -> Parts:
     require_width(objective, backbone, codec.channels)
     require_sizes(facts, codec, network, objective)
     couple, times = bound(run, "coupling"), bound(run, "times")
-
-    def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
-        return draw_point(x1, rng, path=path, draw=times, couple=couple, cond=cond)
-
+    draw = partial(draw_point, path=path, draw=times, couple=couple)
     draw_at = partial(_draw_at, path)
     return Parts(facts, codec, text, network, objective, path, draw, draw_at, criterion(run))
 
@@ -169,8 +167,7 @@ def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
 
 def rate(run: Run) -> Callable[[int], float]:
     """The learning rate's share at an update."""
-    schedule = bound(run, "schedule")
-    return lambda update: schedule(update, run.train.updates)
+    return partial(bound(run, "schedule"), updates=run.train.updates)
 
 
 def bound(run: Run, place: str) -> Callable:
@@ -206,12 +203,4 @@ def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
 
 
 def _draw_at(path: Path, t: float) -> Callable[[Tensor, Cond, torch.Generator], Point]:
-    def draw(x1: Tensor, cond: Cond, rng: torch.Generator) -> Point:
-        times = partial(_constant, t=t)
-        return draw_point(x1, rng, path=path, draw=times, couple=independent, cond=cond)
-
-    return draw
-
-
-def _constant(x1: Tensor, _: torch.Generator, *, t: float) -> Tensor:
-    return torch.full((len(x1),), t, device=x1.device)
+    return partial(draw_point, path=path, draw=partial(fixed, t=t), couple=independent)

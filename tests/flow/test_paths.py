@@ -123,8 +123,8 @@ def at(time):
 def test_a_drawn_point_is_of_the_path(path, rng):
     x1 = torch.randn(6, 1, 4, 4, generator=rng)
     drawn = {"path": path, "draw": uniform_draw, "couple": independent}
-    point = paths.draw_point(x1, torch.Generator().manual_seed(3), **drawn)
-    again = paths.draw_point(x1, torch.Generator().manual_seed(3), **drawn)
+    point = paths.draw_point(x1, None, torch.Generator().manual_seed(3), **drawn)
+    again = paths.draw_point(x1, None, torch.Generator().manual_seed(3), **drawn)
     assert all(torch.equal(a, b) for a, b in zip(point[:5], again[:5], strict=True))
     assert torch.equal(point.xt, paths.interpolate(path, point.x0, x1, point.t))
     assert torch.equal(point.v, paths.velocity(path, point.x0, x1, point.t))
@@ -134,7 +134,12 @@ def test_a_drawn_point_is_coupled(rng):
     x1 = torch.randn(8, 2, generator=rng)
     free, tied = (
         paths.draw_point(
-            x1, torch.Generator().manual_seed(3), path=STRAIGHT, draw=uniform_draw, couple=couple
+            x1,
+            None,
+            torch.Generator().manual_seed(3),
+            path=STRAIGHT,
+            draw=uniform_draw,
+            couple=couple,
         )
         for couple in (independent, optimal)
     )
@@ -147,7 +152,7 @@ def test_no_field_beats_the_variance_that_is_left(gaussian, rng, t):
     """The loss at the optimum for x1 ~ N(1, s²) is Var(v | xt), known in closed form."""
     var = 0.3
     x1 = 1 + var**0.5 * torch.randn(200_000, 1, generator=rng)
-    point = paths.draw_point(x1, rng, path=STRAIGHT, draw=at(t), couple=independent)
+    point = paths.draw_point(x1, None, rng, path=STRAIGHT, draw=at(t), couple=independent)
     loss = (gaussian(1.0, var**0.5).field(point.xt, t) - point.v).square().mean()
     left = 1 + var - (t * var - (1 - t)) ** 2 / (t**2 * var + (1 - t) ** 2)
     assert loss == pytest.approx(left, rel=0.02)

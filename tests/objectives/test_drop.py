@@ -86,7 +86,7 @@ def test_the_objective_hands_both_shares_on():
 
     def draw(x1, cond, chance):
         ways = {"path": STRAIGHT, "draw": uniform_draw, "couple": independent}
-        return draw_point(x1, chance, cond=cond, **ways)
+        return draw_point(x1, cond, chance, **ways)
 
     batch = Batch(torch.zeros(64, 1, 1, 1), asked(64), nothing(), torch.arange(64))
     for options in ({"dropout": 0.0, "dropout_pooled": 1.0}, {"dropout": 1.0}):

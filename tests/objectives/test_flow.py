@@ -26,7 +26,7 @@ def batch_of(x1, cond=None, null=None):
 
 def drawing(x1, cond, generator):
     ways = {"path": STRAIGHT, "draw": uniform_draw, "couple": independent}
-    return draw_point(x1, generator, cond=cond, **ways)
+    return draw_point(x1, cond, generator, **ways)
 
 
 def knows(x1):
@@ -39,9 +39,7 @@ def test_the_right_picture_has_no_loss(path):
     x1 = torch.randn(8, 1, 4, 4, generator=rng(1))
     objective = flow(PATHS[path], prediction="x1")
     draw = partial(draw_point, path=PATHS[path], draw=uniform_draw, couple=independent)
-    value, terms = objective.loss(
-        knows(x1), batch_of(x1), rng(), lambda x, cond, g: draw(x, g, cond=cond), MSE
-    )
+    value, terms = objective.loss(knows(x1), batch_of(x1), rng(), draw, MSE)
     assert value == 0
     assert terms["mse"] == 0
 
@@ -66,11 +64,11 @@ def test_loss_of_the_best_velocity_is_the_closed_form():
     def at_t(x1, cond, generator):
         return draw_point(
             x1,
+            cond,
             generator,
             path=STRAIGHT,
             draw=lambda x, _: torch.full((len(x),), t),
             couple=independent,
-            cond=cond,
         )
 
     value, _ = flow(STRAIGHT).loss(

@@ -39,7 +39,7 @@ def some(*shape, seed=0, dtype=torch.float32):
 
 
 def drawing(x1, cond, generator, path=STRAIGHT):
-    return draw_point(x1, generator, path=path, draw=uniform_draw, couple=independent, cond=cond)
+    return draw_point(x1, cond, generator, path=path, draw=uniform_draw, couple=independent)
 
 
 def batch_of(x1, cond=None, null=None):

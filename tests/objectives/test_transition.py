@@ -270,7 +270,7 @@ def drawing(x1, cond, generator, t=None):
     def times(x, g):
         return uniform_draw(x, g) if t is None else torch.full((len(x),), t)
 
-    return draw_point(x1, generator, path=STRAIGHT, draw=times, couple=independent, cond=cond)
+    return draw_point(x1, cond, generator, path=STRAIGHT, draw=times, couple=independent)
 
 
 def batch_of(x1, cond=None):

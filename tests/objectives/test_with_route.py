@@ -29,9 +29,7 @@ def rng(seed=0):
 
 
 def drawing(x1, cond, generator):
-    return draw_point(
-        x1, generator, path=STRAIGHT, draw=uniform_draw, couple=independent, cond=cond
-    )
+    return draw_point(x1, cond, generator, path=STRAIGHT, draw=uniform_draw, couple=independent)
 
 
 def batch_of(rows=ROWS):

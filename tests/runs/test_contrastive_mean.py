@@ -90,7 +90,7 @@ def test_the_least_loss_of_a_gaussian_leads_back_to_flow_matching(name):
     def times(x1, _):
         return torch.where(late, 0.8, 0.2).to(x1)
 
-    point = draw_point(x1, rng, path=path, draw=times, couple=lambda x0, *_: x0)
+    point = draw_point(x1, None, rng, path=path, draw=times, couple=lambda x0, *_: x0)
     side = torch.stack([~late, late], 1).double()  # which line a row is on
     features = torch.cat([side, side * point.xt.view(n, 1)], 1)
 

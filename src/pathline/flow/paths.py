@@ -86,12 +86,12 @@ def determinant(path: Path, t: Any) -> Any:
 
 def draw_point(
     x1: State,
+    cond: Cond | None,
     rng: torch.Generator,
     *,
     path: Path,
     draw: Callable[[Tensor, torch.Generator], Tensor],
     couple: Callable[[Tensor, Tensor, Cond | None], Tensor],
-    cond: Cond | None = None,
 ) -> Point:
     """One training point for each row of x1: its noise, its time, its position and velocity.
 

@@ -30,6 +30,11 @@ def resolution_shift(channels: int, height: int, width: int) -> float:
     return max(1.0, math.sqrt(channels * height * width / 4096))
 
 
+def fixed(x1: Data, _: torch.Generator, *, t: float) -> Times:
+    """The same time for every row, as validation takes it; no row of DRAWS."""
+    return torch.full((len(x1),), t, device=x1.device)
+
+
 def uniform_draw(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
     """Uniform in [0, 1]."""
     return shifted(_rand(x1, rng), shift)

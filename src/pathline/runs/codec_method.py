@@ -86,7 +86,7 @@ def build_players(run: CodecRun, network: Autoencoder, placement: Placement) -> 
     schedule = bind(TABLES["schedule"], run.schedule, PLACES["schedule"])
     shared = {
         "optimizer": optimizer,
-        "rate": lambda update: schedule(update, run.train.updates),
+        "rate": partial(schedule, updates=run.train.updates),
         "clip": run.train.clip,
     }
     frozen, comparisons = _comparisons(run.loss, placement)

@@ -157,8 +157,9 @@ def _warm(update: int, warmup: int) -> float:
     return min(1.0, (update + 1) / warmup) if warmup else 1.0
 
 
-def constant(update: int, _: int, *, warmup: int = 0) -> float:
+def constant(update: int, updates: int, *, warmup: int = 0) -> float:
     """Share of the learning rate at `update`, counted from 0, of so many: level after warm-up."""
+    del updates  # level, however many there are
     return _warm(update, warmup)
 
 
