@@ -15,8 +15,8 @@ from torch import Tensor
 from pathline.config.pick import bind
 from pathline.config.run import PLACES
 from pathline.generate import sample_images
-from pathline.runs.folder import open_run, parts_of
-from pathline.runs.sampling import checked_sampler, sampling_settings
+from pathline.runs.folder import open_run
+from pathline.runs.sampling import checked_sampler, parts_of, sampling_settings
 from pathline.tables import TABLES
 
 
