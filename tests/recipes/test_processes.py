@@ -84,7 +84,7 @@ def test_bf16_trains_validates_draws_and_measures_in_two_processes(strategy):
     assert len(list(Path("two/samples").glob("*.png"))) == 2
     text = Path("two/metrics.jsonl").read_text()
     assert all(word in text for word in ("eval/FD-pca", "val/loss", "gradient/mlp"))
-    assert torch.isfinite(tensors("two")["network/final.linear.weight"]).all()
+    assert torch.isfinite(tensors("two")["network/backbone.final.linear.weight"]).all()
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_killed_process_is_started_again_and_goes_on(one):
         "    keep(*given, **named)\n"
         "    first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
         "    if first and os.environ['RANK'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pathline.evaluation import hooks as beside; beside.attempt = attempt\n"
+        "from pathline.evaluation import training as beside; beside.attempt = attempt\n"
         "from pathline.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
     Path("dies.py").write_text(dies)

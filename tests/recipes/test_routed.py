@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pathline.cli import main
-from pathline.evaluation import hooks as beside
+from pathline.evaluation import training as beside
 from pathline.training import checkpoint, loop
 
 ENDS = ("backbone.depth=3", "backbone.route_before=1", "backbone.route_after=1")

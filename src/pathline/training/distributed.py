@@ -20,7 +20,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-STRATEGIES = ("none", "ddp", "fsdp2")
 BACKENDS = "cpu:gloo,cuda:nccl"
 
 

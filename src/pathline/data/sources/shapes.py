@@ -25,7 +25,6 @@ from pathline.scene_grammar import (
 
 __all__ = ["HELD_OUT", "TRAINED", "caption", "draw", "parse", "prompts", "scene", "scored"]
 
-Box = tuple[int, int, int, int]
 
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("yellow", "square"))
 TRAINED = tuple((c, s) for c in PALETTE for s in SHAPES if (c, s) not in HELD_OUT)
