@@ -72,6 +72,7 @@ def run_block(block: nn.Module, checkpoint: bool, *inputs: Tensor | None) -> Ten
 def init_weights(network: Backbone) -> None:
     """DiT's initial weights: Xavier everywhere, small embeddings, all gates and outputs at 0."""
     assert isinstance(network, nn.Module)
+    # Xavier first: everything after it replaces the values of a part.
     blocks.xavier(network)
     for module in network.modules():
         if isinstance(module, blocks.TimeEmbedding):
@@ -79,6 +80,7 @@ def init_weights(network: Backbone) -> None:
             nn.init.normal_(module.down.weight, std=0.02)
     if network.label_table is not None:
         nn.init.normal_(network.label_table.weight, std=network.shape.label_std)
+    # Zero modulation closes every gate, so that a block begins as the identity (adaLN-Zero).
     if network.shared is not None:
         nn.init.zeros_(network.shared.weight)
     zero_modulations(network)
@@ -107,6 +109,7 @@ def check_inputs(
             else "This network was built with takes_r=false and takes no later time r. Build it "
             "with takes_r=true to train average velocities from t to r."
         )
+    # Embeddings are summed, so a missing or unexpected input would go unnoticed.
     for name, value, width in (
         ("labels", cond.labels, network.frame.classes),
         ("tokens", cond.tokens, network.frame.text_width),

@@ -153,15 +153,18 @@ class CrossDiT(nn.Module):
         assert self.shared is not None
         patch, stream = self.shape.patch, self.time.up.weight.dtype
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
+        # One projection for all blocks, which add only a table each (adaLN-single).
         conditioning = embed_conditions(self, t, cond, call.r)  # b d
         modulation = self.shared(F.silu(conditioning))
         # the residual stream stays in the dtype of the weights under autocast
         tokens = self.patch(blocks.patchify(x, patch)).to(stream)  # b l d
         tokens = tokens + self._positions(rows, columns, x.device).to(stream)
+        # Text is embedded once; every block attends to the same states.
         text, mask = self._embed_text(cond, len(x))
         step = partial(self._run_block, (modulation, text, mask))
         tokens = routes.run_blocks(self, step, call.route, tokens.shape[1], tokens)
         value = blocks.unpatchify(self.final(tokens, conditioning), patch, rows, columns)
+        # Published weights may predict further channels, a variance; the first are the value.
         has_more = value.shape[1] > self.frame.channels
         return Output(value[:, : self.frame.channels] if has_more else value, tokens)
 

@@ -83,6 +83,7 @@ class Decoder(nn.Module):
         self.norm = blocks.norm(shape.norm, width)
         self.final = nn.Linear(width, outputs)
         self.checkpoint = shape.checkpoint
+        # Xavier first, then zeros: the decoder begins with output 0, its blocks as the identity.
         blocks.xavier(self)
         nn.init.zeros_(self.final.weight)
         if self.shared is not None:
@@ -130,9 +131,11 @@ class DDT(nn.Module):
         encoder, hidden, r = self.encoder, call.hidden, call.r
         if hidden is None:
             hidden = encoder(x, t, cond, call).hidden
+        # The decoder knows the present time even where the encoder's tokens are of an earlier one.
         time = encoder.time(t)
         if encoder.interval is not None and r is not None:
             time = time + encoder.interval(r - t)
+        # Tokens of the decoder are those of the encoder's grid and share its positions.
         positions = None if encoder.positions is None else encoder.positions()
         rope = None if encoder.rope is None else encoder.rope()
         patches = blocks.patchify(x, self.shape.patch)

@@ -133,6 +133,7 @@ class DiT(nn.Module):
         count = tokens.shape[1]
         tokens, rope, mask = self._append_text(tokens, cond)
         modulation = conditioning if self.shared is None else self.shared(conditioning)
+        # A list that the step fills at the feature layer: run_blocks returns only the last tokens.
         features: list[Tensor] = []
         step = partial(self._run_block, features, modulation)
         tokens = routes.run_blocks(self, step, call.route, count, tokens, rope, mask)
@@ -141,6 +142,7 @@ class DiT(nn.Module):
         hidden = tokens if self.text is None else tokens[:, :count].clone()
         patches = self.final(hidden, conditioning)
         value = blocks.unpatchify(patches, self.shape.patch, self.rows, self.columns)
+        # Official weights may predict further channels, a variance; the first are the value.
         has_more = value.shape[1] > self.frame.channels
         return Output(value[:, : self.frame.channels] if has_more else value, hidden, inner)
 
@@ -170,10 +172,12 @@ class DiT(nn.Module):
         b, count, _ = tokens.shape
         text = self.text(cond.tokens)
         joined = torch.cat([tokens, text.expand(b, -1, -1).to(tokens.dtype)], dim=1)
+        # Text has no place in the picture: its tokens are not rotated.
         if rope is not None:
             rope = extend_rope(rope, text.shape[1])
         if cond.mask is None:
             return joined, rope, None
+        # Padding is hidden as a key only; what it computes for itself is cut off with the text.
         mask = F.pad(cond.mask.expand(b, -1), (count, 0), value=True)
         return joined, rope, mask[:, None, None, :]
 

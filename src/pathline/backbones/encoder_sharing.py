@@ -81,6 +81,7 @@ def program(
     losses = (1 - similarity.double()).tolist()
     # shared[i][j]: loss of steps i … j − 1, all with the hidden states of step i
     shared = [[sum(losses[i][i:j]) for j in range(n + 1)] for i in range(n)]
+    # Dynamic programming: best[j] is the least loss of j steps, and where the encoder ran.
     best: list[tuple[float, tuple[int, ...]]] = [(shared[0][j], (0,)) for j in range(n + 1)]
     for count in range(2, calls + 1):
         best = [

@@ -68,6 +68,7 @@ class Network(nn.Module):
             out = self._run_backbone(x, t, cond, call)
             hidden, inner = out.hidden, out.inner
         y, s = call.y, call.s
+        # At s = 0 the inner velocity is E[Y] − y, so that y = 0 gives the mean of Y.
         if y is None or s is None:
             y, s = torch.zeros_like(x), t.new_zeros(1, 1, 1)
         return self._project(Output(self.head(y, s, t, hidden), hidden, inner), x, call)

@@ -31,6 +31,7 @@ def build_projector(
         )
     if kind == "conv":
         return nn.Conv2d(tokens, features, 3, padding=1)
+    # REPA's three layers; a 1x1 convolution is a linear layer on each token.
     return nn.Sequential(
         nn.Conv2d(tokens, width, 1),
         nn.SiLU(),

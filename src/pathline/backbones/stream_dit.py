@@ -94,6 +94,7 @@ class StreamDiT(nn.Module):
         super().__init__()
         if frame.height % shape.patch or frame.width % shape.patch:
             raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
+        # Raises ValueError for heads that can't be split among text, row and column.
         axes(shape.width // shape.heads)
         if shape.positions == "both":
             sincos(1, 1, shape.width)  # raises ValueError for a width that has no sincos table
@@ -143,6 +144,7 @@ class StreamDiT(nn.Module):
         rope = self._image_rope(grid, x.device)
         tokens = self._add_positions(self.patch(blocks.patchify(x, patch)), grid)
         count = tokens.shape[1]
+        # The image is refined before it meets the text, which is refined in _append_text.
         for block in self.noise_refiners:
             tokens = run_block(block, checkpoint, tokens, modulation, rope)
         tokens, rope, mask = self._append_text(tokens, rope, cond)

@@ -91,6 +91,7 @@ def check_route(shape: Any, feature_layer: int = 0) -> None:
             f"backbone.path_drop={shape.path_drop} is wrong because it is a share of images. Set 0 "
             "or more, below 1."
         )
+    # A term that reads a routed block would get tokens of some positions only.
     if routed.start < feature_layer <= routed.stop:
         raise ValueError(
             f"backbone.feature_layer={feature_layer} is wrong because some tokens skip blocks "
@@ -151,6 +152,7 @@ def run_blocks(
             tokens = step(number, tokens, rope, mask)
         return tokens
 
+    # First and last blocks see every token; only those between run on the route.
     before = run(range(routed.start), tokens, rope, mask)
     if not routed:
         return before
@@ -177,11 +179,14 @@ def _run_routed(
     rope: Tensor | None,
     mask: Tensor | None,
 ) -> Tensor:
+    # Without a route, as in sampling, every token passes all blocks; the join is still applied.
     if route is None:
         after = blocks(tokens, rope, mask)
         return after if fuse is None else fuse(tokens, after)
+    # An empty route: the routed blocks are skipped, for guidance by path_drop.
     if not route.indices.shape[1]:
         return tokens if fuse is None else fuse(tokens, tokens[:, :0], route.indices)
+    # Text always takes the route; positions and mask follow the tokens that do.
     indices = tokens_of.with_text(route.indices, count, tokens.shape[1])
     rope = None if rope is None else tokens_of.rope_of(rope, indices)
     mask = None if mask is None else tokens_of.mask_of(mask, indices)

@@ -30,6 +30,7 @@ def within_class(x0: Data, x1: Data, cond: Cond | None = None) -> Data:
             "coupling=within_class is wrong because this run reads no classes. Set text=labels or "
             "coupling=independent."
         )
+    # Noise stays in its class, and so independent of the label: C²OT (arXiv 2503.10636).
     rows = torch.arange(len(x0), device=x0.device)
     for label in cond.labels.unique():
         (same,) = torch.where(cond.labels == label)

@@ -63,8 +63,10 @@ def interval(
 
     def guided(x: Tensor, t: Any, *later: Any) -> Tensor:
         v = field(x, t, *later)
+        # A float decides for all rows: outside the interval the other field is not evaluated.
         if not isinstance(t, Tensor):
             return _extrapolate(v, other(x, t, *later), scale) if low <= t <= high else v
+        # Times by row can't save that evaluation; outside, scale 1 is the field itself.
         return _extrapolate(v, other(x, t, *later), like(_inside(t, low, high, scale, 1.0), x))
 
     return guided
@@ -116,6 +118,7 @@ def contrastive(
     back = push.share if weight is None else weight
 
     def guided(x: Tensor, t: Any, *later: Any) -> Tensor:
+        # Extrapolation is affine, so both fields are corrected at once, in its result.
         share = like(_inside(t, low, high, back, 0.0), x)
         return (1 - share) * guided_only(x, t, *later) + share * push.mean.to(x)
 

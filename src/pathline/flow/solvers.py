@@ -158,6 +158,7 @@ def ancestral(
     # the share of noise in x before and after the step, and the smaller one that Euler goes to
     ratio, ratio_next = (path.sigma(s) / (path.sigma(s) + path.alpha(s)) for s in (t, t_next))
     down = ratio_next * (1 + eta * (ratio_next / ratio - 1))
+    # old: noise that stays, at ratio `down`; fresh fills it up: old² + fresh² = σ².
     old = alpha * down / (1 - down)
     fresh = math.sqrt(max(sigma**2 - old**2, 0.0))
     x = alpha * x1 + old * x0
@@ -212,6 +213,7 @@ def _exponential(
     x_next = keep * x + gain * x1
     if earlier is None:
         return x_next
+    # Second order: x1 extrapolated in log-SNR from two values (DPM-Solver++, arXiv 2211.01095).
     t_last, x1_last = earlier
     before = _log_snr(path, t) - _log_snr(path, t_last)
     ahead = _log_snr(path, t_next) - _log_snr(path, t)
@@ -230,17 +232,22 @@ def _corrected(
     path: Path, t: float, x1: Tensor, x_last: Tensor, t_last: float, x1_last: Tensor, earlier: Any
 ) -> Tensor:
     """UniC: the step t_last → t once more, with the x1 predicted at its end."""
+    # First order again over the last step, with the x1 predicted at its beginning.
     keep, gain = _weights(path, t_last, t)
     x = keep * x_last + gain * x1_last
+    # Without a step before it the corrector has order 1, whose weight is ½.
     if earlier is None:
         return x + 0.5 * gain * (x1 - x1_last)
     t_first, x1_first = earlier
+    # Order 2: b1, b2 are the right side of UniPC's system for bh2 (arXiv 2302.04867); its solution
+    # is old, b1 − old.
     h = _log_snr(path, t) - _log_snr(path, t_last)
     ratio = (_log_snr(path, t_last) - _log_snr(path, t_first)) / h
     rise = -1 / math.expm1(-h)
     b1, b2 = rise - 1 / h, rise - 2 / h * (rise - 1 / h)
     old = (b1 - b2) / (1 + ratio)
     x = x + gain * (b1 - old) * (x1 - x1_last)
+    # After a start at pure noise, where log-SNR is −∞, only the newer difference counts.
     return x if math.isinf(ratio) else x + gain * old / ratio * (x1_last - x1_first)
 
 

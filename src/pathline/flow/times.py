@@ -125,6 +125,7 @@ def _checked(times: Any) -> Grid:
             f"times={_short(grid)} is wrong because a grid begins with 0 (noise) and ends with 1 "
             "(data). Set e.g. [0, 0.5, 1]."
         )
+    # Two equal times would be a step of length 0, by which multistep solvers divide.
     for i, (t, t_next) in enumerate(pairwise(grid)):
         if not t < t_next:
             raise ValueError(

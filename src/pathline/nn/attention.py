@@ -41,6 +41,7 @@ class Attention(nn.Module):
         if self.gain is None and rope is None:
             q, k, v = qkv.unbind(2)
             return q, k, v
+        # q and k as one tensor, so that norm and rotation are one kernel each.
         qk, v = qkv.split([2, 1], dim=2)
         with torch.autocast(qkv.device.type, enabled=False):
             qk = qk.float()

@@ -26,14 +26,17 @@ def sample_in_groups(
     grid: rows and columns of tokens. Where they are odd, the last groups have two tokens or one;
     all of these are chosen if they are fewer than `keep`.
     """
+    # Tokens in groups of 2x2; odd sides are padded by an index outside of the grid.
     (high, odd_row), (wide, odd_column) = divmod(grid[0], 2), divmod(grid[1], 2)
     outside = grid[0] * grid[1]
     indices = torch.arange(outside, device=rng.device).view(grid)
     indices = F.pad(indices, (0, odd_column, 0, odd_row), value=outside)
     halves = indices.view(high + odd_row, 2, wide + odd_column, 2).transpose(1, 2)
     groups = halves.reshape(1, -1, 4).expand(rows, -1, -1)
+    # Random order within a group; padding comes last, as noise is below 1.
     noise = torch.rand(groups.shape, generator=rng, device=rng.device)
     chosen = (noise + (groups == outside)).argsort(dim=2)[..., :keep]
+    # Groups at odd edges hold fewer: sorting moves their padding to the end, where it is cut.
     pairs = high * odd_column + wide * odd_row
     count = high * wide * keep + pairs * min(keep, 2) + odd_row * odd_column
     return groups.gather(2, chosen).flatten(1).sort(dim=1).values[:, :count]

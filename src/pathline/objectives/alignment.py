@@ -35,6 +35,7 @@ def alignment(
         raise ValueError("The batch has features to align with, but this network has no projector.")
     if not 0 <= standardise <= 1:
         raise ValueError(f"standardise is {standardise}; it is a share and lies in [0, 1]")
+    # The encoder's grid is brought to the backbone's; float32, as small cosines are lost in bf16.
     rows, columns = out.projected.shape[2:]
     aim = fitted(point.features.float(), (rows, columns))
     aim = standardised(aim, standardise) if standardise else aim
@@ -68,6 +69,7 @@ def with_features(loss: Loss) -> Loss:
         criterion: Callable[[Point, Output], tuple[Tensor, dict[str, Tensor]]],
         **options: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        # The term returns None without features, so no hidden states need to be projected.
         if batch.features is None:
             return loss(network, batch, rng, draw, criterion, **options)
         # Validation runs without gradients as a whole; a target's passes do so within training.
@@ -77,6 +79,7 @@ def with_features(loss: Loss) -> Loss:
             project = torch.is_grad_enabled() == in_training
             return network(x, t, cond, call._replace(project=project))
 
+        # Features travel in the point, so that a term needs no batch.
         def criterion_with_features(point: Point, out: Output) -> tuple[Tensor, dict[str, Tensor]]:
             return criterion(point._replace(features=batch.features), out)
 

@@ -48,6 +48,7 @@ def alpha_flow(
             f"begin={begin} end={end} is wrong because alpha falls from begin to end. Set "
             "0 ≤ begin < end ≤ 1, or neither."
         )
+    # A constant α below LEAST would divide by almost 0; one that falls turns into the derivative.
     if not (0 if end else LEAST) <= alpha <= 1:
         raise ValueError(
             f"alpha={alpha} is wrong because it is {LEAST} to 1, or less where it falls (end above "

@@ -21,6 +21,7 @@ def drop(
     if not (share or pooled) or all(value is None for value in cond):
         return cond
     cond, null = _masked(cond, null)
+    # A field without its null would stay conditional in the rows that are dropped.
     for name, value, blank in zip(Cond._fields, cond, null, strict=True):
         if value is not None and blank is None:
             raise ValueError(
@@ -105,6 +106,7 @@ def read_exactly(value: State, x: State, t: Time, path: Path, prediction: str) -
     """
     if prediction == "v":
         return value
+    # Times in a tensor are not compared with 1: reading them would synchronise the device.
     if isinstance(t, Tensor):
         return velocity_from_x1(path, value, x, t.to(x.dtype))
     if t >= 1:
@@ -135,10 +137,12 @@ def loss(
     floored denominator (JiT, arXiv 2511.13720), so that times weigh as in a velocity loss.
     """
     cond = batch.cond
+    # Dropped before the point is made: a coupling by class must pair by what the network will see.
     if training:
         cond = drop(cond, batch.null, dropout, rng, dropout_pooled)
     point: Point = draw(batch.x1, cond, rng)
     out: Output = network(point.xt, point.t, cond)
+    # Terms compare velocities whatever the network predicts, in float32, as errors are squared.
     v = read(out.value.float(), point.xt, point.t, path, prediction, floor)
     target = (
         point.v if prediction == "v" else read(point.x1, point.xt, point.t, path, prediction, floor)

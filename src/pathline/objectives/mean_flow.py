@@ -55,6 +55,7 @@ def loss(
     to_velocity = partial(read, path=path, prediction=prediction, floor=floor)
     # Points with two times; the first rows have r = t.
     cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
+    # 1e-6, or rounding would cost a row: 0.29·100 is 28.999….
     first = int(len(batch.x1) * instant + 1e-6)
     point, r = _spanned(draw(batch.x1, cond, rng), first, cond, draw, rng, path)
     v = point.v if prediction == "v" else to_velocity(point.x1, point.xt, point.t)
@@ -103,6 +104,8 @@ def _spanned(
     """
     if first == len(point.t):
         return point, point.t
+    # A second time of the same distribution as r, for rows after `first`; sorted, t ≤ r (MeanFlow,
+    # arXiv 2505.13447).
     second = draw(point.x1[first:], rows_of(cond, slice(first, None)), rng).t
     pair = point.t, torch.cat([point.t[:first], second])
     t, r = torch.minimum(*pair), torch.maximum(*pair)
@@ -195,6 +198,7 @@ def build_mean_flow(
     learn = partial(
         loss, lift_at=lift_at, aim=aim, follows_network=follows_network, **rows, **reading
     )
+    # least_rows: without one row of r = t in a micro-batch no velocity would be trained by it.
     return Objective(
         learn,
         partial(field, **reading),

@@ -172,6 +172,7 @@ def compose(terms: Mapping[str, tuple[float, Loss | Term]]) -> Callable:
 
 
 def _refuse_unbounded(weights: Mapping[str, float], records: Mapping[str, Term]) -> None:
+    # Checked before training: a negative term that wins would send the loss to −∞ for hours.
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise ValueError(

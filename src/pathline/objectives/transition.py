@@ -55,13 +55,16 @@ def loss(
     image; t is the outer time, hidden has a row for each image.
     """
     cond = drop(batch.cond, batch.null, dropout, rng) if training else batch.cond
+    # The outer point, moved with `steps` to where sampling evaluates the backbone.
     point: Point = _at_steps(draw(batch.x1, cond, rng), steps)
+    # The inner flow leads from noise y0 to Y = x1 − x0, the velocity of the straight path.
     y1 = point.v.repeat(draws, 1, 1, 1)
     y0 = torch.randn(y1.shape, generator=rng, device=y1.device, dtype=y1.dtype)
     inner = partial(DRAWS[inner_times], rng=rng, shift=inner_shift)
     s = _inner(y1, inner, patch)  # n i j
     ys = torch.lerp(y0, y1, _spread(s, patch) if patch else s[:, None])
     out: Output = network(point.xt, point.t, cond, Call(y=ys, s=s))
+    # Terms regress Y − y0, the velocity of the inner flow, in place of the outer one.
     labels = None if point.labels is None else point.labels.repeat(draws)
     inner_point = Point(y0, y1, point.t.repeat(draws), ys, y1 - y0, labels)
     return criterion(inner_point, out._replace(value=out.value.float()))
@@ -93,6 +96,7 @@ def field(network, cond: Cond) -> Field:
     flow matching. Further arguments pass through any guidance, which so applies to the head's
     velocity, by the outer time.
     """
+    # Each condition's field has its own cache, so that guidance does not evict the other's.
     cache: list[Any] = []  # x, t and the hidden states there
 
     def velocity(y: Tensor, t: float | Tensor, x: Tensor | None = None, s: float = 0.0) -> Tensor:
@@ -183,6 +187,7 @@ def transition(
     attending to one another in a transformer (0 there: all tokens). Raises ValueError for a path
     that is not straight and for numbers out of range.
     """
+    # A step goes a share of Y = x1 − x0, which leads along the path only where it is straight.
     if path is not STRAIGHT:
         raise ValueError(
             "objective=transition is wrong because it needs the straight path. Set path=straight."

@@ -105,6 +105,7 @@ def fault_of(folder: Path) -> str:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return f"{MANIFEST} cannot be read"
+    # Exactly the files of the manifest: a further one might be read as weights.
     present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
     if missing := sorted(set(files) - present):
         return f"{missing[0]} is missing"
@@ -146,6 +147,7 @@ def prune(
     old = [folder for folder in old if folder.name not in keep]
     for folder in old:
         shutil.rmtree(folder)
+    # Left by a save that was killed before its rename.
     for folder in root.glob(".tmp-step-*"):
         shutil.rmtree(folder, ignore_errors=True)
     return old

@@ -33,6 +33,7 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    # A tensor is the test: torch.device accepts an index or build that does not exist.
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -73,6 +74,7 @@ def product_seconds(device: torch.device, dtype: torch.dtype, size: int) -> floa
     """Seconds of one product of two size × size matrices: the best of six rounds of four."""
     a = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
+    # The best round, as others may load the machine; the clock is read on an idle device.
     for _ in range(6):
         finish(device)
         start = time.perf_counter()
@@ -105,6 +107,7 @@ def pick_precision(setting: str, device: torch.device) -> Precision:
         raise ValueError(
             f"train.precision={setting} is no number format. Set one of auto, {', '.join(DTYPES)}."
         )
+    # Gradients underflow in fp16 unless the loss is scaled; bf16 has float32's range.
     scaler = torch.amp.GradScaler(device.type) if setting == "fp16" else None
     if setting == "fp32":
         return Precision(setting, reason, nullcontext, None)

@@ -69,6 +69,7 @@ def joined(
             )
         yield ALONE, device
         return
+    # The device comes first: NCCL binds to the current one when the group begins.
     device = _device_of_rank(device)
     if launched:
         backend = BACKENDS if device.type == "cuda" else "gloo"
@@ -78,6 +79,7 @@ def joined(
     wrappers: list[Any] = []
     try:
         mesh = init_device_mesh(device.type, (size,)) if strategy == "fsdp2" else None
+        # Checkpoints have a group of their own: they are sent while training communicates.
         aside: Any = dist.new_group(backend="gloo") if strategy == "fsdp2" else None
         yield World(strategy, dist.get_rank(), size, mesh, aside, wrappers), device
     finally:
@@ -119,6 +121,7 @@ def wrap(network: nn.Module, world: World, *, precision: str, compiled: bool) ->
         return _ddp(network, world.wrappers, compiled=compiled)
     sharded: Any = shard(network, world, precision=precision, compiled=compiled)
 
+    # A switch rather than a context: it stays, so every micro-batch sets it.
     def gradient_sync(last: bool) -> AbstractContextManager:
         sharded.set_requires_gradient_sync(last)
         return nullcontext()
@@ -159,6 +162,7 @@ def shard(
         if compiled:
             block.compile()
         fully_shard(block, mesh=world.mesh, mp_policy=policy)
+    # The root comes last and takes the parameters that no block holds.
     return fully_shard(network, mesh=world.mesh, reshard_after_forward=True)
 
 

@@ -100,6 +100,7 @@ def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str
     player.optimizer.zero_grad(set_to_none=True)
     totals, terms = [], []
     for remaining, (batch, rng) in zip(range(len(lanes))[::-1], lanes, strict=True):
+        # Gradients are reduced over the ranks once, in the last lane's backward pass.
         with player.gradient_sync(remaining == 0):
             with player.precision.autocast():
                 value, parts = player.loss(player.forward, batch, rng)
@@ -184,6 +185,7 @@ def _restore_optimizer(player: Player, saved: Mapping[str, Tensor]) -> None:
     """
     live = dict(player.network.named_parameters())
     groups = {p: group for group in player.optimizer.param_groups for p in group["params"]}
+    # Moments from before must not survive for parameters that have none saved.
     player.optimizer.state.clear()
     for key, value in saved.items():
         name, kind = key.rsplit("/", 1)

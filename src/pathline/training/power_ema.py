@@ -133,6 +133,7 @@ def forget(folder: Path, after: int) -> None:
 def rebuild(stored: Sequence[Snapshot], sigma_rel: float, update: int) -> Rebuilt:
     """The average of length sigma_rel as of `update`, from the snapshots up to it."""
     stored = [snapshot for snapshot in stored if snapshot.update <= update]
+    # Least squares between profiles, not weights: what a mixture averages is known in advance.
     target = (gamma_of(sigma_rel), update)
     shares, error = mixture([snapshot.profile for snapshot in stored], target)
     # float64, because shares of opposite signs nearly cancel; one tensor at a time, for memory.

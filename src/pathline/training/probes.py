@@ -61,6 +61,7 @@ def probes(
     def watched(progress: Progress) -> Sequence[Lane]:
         lanes = feed(progress)
         if (progress.update + 1) % n == 0:
+            # Copies of the weights are needed only for updates that are measured.
             before.update({k: p.detach().clone() for k, p in player.network.named_parameters()})
             probed[:] = lanes[:1]
         return lanes
@@ -69,6 +70,7 @@ def probes(
         # Gradients are still those of this update; weights are compared with those before it.
         report = reports.get(player.name)
         if before and report is not None and report.taken:
+            # Seeded by the update, so that a resumed run probes with the same noise.
             rng = torch.Generator(probed[0][1].device).manual_seed(progress.update)
             values = gradients(player.network, kinds, report)
             values |= ratios(player.network, kinds, before)
@@ -187,6 +189,7 @@ def logits(
 ) -> Tensor:
     """Attention's logits [b heads l m] from what `scaled_dot_product_attention` is called with."""
     del value
+    # Grouped queries: each key serves several heads.
     shared = query.shape[-3] // key.shape[-3]  # heads that share keys
     if shared > 1:
         key = key.repeat_interleave(shared, dim=-3)
