@@ -30,6 +30,7 @@ def dcae(
     description = Description(
         identify("dcae", path, files, **settings),
         config.get("latent_channels", 32),
+        # Every level but the first halves the sides.
         2 ** (len(config.get("encoder_block_out_channels", range(6))) - 1),
         *read_constants(config, scale, None),
     )

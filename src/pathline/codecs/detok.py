@@ -177,6 +177,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 def _load(file: Path, channels: int, patch: int, size: int) -> nn.Module:
     state = _read_state(file)
+    # First weights are overwritten: the run's random numbers must not depend on them.
     with torch.random.fork_rng(devices=[]):
         network = build_empty(state, file)
     sizes = {

@@ -52,6 +52,7 @@ def kl(
         load = partial(load_codec, config["_class_name"], path)
     class_name = config["_class_name"]
     kind = KINDS[class_name]
+    # Activations of SD and SDXL overflow in fp16 unless config.json says otherwise.
     check_fp16(dtype, class_name == "AutoencoderKL" and config.get("force_upcast", True))
     # Settings that change latents are part of the id.
     settings = unless_default(
@@ -169,6 +170,7 @@ def _prepare(load: Callable[[], nn.Module], *, padding: str, tiles: bool) -> nn.
     if hasattr(network, "bn"):  # outside of the network, as bf16 would round them
         var = network.bn.running_var + network.config.batch_norm_eps
         network.norm = [s.float().view(-1, 1, 1) for s in (network.bn.running_mean, var.sqrt())]
+    # Weights tuned with reflection give other latents with zeros, and no file says so.
     if padding == "reflect":
         for part in network.modules():
             if isinstance(part, nn.Conv2d) and max(_pair(part.padding)) > 0:

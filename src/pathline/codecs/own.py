@@ -137,6 +137,7 @@ def _load(folder: Path, about: Mapping[str, Any]) -> Autoencoder:
             f"{file} is not the file that {FILE} describes (its digest differs). Write both again: "
             f"pathline codec train --resume {folder}"
         )
+    # JSON has no tuples, which options such as widths are.
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
     with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
         network = NETWORKS[about["network"]](about["pixels"], **options)

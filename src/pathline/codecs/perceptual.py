@@ -42,6 +42,7 @@ def vgg(path: str) -> nn.Sequential:
         for name, value in read_tensors(file).items()
         if name.startswith("features.")
     }
+    # On meta: no time for random weights that the file replaces.
     with torch.device("meta"):
         network = nn.Sequential(*_layers())
     network = network.to_empty(device="cpu")

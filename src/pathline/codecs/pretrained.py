@@ -61,6 +61,7 @@ def pretrained_codec(
     def encode_pixels(pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
         _check_size(row, description, pixels.shape[-2], pixels.shape[-1])
         model = network()
+        # Without autocast: latents must not depend on the precision of a training.
         x = pixels.float() / 255 if is_unit else pixels.float().div_(127.5).sub_(1.0)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             raw = encode(model, x.to(DTYPES[dtype])).float()

@@ -59,6 +59,7 @@ def read_weights(file: Path, config: Mapping[str, Any]) -> nn.Module:
     shapes, prefix = _read_shapes(file)
     with safe_open(file, "pt") as tensors:
         state = {name: tensors.get_tensor(prefix + name).float() for name in shapes}
+    # Names of the original repository are translated by diffusers' own table.
     if "encoder.mid.block_1.norm1.weight" in state:
         from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 

@@ -74,13 +74,16 @@ class Codebook(nn.Module):
         """Move the codes after an update; `rng` samples the latents that replace unused codes."""
         assert self.last_pass is not None, "learn() needs a training pass before it"
         rows, hit = self.last_pass
+        # Running counts and sums of the latents by code; a code is the mean of its own.
         hits = torch.bincount(hit, minlength=self.size).float()
         sums = torch.zeros_like(self.sums).index_add_(0, hit, rows)
         self.counts.lerp_(hits, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
+        # Laplace smoothing: a code without latents is not divided by 0.
         total = self.counts.sum()
         share = (self.counts + EPS) / (total + self.size * EPS) * total
         self.codes.copy_(self.sums / share[:, None])
+        # Codes that hardly anything uses are moved to latents of this pass.
         sample = torch.randint(len(rows), (self.size,), generator=rng, device=rows.device)
         self._revive(self.counts < self.dead, rows[sample])
         self.last_pass = None

@@ -25,6 +25,7 @@ def map_ahead(
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     pool, queue = ThreadPoolExecutor(threads), deque[Future[list[Result]]]()
     try:
+        # The queue keeps the order; it is waited for when full, so that results don't pile up.
         for start in range(0, len(items), chunk):
             queue.append(pool.submit(work_on, start))
             if len(queue) * chunk > ahead + threads * chunk:

@@ -76,6 +76,7 @@ def sizes(size: int, *, multiple: int, max_ratio: float) -> tuple[Size, ...]:
             f"data.size={size} is no multiple of {multiple}, which the sides of a picture must be "
             f"for this codec and backbone. Nearest: {near} or {near + multiple}."
         )
+    # Widths between those of the two extreme ratios; the height follows from the area.
     side, root = size // multiple, math.sqrt(max_ratio)
     widths = range(max(1, math.ceil(side / root - ROUND)), math.floor(side * root + ROUND) + 1)
     shapes = {(side**2 // width, width) for width in widths if width <= side**2}
@@ -94,10 +95,12 @@ def place(height: int, width: int, sizes: Sequence[Size]) -> Place:
     shape = math.log(width / height)
 
     def apart(size: Size) -> tuple[float, int]:
+        # Rounded, so that shapes that are equally far apart tie and the larger one wins.
         return round(abs(math.log(size[1] / size[0]) - shape), 12), -size[0] * size[1]
 
     size = min(sizes, key=apart)
     scale = max(size[0] / height, size[1] / width)
+    # The halvings that `cut` will do round down: the last scale is of what they leave.
     while height >= 2 * size[0] and width >= 2 * size[1]:
         height, width = height // 2, width // 2  # as `cut` does
     rest = max(size[0] / height, size[1] / width)

@@ -32,6 +32,7 @@ def choose(
             f"row {row} has the weights {tuple(weights[row])} and the number {uniform[row]:g}: "
             "wanted weights of at least 0, not all 0, and a number in [0, 1)"
         )
+    # The first place whose cumulative weight exceeds uniform · total.
     place = (sums <= uniform[:, None] * total).sum(1)
     last = (sums < total).sum(1)  # rounding must not lead past it, nor to a weight of 0
     return torch.where(given, torch.minimum(place, last), -1)

@@ -60,6 +60,7 @@ def load(
             if isinstance(example, Fault):
                 unreadable.append(example)
                 continue
+            # The pixels go into the array; examples keep captions and labels only.
             pixels[len(examples)] = example.image
             examples.append(example._replace(image=UNDECODED))
     # Every fault is listed before a share of them stops the run.
@@ -98,6 +99,7 @@ def _allocate(shape: tuple[int, ...], memory_gb: float) -> Tensor:
             f"{memory_gb:g} nor into {folder} ({free / 1e9:.1f} GB free). Raise data.memory_gb, "
             "point TMPDIR to a larger disk, or take a smaller data.size."
         )
+    # The file has no name left: the system frees it with the array, after a kill too.
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 

@@ -43,12 +43,13 @@ def batch_rows(
     Batches run on over the end of an epoch: none is short, no row is left out or comes twice in an
     epoch. The ranks' slices put one after the other are the same for every world size.
     """
-    # The update's place in the cycle gives the bucket and how often it came before.
     share = _share(batch, rank, world)
     if count < 1:
         raise ValueError(f"an epoch of {count} pictures has no rows; the data needs at least one")
+    # Positions count on over epochs, whose order is a function of seed and number alone.
     start = cursor + rank * share
     epochs, places = np.divmod(np.arange(start, start + share), count)
+    # Usually a batch lies in one epoch; otherwise each part is in its own epoch's order.
     if share and epochs[0] == epochs[-1]:
         return epoch_order(seed, int(epochs[0]), count)[places]
     rows = np.empty(share, np.int64)
@@ -78,6 +79,7 @@ def bucket_batches(
     visits = cycle(counts, batch)
     schedule = lru_cache(maxsize=2)(lambda number: _schedule(visits, seed, number))
 
+    # Two epochs of each bucket are in use where a batch runs over the end of one.
     @lru_cache(maxsize=2 * len(kinds))
     def order_of(kind: int, epoch: int) -> Int64[np.ndarray, " m"]:
         rows = members[kind]
@@ -86,6 +88,7 @@ def bucket_batches(
 
     def next_batch(cursor: int, rank: int = 0, world: int = 1) -> BucketBatch:
         share = _share(batch, rank, world)
+        # The update's place in the cycle gives the bucket and how often it came before.
         number, place = divmod(cursor // batch, int(visits.sum()))
         kind_of, visit_of = schedule(number)
         kind = int(kind_of[place])

@@ -81,6 +81,7 @@ def arrange(
     if order == "danbooru":
         tags.sort(key=rank)
     first, rest = tags[:keep], tags[keep:]
+    # Chances are hashes, not a generator's: the same in any process and reading order.
     if dropout:
         left = [tag for tag in rest if _chance(seed, epoch, row, "drop", tag) >= dropout]
         rest = left or ([] if first else tags[:1])

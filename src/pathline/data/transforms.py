@@ -56,6 +56,7 @@ def upright(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _eight_bits(image)
     profile = image.info.get("icc_profile")
+    # Modes that neither a colour profile nor alpha composition can read are converted first.
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     elif image.mode == "1":
@@ -63,6 +64,7 @@ def upright(image: Image.Image) -> Image.Image:
     elif image.mode not in ("RGB", "RGBA", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     image = _to_srgb(image, profile)
+    # Transparent pixels have any colour underneath; white is what a page would show.
     if image.mode == "RGBA":
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image)

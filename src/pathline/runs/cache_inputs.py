@@ -74,6 +74,7 @@ def encoders(inputs: CacheInputs, device: torch.device) -> Encoders:
     """The encoders as the writer of a cache calls them; weights load at the first call."""
 
     def encode(encoder: Codec | Vision, pixels: Tensor) -> Tensor:
+        # Moved when something is encoded: a cache that is up to date loads no weights.
         if encoder.to:
             encoder.to(device)
         return encoder.encode(pixels.to(device, non_blocking=True))
@@ -123,6 +124,7 @@ def _with_tags_arranged(run: Run, source: Source) -> Source:
         example = read(row)
         captions = [text for text in example.captions or (example.caption or "",) if text.strip()]
         lists = [_arrangements(text, example.key, variants, run.seed, **tags) for text in captions]
+        # Arrangements of all lists in one row; `of` says which caption each one is of.
         texts = tuple(text for arrangements in lists for text in arrangements)
         of = tuple(number for number, arrangements in enumerate(lists) for _ in arrangements)
         return example._replace(caption=texts[0] if texts else None, captions=texts, of=of)

@@ -123,6 +123,7 @@ def codec_loss(
     def loss(
         network: Autoencoder, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        # Latents and images get the same turn: codes become equivariant (EQ-VAE, arXiv 2502.09509).
         turn, factor = draw_turn(rng, weights.equivariance), network.factor
         height, width = scaled(batch.x1.shape[2] // factor, batch.x1.shape[3] // factor, turn)
 
@@ -139,6 +140,7 @@ def codec_loss(
         if critic is not None and batch.done >= begin:
             score = _critique(critic, y) if turn == Turn() else total.new_zeros(())
             terms["critique"] = score.detach()
+            # Without gradients, as in a rehearsal, there is nothing to balance.
             if score.requires_grad:
                 weight = run.critic.weight * balance(total, score, network.last)
                 total = total + weight * score
@@ -153,6 +155,7 @@ def critic_loss(network: Autoencoder) -> Loss:
     def loss(
         critic: nn.Module, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        # Images as the autoencoder makes them now, without gradients: only the critic learns here.
         with torch.no_grad():
             y, _ = network(batch.x1, rng)
         real, rebuilt = critic(batch.x1).float(), critic(y).float()

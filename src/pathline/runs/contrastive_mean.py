@@ -33,8 +33,10 @@ def measure_mean(run: Run, path: paths.Path, data: Dataset, device: torch.device
             flips = torch.full((len(part),), mirrored) if mirrored else None
             x1 = data.x1(part, flips, device)
             t = times(x1, rng)
+            # Where sizes differ only the mean of each channel can be averaged.
             x1 = x1.mean((2, 3), keepdim=True) if data.bucket is not None else x1
             sums.append(x1.cpu().double().sum(0))  # not every device has float64
+            # The mean velocity is that of α′(t)·x1: noise has mean 0, and t is independent of x1.
             rates.append(paths.velocity(path, torch.zeros_like(t), torch.ones_like(t), t))
     mean = torch.stack(sums).sum(0) / (len(rows) * len(orientations))
     return (mean * torch.cat(rates).cpu().double().mean()).float()

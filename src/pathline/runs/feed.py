@@ -70,6 +70,7 @@ def feeder(
     def feed(progress: Progress) -> list[Lane]:
         batches = []
         with_features = not features_until or progress.update < features_until
+        # A lane's rows and noise depend on its number alone, whichever rank takes it.
         for lane in range(world.rank, lanes, world.size):
             positions, epochs = positions_of(progress.images, lane, lanes)
             # Flips and captions are a function of (seed, epoch, row), never of the process.
@@ -115,6 +116,7 @@ def _positions(run: Any, data: Dataset) -> Callable[[int, int, int], tuple[np.nd
 
     def positions(images: int, lane: int, lanes: int) -> tuple[np.ndarray, np.ndarray]:
         at = {"seed": run.seed, "rank": lane, "world": lanes}
+        # Epochs as `batch_rows` counts them, for flips and captions that change with them.
         first = images + lane * (batch // lanes)
         epochs = np.arange(first, first + batch // lanes) // count
         return order.batch_rows(images, batch, count=count, **at), epochs

@@ -81,6 +81,7 @@ def fresh(name: str, out: Path | None) -> Path:
         taken = {path.name for path in RUNS.glob(f"{name}-*")}
         number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
         out = RUNS / f"{name}-{number}"
+    # The list of unreadable pictures is written before a run begins, and does not count.
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {UNREADABLE}):
         raise ValueError(
             f"--out {out} exists and is not empty. Continue it with --resume {out}, or choose "
@@ -150,6 +151,7 @@ def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]
         where = newest_run(None, kind)
     if not where.is_dir():
         raise ValueError(f"{where} is not a run folder: it does not exist. Runs are under {RUNS}/.")
+    # A checkpoint that was named must be whole; no other one takes its place in silence.
     if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
         if fault := checkpoint.fault_of(where):
             raise ValueError(

@@ -116,6 +116,7 @@ def _feature_facts(run: Run, cached: Run, cache: Cache) -> dict[str, Any]:
         return {}
     needed, stored = (fill(settings, TABLES).vision for settings in (run, cached))
     if needed != stored or not cache.vision:
+        # No features, or another encoder's, would align the network with something else.
         state = f"its features were made with vision={_in_words(stored)}"
         raise ValueError(
             f"{cache.folder}: {state if cache.vision else 'it holds no features'}, and this run "

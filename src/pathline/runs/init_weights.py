@@ -58,6 +58,7 @@ def resolve_init(run: Run, opened: runs.Opened[Run] | None, say: Say) -> Run:
         return run
     try:
         source = runs.open_run(Path(run.init), lambda text: say(f"warning: {text}"))
+        # The checkpoint itself, as the other run may go on training.
         return replace(run, init=str(source.checkpoint))
     except ValueError as error:
         raise ValueError(f"init={run.init}: {error}") from None
@@ -110,6 +111,7 @@ def _match(own_weights: Tensors, weights: Tensors) -> Match:
     ]
     missing = [name for name in own_weights if name not in weights]
     surplus = [name for name in weights if name not in own_weights]
+    # What may be added to a trained network: head, projector, the embedding of r − t.
     new = [name for name in missing if name.startswith(CHILDREN) or "interval" in name.split(".")]
     # a new head takes the place of the backbone's last layer
     has_new_head = any(name.startswith("head.") for name in new)

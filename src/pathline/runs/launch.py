@@ -36,6 +36,7 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
     if run.train.strategy == "none":
         say(f"{procs} processes: train.strategy=ddp")
         arguments.append("train.strategy=ddp")
+    # torchrun would give each process one thread; they share the cores instead.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # for the last checkpoint
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -46,6 +47,7 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
     try:
         elastic_launch(config, command)(*command_arguments)
     except ChildFailedError as error:
+        # The first that failed has the reason; the others were stopped because of it.
         return error.get_first_failure()[1].exitcode
     except SignalException:
         return 130

@@ -108,6 +108,7 @@ def flow(run: Run, parts: Parts, placement: Placement) -> Team:
 
 def flow_player(run: Run, parts: Parts, placement: Placement) -> Player:
     """The player of a flow."""
+    # Loss, averages and optimizer are bound here, so that the player knows nothing of flows.
     loss = partial(parts.objective.loss, draw=parts.draw, criterion=parts.criterion)
     emas = [
         *(partial(exponential, decay=decay) for decay in run.train.ema),

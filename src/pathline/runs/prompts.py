@@ -97,6 +97,7 @@ def _read_cached(
             f"--from-cache {unknown[0]!r} is no picture of {cache.folder}; the first are "
             f"{', '.join(cache.keys[:SHOWN])} …"
         )
+    # States of another encoder would condition the network on something else.
     if parts.facts.cache:
         refuse_other(cache, parts.facts.cache.codec, parts.facts.cache.text)
     # Conditions as the cache stores them, so no text encoder is needed.
@@ -121,11 +122,13 @@ def read_conditioning(
     """
     size = _read_size(flags.size) if flags.size else conditioning.size
     height, width = size or (parts.facts.height, parts.facts.width)
+    # Raises ValueError for a size that the codec or the backbone rules out.
     parts.shape(size)
     null = parts.text.encode([flags.negative]) if flags.negative else conditioning.null
     conditioning = conditioning._replace(null=null, size=size)
     if flags.init is None:
         return conditioning
+    # Cut as pictures of the training are.
     pixels = decode(flags.init, channels=parts.facts.channels)
     pixels = cut(pixels, place(pixels.shape[1], pixels.shape[2], [(height, width)]))
     x1 = encode_images(parts, pixels[None], device)

@@ -52,6 +52,7 @@ def restore_players(
     """Load the checkpoint's state into the players; returns the progress it was saved at."""
     if opened is None or opened.saved is None:
         return Progress()
+    # Read whole on every rank: shards may have been written by another number of processes.
     saved = checkpoint.load(opened.checkpoint)
     for player in players:
         restore(player, saved.tensors, saved.state["players"].get(player.name, {}))

@@ -140,6 +140,7 @@ def sampling_hook(
     items, train = grid.items, grid.run.train
 
     def sample_pages(progress: Progress, _: Reports) -> None:
+        # fixed: the same noise each time; fresh: noise of no earlier grid.
         first_seeds = {"fixed": 0, "fresh": progress.update * len(items)}
         for name, seed in first_seeds.items():
             with grid.ema.lent_to(grid.player.network):

@@ -40,6 +40,7 @@ def frozen_text(
         rows, cut = tokenize(tokenizer(), unique, reading)
         warn([unique[row] for row in cut], len(unique))
         states = encode_rows(model(), rows, tokenizer().pad_token_id or 0, reading)
+        # In order already where no caption repeats.
         if len(unique) == len(captions):
             return Cond(*states)
         number = {caption: row for row, caption in enumerate(unique)}
@@ -92,6 +93,7 @@ def _check_settings(encoder: Encoder, reading: Reading, projected: bool) -> None
             f"Take 0 … {layers}, or -1 … {-layers - 1} from the end."
         )
     longest = _max_length(encoder) or reading.length
+    # Padding is part of what such an encoder reads, so its full length is the only one.
     shortest = longest if reading.is_padded else 1
     if not shortest <= reading.length <= longest:
         raise ValueError(

@@ -28,6 +28,7 @@ def labels(facts: Facts) -> Text:
     """A class by its name (in any case, unless two differ in case only), or by its number."""
     count = len(facts.names)
     exact = {name: index for index, name in enumerate(facts.names)}
+    # Names that differ in case only must be written exactly.
     times = Counter(name.lower() for name in exact)
     names = {n.lower(): index for n, index in exact.items() if times[n.lower()] == 1}
     if not count:

@@ -81,6 +81,7 @@ def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) 
     def indices(caption: str | int | None) -> list[int]:
         if caption is None or caption == "":
             return [NULL]
+        # A caption of punctuation alone has no words, and asks for nothing.
         words = [row(word, str(caption)) for word in split(str(caption))] or [NULL]
         if len(words) > length:
             raise ValueError(
@@ -91,6 +92,7 @@ def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) 
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
         lines = [indices(caption) for caption in captions]
+        # Padded to the longest caption of this call; the mask keeps padding unread.
         longest = max(map(len, lines))
         padded = torch.tensor([line + [PAD] * (longest - len(line)) for line in lines])
         return Cond(words=padded, mask=padded != PAD)

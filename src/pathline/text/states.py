@@ -81,6 +81,7 @@ def encode_rows(
     longest = -(-int(counts.max()) // MULTIPLE) * MULTIPLE
     mask = torch.arange(longest) < counts[:, None]
     states, pooled = torch.empty(0), None
+    # Batches of similar length, for a single long caption would pad all of them.
     for places in _batches(counts, reading):
         batch, vectors = _run(module, [rows[place] for place in places], pad, reading)
         if not len(states):
@@ -114,6 +115,7 @@ def _run(
     wide = reading.length if reading.is_padded else longest
     numbers = torch.tensor([row + [pad] * (wide - len(row)) for row in rows], device=device)
     mask = torch.arange(wide) < counts[:, None]
+    # Encoders that were trained on padded captions read the padding too.
     options = {} if reading.is_padded else {"attention_mask": mask.to(device)}
     with torch.autocast(device.type, enabled=False):  # Gemma's states overflow in fp16
         out = module(input_ids=numbers, output_hidden_states=reading.layer != -1, **options)

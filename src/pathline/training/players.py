@@ -104,6 +104,7 @@ def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str
         with player.gradient_sync(remaining == 0):
             with player.precision.autocast():
                 value, parts = player.loss(player.forward, batch, rng)
+            # Micro-batches are of one size, so the mean of their losses is that of the batch.
             share = value / len(lanes)
             (player.precision.scaler.scale(share) if player.precision.scaler else share).backward()
         totals.append(share.detach())

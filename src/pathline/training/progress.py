@@ -87,6 +87,7 @@ def screen(console: Console, updates: int, start: int) -> Iterator[tuple[Hook, S
     )
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("", total=updates, completed=start, numbers="")
+        # Loss and validation come at different intervals: each stays until it is measured again.
         latest: dict[str, float] = {}
 
         def tick(progress: Progress, _: Reports) -> None:

@@ -54,6 +54,7 @@ def save(
             if dist.get_rank() == 0:
                 done()
         except CheckpointException as error:
+            # An OSError of all ranks' reasons, which the saver prints while training goes on.
             reasons = {str(failure[0]) for failure in error.failures.values()}
             sealed.set_exception(OSError("; ".join(sorted(reasons))))
         except Exception as error:  # handed on to whoever waits
@@ -75,6 +76,7 @@ def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # one process reads for itself
         read_into(into, storage_reader=reader, no_dist=True)
+    # Names back into the files of an unsharded checkpoint, so that both are restored alike.
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in into.items():
         stem, name = key.split("/", 1)

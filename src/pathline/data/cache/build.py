@@ -90,6 +90,7 @@ def build(
     ValueError, before anything is encoded, for missing captions and for another writer; later for
     more unreadable pictures than allowed.
     """
+    # One process plans and finishes under the lock; all of them encode their share.
     with locked(folder) if processes.rank == 0 else nullcontext():
         plan: Plan = _on_first(
             processes, lambda: make_plan(folder, source, buckets, settings, options, tick)
@@ -99,6 +100,7 @@ def build(
         error = _write_share(
             folder, plan, kinds, null, batch=options.batch, processes=processes, tick=tick
         )
+        # Every rank learns of a failure here, or the others would wait for ever in `_finish`.
         if processes.any_true(error is not None):
             raise error or ValueError("Another process stopped with an error; see its output.")
         unreadable, rows = _on_first(
@@ -125,6 +127,7 @@ def _write_share(
 ) -> ValueError | OSError | None:
     """Write this process's shards, captions first; the error that stopped it, if any."""
     faults: list[Fault] = []
+    # An error is returned, for a rank that raised would leave the others waiting.
     try:
         if processes.rank == 0:
             write_null()
@@ -212,6 +215,7 @@ def _counter(
 
 def _on_first(processes: Processes, work: Callable[[], Any]) -> Any:
     """What `work` returns on rank 0; its error is raised on every rank."""
+    # The error is broadcast like a result: ranks that wait must not wait for ever.
     result, error = None, None
     if processes.rank == 0:
         try:

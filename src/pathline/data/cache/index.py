@@ -116,6 +116,7 @@ def _line(
     ids = {LATENTS: placed.id}
     if settings.vision:
         ids[FEATURES] = picture_id(FEATURES, settings, picture, place.size)
+    # Rows are looked up now, not trusted: shards may have been deleted since the plan.
     for kind, row in ids.items():
         if row not in where[kind]:
             raise ValueError(f"The {kind} of {picture.key} were deleted meanwhile. Start again.")
@@ -132,6 +133,7 @@ def _line(
         "cut": (place.top, place.left),
         "label": picture.label,
         "captions": picture.captions,
+        # Arrangements of one tag list share the weight of a caption.
         "weights": shared([1.0], picture.of or range(len(picture.captions))),
         "of": picture.of,
     }

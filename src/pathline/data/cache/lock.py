@@ -23,6 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is being written by another process ({file.read().strip() or '?'}). "
                 "Wait for it, or choose another --out."
             ) from None
+        # Who holds it, for the message to another writer.
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()

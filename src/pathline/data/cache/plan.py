@@ -91,6 +91,7 @@ def make_plan(
     tick: Tick,
 ) -> Plan:
     """Scan the source and list what is in `folder`. Raises ValueError for missing captions."""
+    # Scanning decides everything else: what is unreadable, too small, or without a caption.
     layout = lay_out(folder, source, buckets, settings, tick)
     pictures = layout.pictures
     if not pictures:
@@ -128,6 +129,7 @@ def lay_out(
     for picture in pictures:
         cut = place(picture.height, picture.width, buckets.sizes)
         reason = too_small(picture.height, picture.width, cut, buckets.upscale)
+        # A size that is too small is refused, or noted and enlarged.
         if reason:
             faults = refused if buckets.small == "refuse" else enlarged
             faults.append(Fault(picture.key, reason, picture.digest, cut.size))
@@ -160,6 +162,7 @@ def choose_shards(
     and so are those of shards less than half full, once anything is to be written.
     """
     order = {row: number for number, row in enumerate(dict.fromkeys(needed))}
+    # Larger shards first; a row counts in one of them only.
     retained, covered = [], set[str]()
     for shard in sorted(present, key=lambda shard: (-len(shard.ids), shard.file)):
         if all(row in order and row not in covered for row in shard.ids):

@@ -69,9 +69,11 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cache:
     a tag list share theirs. Empty: as they are stored.
     """
     head, lines = _open(folder)
+    # Weights are a choice of the run: the cache need not be made again for others.
     for line in lines if weights else ():
         line["weights"] = shared(weights, line.get("of") or range(len(line["captions"])))
     stats = json.loads((folder / STATS).read_text())
+    # Latents are divided by their std, so a constant channel would be 0 / 0.
     _refuse_constant_channel(folder, stats["std"] if lines else [])
     sizes = [(height, width) for height, width in head["sizes"]]
     # Rows as tensors; latents and states stay in mapped files.
@@ -127,6 +129,7 @@ def pad_states(rows: Sequence[Row]) -> Cond:
     if TOKENS not in rows[0]:
         return cond
     lengths = torch.tensor([len(row[TOKENS]) for row in rows])
+    # Padding to a multiple of ROUND keeps the number of shapes low that are compiled.
     longest = -(-max(1, int(lengths.max())) // ROUND) * ROUND
     table = torch.zeros(len(rows), longest, rows[0][TOKENS].shape[1])
     for line, row in zip(table, rows, strict=True):
@@ -221,6 +224,7 @@ def _value_reader(
         # One gather for each shard and side, into one tensor in the order of `rows`.
         shards, positions = places[rows.numpy()].T
         is_mirrored = torch.zeros(len(rows), dtype=torch.bool) if flips is None else flips.cpu()
+        # Allocated at the first part, which shows the shape of this bucket.
         values = None
         for number in np.unique(shards):
             is_inside = torch.from_numpy(shards == number)
@@ -230,6 +234,7 @@ def _value_reader(
             ):
                 if mask.any():
                     places_of = torch.from_numpy(positions)[mask]
+                    # Only these rows are read from the mapped file; converted after that.
                     part = tables[number][key].index_select(0, places_of).float()
                     values = (
                         part.new_empty(len(rows), *part.shape[1:]) if values is None else values

@@ -77,6 +77,7 @@ def picture_kind(
         try:
             return read_picture(source, pictures[row], channels)
         except (ValueError, OSError) as error:
+            # What may be well next time is not remembered as undecodable.
             temporary = isinstance(error, OSError) or _is_changing(source, picture)
             return Fault(picture.key, str(error), picture.digest, temporary=temporary)
 
@@ -124,6 +125,7 @@ def write(
                 rows |= encoded
                 faults += unreadable
                 tick(len(encoded) + len(unreadable))
+            # Named by what it holds, so that a shard without unreadable rows is another file.
             complete = [row for row in ids if row in rows]
             if complete:
                 save(folder / renamed(file, complete), complete, [rows[row] for row in complete])
@@ -169,6 +171,7 @@ def read_picture(source: Source, placed: PlacedPicture, channels: int) -> UInt8[
     """
     picture = placed.picture
     image = source.read(picture.row).image
+    # Rows are named by the digest of the file: other bytes must not get its name.
     if not unchanged(source, picture):
         raise OSError(f"{picture.key} was changed while it was read. Start again.")
     if tuple(image.shape[1:]) != (picture.height, picture.width):
@@ -231,6 +234,7 @@ def text_rows(cond: Cond, captions: Sequence[str], dtype: str) -> list[Row]:
 
 def _stored(values: Tensor, dtype: str, names: Sequence[str], noun: str, option: str) -> Tensor:
     """Values on the CPU in their stored dtype. Raises ValueError if not all are finite."""
+    # Checked after the conversion, since fp16 overflows above 65504.
     stored = values.detach().to("cpu", DTYPES[dtype])
     is_finite = torch.isfinite(stored).flatten(1).all(1).tolist()
     if not all(is_finite):

@@ -94,10 +94,12 @@ def _look_at(
         example: Example = describe(row)
         key, encoded = example.key, _encoded(source, row)
         version, info = _version(encoded), earlier.get(key)
+        # Reading and hashing is what takes time: a file of the same version keeps its entry.
         if info is None or version is None or info.version != version:
             info = _read_info(source, row, encoded)
     except Exception as error:  # broken files make Pillow's readers raise almost anything
         return Fault(key, str(error))
+    # Known to be broken: decoding these bytes is not tried again.
     if info.digest in undecodable:
         return Fault(key, undecodable[info.digest], info.digest)
     captions, of = captions_of(example)

@@ -32,6 +32,7 @@ def choose(
     table's order. `caption` may name a list too, which then holds all captions. Raises ValueError,
     listing the columns, where one is missing, unfit or ambiguous.
     """
+    # By type first; by customary name where types leave several.
     pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
     captions = _called(_of(kinds, "text"), CAPTIONS)
     labels = _of(kinds, "class") or _called(_of(kinds, "int", "text"), LABELS)

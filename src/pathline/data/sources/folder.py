@@ -60,6 +60,7 @@ def folder(
         entry = entries[row]
         return about(row)._replace(image=decode(entry.path))
 
+    # Without pixels, for scans that need names and captions only.
     def about(row: int) -> Example:
         entry = entries[row]
         return example(UNDECODED, entry.captions, labels[row], entry.key)
@@ -147,6 +148,7 @@ def _split_root(root: Path, split: str | None) -> Path:
         return root
     if split is not None:  # asked for by name, it may lie among other things
         splits = _by_name(path for path in root.iterdir() if path.is_dir())
+    # `training` stands for `train` where no folder has that name.
     usual = "training" if "training" in splits and "train" not in splits else "train"
     name = split.lower() if split else usual
     if name not in splits:
@@ -165,6 +167,7 @@ def _entries(root: Path, paths: list[Path], caption: str | None, label: str | No
     entries, named = [], set()
     for place, record in lines:
         path = place.parent / PurePosixPath(record["file_name"])
+        # The record's caption wins over the side-car's; those of its list follow.
         own_texts = several(record.get(fields.caption or "")) or several(sidecar(path, files))
         captions = several(own_texts, record.get(fields.captions or ""))
         named.add(path)
@@ -207,6 +210,7 @@ def sidecar(path: Path, files: set[Path]) -> tuple[str, ...]:
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The records of a metadata file; ValueError names file and line of a wrong one."""
+    # Only \n ends a line: JSON texts may hold other separators that splitlines would cut at.
     for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue

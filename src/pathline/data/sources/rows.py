@@ -53,6 +53,7 @@ def detect(path: Path) -> tuple[str, dict[str, Any]]:
         if path.suffix.lower() in rows:
             return rows[path.suffix.lower()], {"path": str(path)}
         raise ValueError(f"{path} is no data set. Take a folder of pictures, .parquet or .tar.")
+    # One kind must be left: pictures beside a parquet file leave open which is the data.
     kinds = {
         rows.get(file.suffix.lower(), "folder" if is_picture(file) else "")
         for file in walk(existing_folder(path))

@@ -96,6 +96,7 @@ def tensorboard(folder: Path, name: str, settings: Settings, resumed_at: int) ->
 
     home = folder / "tensorboard"
     missed = 0 if home.exists() else resumed_at
+    # purge_step hides what was logged after the checkpoint that the run is resumed from.
     writer = SummaryWriter(str(home), purge_step=resumed_at + 1 if resumed_at else None)
     writer.add_text("settings", f"```\n{json.dumps(settings, indent=1)}\n```", resumed_at)
 
@@ -117,9 +118,11 @@ def trackio(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tra
     import trackio as board  # pyright: ignore[reportMissingImports]
     from trackio.utils import TRACKIO_DIR  # pyright: ignore[reportMissingImports]
 
+    # The folder is read at import: a second run of this process would go into the first one's.
     if home != TRACKIO_DIR:
         raise RuntimeError(f"trackio writes to {TRACKIO_DIR} already: one run folder a process")
     begin = partial(board.init, PROJECT, name, config=dict(settings), embed=False)
+    # Nothing from after the checkpoint may stay: the old run is deleted and sent again.
     with _quiet(), _local():
         for old in board.Api().runs(PROJECT) if resumed_at else ():
             if old.name == name:
@@ -143,6 +146,7 @@ def trackio(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tra
 def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Tracker:
     """Weights & Biases in RUN/wandb, offline: WANDB_MODE=online or WANDB_API_KEY sends it."""
     home = folder.resolve() / "wandb"
+    # Files of an earlier start are continued; a tracker that is new is sent what it missed.
     missed = 0 if home.exists() else resumed_at  # of others, wandb drops what its run has already
     home.mkdir(exist_ok=True)
     default = "online" if os.environ.get("WANDB_API_KEY") else "offline"

@@ -72,6 +72,7 @@ def together(
             return False
         return True
 
+    # One that fails is left out for good, so that its fault is printed once and not at each log.
     def each(act: Callable[[Tracker], None]) -> None:
         for name, tracker in list(opened.items()):
             if not tried(name, "left out from here on", lambda of=tracker: act(of)):
