@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from sklearn.svm import SVC
 
 from pathline.assemble import sampler
 from pathline.config.pick import pick
 from pathline.config.resolve import read
+from pathline.console import open_console
 from pathline.data import order
 from pathline.data.sources.rows import digits
 from pathline.evaluation.training import run_training
@@ -54,7 +54,7 @@ def main() -> None:
     run = read("digits", (), options.settings, tables=TABLES).run
     begun = time.perf_counter()
     folder = options.out or Path(tempfile.mkdtemp()) / "digits"
-    trained = run_training(run, folder, None, Console(stderr=True))
+    trained = run_training(run, folder, None, open_console(stderr=True))
     trained_in = time.perf_counter() - begun
     labels = [index % 10 for index in range(SAMPLES)]
     plain = run.sample.__class__(**{**vars(run.sample), "guidance": pick("none")})

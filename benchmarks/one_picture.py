@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from pathline.assemble import put_on, sampler
 from pathline.cli import main as pathline
 from pathline.config.resolve import read
+from pathline.console import open_console
 from pathline.evaluation.training import run_training
 from pathline.generate import sample_images
 from pathline.runs.from_cache import adopt_cache
@@ -52,7 +52,7 @@ def main() -> None:
     if pathline(["preprocess", str(home / "one"), *settings, "--out", str(home / "cache")]):
         raise SystemExit("preprocess failed")
     run = adopt_cache(read("own", (), [*settings, cache]))
-    trained = run_training(run, home / "run", None, Console(stderr=True))
+    trained = run_training(run, home / "run", None, open_console(stderr=True))
     parts, player = trained.parts, trained.team.players[0]
     put_on(parts, torch.device("cpu"))
     (target,) = trained.data.pixels(torch.zeros(1, dtype=torch.long))

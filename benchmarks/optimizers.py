@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from pathline.assemble import assemble, optimizer, rate, sampler
 from pathline.config.pick import Pick, pick
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.console import open_console
 from pathline.generate import sample_images
 from pathline.metrics.features import Feature, pca
 from pathline.metrics.frechet import frechet, statistics
@@ -228,7 +228,7 @@ def keep(options: argparse.Namespace, title: str, arms: list[Arm], rows: list[di
 
 def compare(options: argparse.Namespace) -> tuple[list[dict], str]:
     """Train the arms in turns, then judge them: a row for each set of weights."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     run = read(options.preset, (), options.settings, tables=TABLES).run
     if not run.data.holdout:
         run = replace(run, data=replace(run.data, holdout=0.02))

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def link_pictures(folder: Path, most: int) -> Path:
     out = Path(tempfile.mkdtemp())
     names = sorted(path.stem for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
     for stem in names[: most or None]:
-        for file in folder.glob(f"{stem}.*"):
+        for file in folder.glob(f"{escape(stem)}.*"):
             shutil.copy(file, out)
     return out
 

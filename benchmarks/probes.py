@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 import torch
-from rich.console import Console
 
 from pathline.assemble import assemble
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.console import open_console
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.runs.feed import flow_feeder, load_data
@@ -90,7 +90,7 @@ def main() -> None:
     options = arguments.parse_intermixed_args()
     run = read(options.preset, (), options.settings).run
     interval = run.train.probe_every
-    run, facts, data_for = load_data(run, None, Console(stderr=True))
+    run, facts, data_for = load_data(run, None, open_console(stderr=True))
     data = data_for(assemble(run, facts))
     works = {
         name: going(run, assemble(run, facts), data, n)

@@ -20,11 +20,11 @@ from contextlib import nullcontext
 from itertools import count
 
 import torch
-from rich.console import Console
 
 from pathline.assemble import assemble, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.console import open_console
 from pathline.generate import sample_steps
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
@@ -129,7 +129,7 @@ def summary(run: Run, pictures: int, times: dict[str, list[float]]) -> dict[str,
 def main() -> None:
     options = parse_arguments()
     settings = read(options.preset, (), options.settings, tables=TABLES)
-    run, facts, data_for = load_data(adopt_cache(settings), None, Console(stderr=True))
+    run, facts, data_for = load_data(adopt_cache(settings), None, open_console(stderr=True))
     parts = assemble(run, facts)
     data = data_for(parts)
     works = loading(run, parts, data)

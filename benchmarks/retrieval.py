@@ -22,6 +22,7 @@ from torch import Tensor
 from pathline.assemble import sampler
 from pathline.config.pick import Pick, bind, pick
 from pathline.config.run import Run, Sample
+from pathline.console import open_console
 from pathline.evaluation.training_images import random_rows
 from pathline.generate import Conditioning, sample_images
 from pathline.images import sheet
@@ -106,7 +107,7 @@ def look(real: Tensor, samples: Tensor, titles: Sequence[str | None], file: Path
 
 def main() -> None:
     options = parse_arguments()
-    console, device = Console(stderr=True), pick_device("auto")
+    console, device = open_console(stderr=True), pick_device("auto")
     opened = runs.open_run(options.run, console.print)
     parts, weights = parts_of(opened, ema=None, device=device)
     run, _, data_for = load_data(opened.run, None, console)

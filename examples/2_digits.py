@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from sklearn.svm import SVC
 
 from pathline.assemble import sampler
 from pathline.config.resolve import read
+from pathline.console import open_console
 from pathline.data.sources.rows import digits
 from pathline.evaluation.training import run_training
 from pathline.generate import sample_images
@@ -33,7 +33,7 @@ settings = read("digits", (), [f"train.updates={asked.updates}", *asked.set], ta
 run = settings.run
 
 # Training: everything that it writes lies in the run folder.
-trained = run_training(run, asked.out, None, Console())
+trained = run_training(run, asked.out, None, open_console())
 
 # Drawing: one picture for each label and its seed, with the averaged weights.
 labels = [label for label in range(10) for _ in range(EACH)]

@@ -1,10 +1,13 @@
 """One progress bar for all commands, and lines that are printed as they are."""
 
 import io
+import re
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from pathline import console as console_module
 from pathline.console import open_console, progress, say_on, tracked
@@ -29,6 +32,22 @@ def test_a_line_is_printed_as_it_is(name):
 def test_open_console_reads_no_markup(capsys):
     open_console().print("[red]x.png " + "a" * 200)
     assert capsys.readouterr().out == "[red]x.png " + "a" * 200 + "\n"
+
+
+def test_every_console_is_opened_plain():
+    """A console of rich's own would read `[/b]` in a file name as markup, and crash on it."""
+    files = Path(console_module.__file__).parent.rglob("*.py")
+    texts = {file.name: file.read_text("utf-8") for file in files}
+    made = {name for name, text in texts.items() if re.search(r"(?<![\w])Console\(", text)}
+    assert made == {"console.py"}
+    assert not [name for name, text in texts.items() if re.search(r"\[/?(red|bold|dim)\]", text)]
+
+
+def test_a_table_on_an_open_console_reads_no_markup(capsys):
+    table = Table("[/b]")
+    table.add_row("[red]cat")
+    open_console(width=40).print(table)
+    assert {"[/b]", "[red]cat"} <= set(capsys.readouterr().out.split())
 
 
 def test_plain_lines_come_in_intervals(monkeypatch):

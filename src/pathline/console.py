@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -29,11 +29,20 @@ class Tick(Protocol):
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None: ...
 
 
-def open_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that prints text as it is: no wrapping, no markup in file names, no colours."""
-    return Console(
-        quiet=quiet, stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False
-    )
+def open_console(
+    *,
+    quiet: bool = False,
+    stderr: bool = False,
+    width: int | None = None,
+    file: IO[str] | None = None,
+) -> Console:
+    """A console that prints text as it is: no wrapping, no markup in file names, no colours.
+
+    Every command prints on one of these, so that no name, caption or label is read as markup.
+    width: of tables; None: the terminal's.
+    """
+    plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
+    return Console(quiet=quiet, stderr=stderr, width=width, file=file, **plain)
 
 
 def say_on(console: Console) -> Say:

@@ -4,15 +4,15 @@ import io
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
+from pathline.console import open_console
 from pathline.data.sources.folder import folder
 from pathline.data.sources.rows import shapes
 from pathline.recipes.data import data, inspect
 
 
 def printed(source, out):
-    console = Console(file=io.StringIO(), width=100)
+    console = open_console(file=io.StringIO(), width=100)
     inspect(source, out=out, console=console)
     return console.file.getvalue()
 

@@ -46,10 +46,10 @@ def check_cache(
         values.append(psnr(original[None], decoded[None]).item())
         pairs += [original, decoded]
         titles += [key, f"{values[-1]:.1f} dB"]
-        console.print(f"{key}  {values[-1]:.1f} dB", highlight=False, soft_wrap=True)
+        console.print(f"{key}  {values[-1]:.1f} dB")
     sheet(_pad_to_one_size(pairs), titles, columns=4).save(folder / PICTURE)
     average = f"PSNR {sum(values) / len(values):.1f} dB over {len(values)} pictures"
-    console.print(f"{average}: {folder / PICTURE}", highlight=False, soft_wrap=True)
+    console.print(f"{average}: {folder / PICTURE}")
     return values
 
 

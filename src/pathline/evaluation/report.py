@@ -39,7 +39,7 @@ def print_results(
         return
     out.mkdir(parents=True, exist_ok=True)
     file = write_json(out, "sweep" if is_sweep else "eval", results)
-    console.print(f"written: {file}", soft_wrap=True, highlight=False)
+    console.print(f"written: {file}")
     if is_sweep:
         _plot(results, file, console)
 
@@ -63,9 +63,9 @@ def _plot(results: Sequence[dict[str, Any]], file: Path, console: Console) -> No
         try:
             curves(spots, metrics, _baseline(results[0], at), title, picture)
         except ImportError as error:
-            console.print(f"no curves: {error}", soft_wrap=True, markup=False)
+            console.print(f"no curves: {error}")
             return
-        console.print(f"curves: {picture}", soft_wrap=True, highlight=False)
+        console.print(f"curves: {picture}")
 
 
 def _scores(result: Mapping[str, Any], at: int) -> dict[str, float]:
@@ -118,16 +118,16 @@ def _describe(result: Mapping[str, Any]) -> str:
 
 def _print_single(result: Mapping[str, Any], console: Console) -> None:
     say = console.print
-    say(f"{result['what']}: {_describe(result)}", soft_wrap=True, highlight=False)
-    say(f"real images: {result['reference']}", soft_wrap=True, highlight=False)
+    say(f"{result['what']}: {_describe(result)}")
+    say(f"real images: {result['reference']}")
     for at, feature in enumerate(result["features"]):
         say(_feature_table(feature, _baseline(result, at)))
         if feature["note"]:
-            say(f"{feature['feature']}: {feature['note']}", soft_wrap=True, highlight=False)
+            say(f"{feature['feature']}: {feature['note']}")
     if "adherence" in result:
         say(_adherence_table(result["adherence"]))
         order = result["adherence"]["swapped"]["order_accuracy"]
-        say(f"order accuracy {order:.3f}: {ORDER_ACCURACY}", soft_wrap=True, highlight=False)
+        say(f"order accuracy {order:.3f}: {ORDER_ACCURACY}")
     _print_cautions([result], console)
 
 
@@ -160,8 +160,8 @@ def _adherence_table(adherence: Mapping[str, Any]) -> Table:
 
 def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None:
     first = results[0]
-    console.print(f"{first['what']}: {_describe(first)}", soft_wrap=True, highlight=False)
-    console.print(f"real images: {first['reference']}", soft_wrap=True, highlight=False)
+    console.print(f"{first['what']}: {_describe(first)}")
+    console.print(f"real images: {first['reference']}")
     for at, feature in enumerate(first["features"]):
         names = _columns(results, at)
         table = Table(*first["setting"], title=feature["feature"], box=SIMPLE_HEAD, pad_edge=False)
@@ -175,7 +175,7 @@ def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None
         table.add_section()
         table.add_row("real", *blank, *(_number(baseline.get(m)) for m in names))
         console.print(table)
-        console.print(f"real: two sets of {feature['baseline_n']} real images", highlight=False)
+        console.print(f"real: two sets of {feature['baseline_n']} real images")
         _print_best(results, at, console)
     _print_cautions(results, console)
 
@@ -188,7 +188,7 @@ def _print_best(results: Sequence[Mapping[str, Any]], at: int, console: Console)
     choose = min if is_lower_better(metric) else max
     best = choose(scored, key=lambda result: _scores(result, at)[metric])
     setting = " ".join(f"{key}={value}" for key, value in best["setting"].items())
-    console.print(f"best {metric}: {setting}", highlight=False)
+    console.print(f"best {metric}: {setting}")
 
 
 def _print_cautions(results: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -197,7 +197,7 @@ def _print_cautions(results: Sequence[Mapping[str, Any]], console: Console) -> N
     if any("nearest_ratio" in feature["scores"] for feature in features):
         notes.append(NEAREST_RATIO)
     for text in dict.fromkeys(notes):
-        console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"note: {text}")
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,6 @@
 """Train: settings, data, networks, hooks, loop, from top to bottom; for every method."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import torch
 from rich.console import Console
 
 from pathline.config.layers import to_tree
+from pathline.console import open_console, say_on
 from pathline.evaluation.codec_hook import codec_measurements
 from pathline.evaluation.eval_hook import eval_hook, prepare_evaluation
 from pathline.runs import folder as runs
@@ -78,7 +78,7 @@ def run_training(
         else:
             folder = broadcast(runs.fresh(run.name, out) if is_first else None)
         if not is_first:
-            console = Console(quiet=True)
+            console = open_console(quiet=True)
         # A run that is refused before its first file leaves no folder.
         with runs.gone_if_empty(folder):
             context = prepare(
@@ -99,7 +99,7 @@ def prepare(
 ) -> TrainingContext:
     """Data, parts and players of a run. Raises ValueError for what does not fit together."""
     steps = METHODS[method]
-    say = partial(console.print, soft_wrap=True, highlight=False)
+    say = say_on(console)
 
     # The data decides some settings: its source, text=auto, sizes.
     loaded = steps.load_data(run, folder / runs.UNREADABLE if world.rank == 0 else None, console)
@@ -168,7 +168,7 @@ def _loop(
 ) -> Outcome:
     """The loop of all players. A fault is printed by the process it occurs in."""
     run, world = context.run, context.placement.world
-    console = Console(stderr=True) if world.rank else context.console
+    console = open_console(stderr=True) if world.rank else context.console
     prefix = f"process {world.rank}: " if world.size > 1 else ""
     return train_players(
         context.team.players,

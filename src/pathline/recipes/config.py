@@ -4,7 +4,6 @@ from inspect import Parameter
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from pathline.config.resolve import PRESETS, fill, read
 from pathline.config.run import PLACES, Run
 from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar, write
+from pathline.console import open_console
 from pathline.hints import listing, nearest
 from pathline.tables import TABLES
 
@@ -67,7 +67,7 @@ def rows(table: str | None = None, /, *, markdown: bool = False) -> int:
     if markdown:
         print(reference(), end="")  # noqa: T201
         return 0
-    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    console = open_console(width=None if open_console().is_terminal else 160)
     if table is None:
         console.print(_presets())
         console.print(f"`pathline config list TABLE` lists its rows. Tables: {', '.join(PLACES)}.")

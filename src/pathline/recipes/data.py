@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pathline.config.resolve import read
-from pathline.console import tracked
+from pathline.console import open_console, tracked
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.images import sheet
@@ -43,8 +43,8 @@ def data(
     """
     run, source = open_source(read(what, config, overrides, tables=TABLES).run)
     refuse_inside(out, run)
-    console = Console()
-    console.print(f"{what}: read as {run.data.source.name}", highlight=False)
+    console = open_console()
+    console.print(f"{what}: read as {run.data.source.name}")
     return 0 if inspect(source, out=out, console=console).sizes else 2
 
 
@@ -52,18 +52,18 @@ def inspect(source: Source, *, out: Path, console: Console) -> Stats:
     """Count, print, and write the contact sheet to `out`."""
 
     stats = measure(source, progress=partial(tracked, task="reading pictures", console=console))
-    console.print(_summary(stats), highlight=False)
+    console.print(_summary(stats))
     for table in _tables(stats, source):
         console.print(table)
     for row, reason in stats.unreadable[:MAX_LISTED]:
-        console.print(f"unreadable, row {row}: {reason}", soft_wrap=True, highlight=False)
+        console.print(f"unreadable, row {row}: {reason}")
     if len(stats.unreadable) > MAX_LISTED:
-        console.print(f"… and {len(stats.unreadable) - MAX_LISTED} more", highlight=False)
+        console.print(f"… and {len(stats.unreadable) - MAX_LISTED} more")
     if stats.examples:
         out.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.stack([picture for picture, _ in stats.examples])
         sheet(pixels, [title for _, title in stats.examples]).save(out)
-        console.print(f"contact sheet: {out}", soft_wrap=True, highlight=False)
+        console.print(f"contact sheet: {out}")
     return stats
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from pathline.console import open_console
 from pathline.runs import folder as runs
 from pathline.runs.folder import AVERAGES
 from pathline.training.power_ema import Snapshot, rebuild, snapshots, write
@@ -33,7 +32,7 @@ def ema(
     out:
         The file to write; by default one in RUN/averages.
     """
-    console = Console()
+    console = open_console()
     stored = stored_in(run)
     update = _update(stored, update)
     rebuilt = rebuild(stored, sigma_rel, update)
@@ -44,15 +43,12 @@ def ema(
         console.print(
             f"warning: sigma_rel={sigma_rel} can't be rebuilt from snapshots of lengths {lengths}; "
             f"the file has the nearest average, {rebuilt.error:.0%} off.",
-            soft_wrap=True,
         )
     console.print(
         f"average {sigma_rel} of update {update} from {rebuilt.used} snapshots, profile "
         f"{rebuilt.error:.2%} off: {out}",
-        soft_wrap=True,
-        highlight=False,
     )
-    console.print(f"next: pathline generate {run} --ema {out}", soft_wrap=True, highlight=False)
+    console.print(f"next: pathline generate {run} --ema {out}")
     return 0
 
 

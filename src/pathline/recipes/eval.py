@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pathline.config.pick import Pick
-from pathline.console import tracked
+from pathline.console import open_console, tracked
 from pathline.evaluation import reference as references
 from pathline.evaluation import shared_sampling as sampling
 from pathline.evaluation import sweep as sweeps
@@ -123,8 +123,8 @@ def evaluate(
     del debug  # read by the command line
     strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     with joined(strategy, pick_device(device)) as (_, chosen):
-        width = None if Console().is_terminal else PLAIN
-        console = Console(stderr=json, quiet=place()[0] > 0, width=width)
+        width = None if open_console().is_terminal else PLAIN
+        console = open_console(stderr=json, quiet=place()[0] > 0, width=width)
         settings, paths = split_words(words)
         groups = sweeps.sort_settings(settings)
         full_keys(groups.sampling, OPTIONS)

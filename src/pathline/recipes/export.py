@@ -1,12 +1,11 @@
 """`pathline export`: a run's weights as one safetensors file."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
+from pathline.console import open_console, say_on
 from pathline.runs import folder as runs
 from pathline.runs.sampling import parts_of
 
@@ -23,7 +22,7 @@ def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
     ema:
         Which average of the weights; the run's first by default, 0 for the weights themselves.
     """
-    say = partial(Console().print, soft_wrap=True, highlight=False)
+    say = say_on(open_console())
     if out.exists():
         raise ValueError(f"--out {out} exists. Choose another file.")
     opened = runs.open_run(run, lambda text: say(f"warning: {text}"))

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from pathline.config.run import Sample
+from pathline.console import open_console
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.picture_files import SamplingRequest, write_images
@@ -107,7 +108,7 @@ def generate(
         Show tracebacks.
     """
     del debug  # read by the command line
-    console = Console()
+    console = open_console()
     settings, texts = split_words(prompts)
     full_keys(settings, OPTIONS)
     opened = _open(run, console)
@@ -125,7 +126,7 @@ def generate(
         parts, conditioning, input_flags, count=len(items), device=chosen
     )
     if warning := untrained_size(parts, conditioning.size):
-        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)
+        console.print(f"warning: {warning}")
     weak_parts = _load_weak(weak, chosen, console)
     request = SamplingRequest(
         parts,
@@ -141,13 +142,13 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     rows = len(parts.facts.names) if class_grid else 0
     files = write_images(request, folder, sheet_rows=rows, trajectory=trajectory)
-    console.print(f"{len(items)} images with {weights}: {folder}", soft_wrap=True, highlight=False)
-    console.print(f"look at {files[-1]}", soft_wrap=True, highlight=False)
+    console.print(f"{len(items)} images with {weights}: {folder}")
+    console.print(f"look at {files[-1]}")
     return 0
 
 
 def _open(run: Path, console: Console) -> runs.Opened:
-    return runs.open_run(run, lambda text: console.print(f"warning: {text}", soft_wrap=True))
+    return runs.open_run(run, lambda text: console.print(f"warning: {text}"))
 
 
 def _png_settings(opened: runs.Opened, sample: Sample, weights: str) -> dict[str, Any]:

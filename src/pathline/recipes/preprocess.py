@@ -4,13 +4,12 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from pathline.config.resolve import read
-from pathline.console import progress
+from pathline.console import open_console, progress, say_on
 from pathline.data.cache.build import Processes, WriteResult, build
 from pathline.data.cache.plan import RowSettings, WriteOptions, lay_out
 from pathline.data.cache.reader import FEATURES, HEAD, LATENTS, STATS, TEXT
@@ -73,7 +72,7 @@ def preprocess(
     if batch < 1 or check < 0:
         raise ValueError(f"--batch {batch} must be at least 1, and --check {check} at least 0.")
     run = read(what, config, overrides, {"device": device}, tables=TABLES).run
-    console = Console(quiet=launched_rank() > 0)
+    console = open_console(quiet=launched_rank() > 0)
     inputs = cache_inputs(run, short_name(dtype), short_name(text_dtype))
     folder = out or Path(run.data.cache or CACHES / run.name)
     refuse_inside(folder, inputs.run)
@@ -84,7 +83,6 @@ def preprocess(
     except KeyboardInterrupt:
         console.print(
             f"Interrupted. What was encoded is in {folder}; the same command resumes it.",
-            soft_wrap=True,
         )
         return INTERRUPTED
     if check and launched_rank() == 0:
@@ -99,7 +97,7 @@ def _show_plan(folder: Path, inputs: CacheInputs, console: Console) -> int:
     new = {placed.id for placed in layout.pictures} - {row for shard in shards for row in shard.ids}
     table = bucket_table(layout, inputs.buckets, inputs.run.train.batch)
     for part in (*table, *list_faults(layout)):
-        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+        console.print(part)
     console.print(f"{len(new)} pictures to encode into {folder}; nothing was written")
     return 0 if layout.pictures else 2
 
@@ -140,11 +138,11 @@ def _report_changes(folder: Path, settings: RowSettings, console: Console) -> No
         before, now = earlier.get(setting), getattr(settings, setting)
         if before and before != now:
             end = f"and is {now!r}: all {rows} are made again" if now else f"and is none: no {rows}"
-            console.print(f"{setting} was {before!r} {end}", soft_wrap=True, highlight=False)
+            console.print(f"{setting} was {before!r} {end}")
 
 
 def _report(folder: Path, result: WriteResult, inputs: CacheInputs, console: Console) -> None:
-    say = partial(console.print, soft_wrap=True, highlight=False)
+    say = say_on(console)
     new = result.encoded
     more = f", {new[TEXT]} captions encoded" if inputs.text else ""
     more += f", features of {new[FEATURES]} pictures encoded" if inputs.vision.width else ""

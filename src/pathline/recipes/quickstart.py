@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pathline.config.resolve import read
 from pathline.config.run import Run
+from pathline.console import open_console
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.evaluation.training import EXIT, Trained, run_training
@@ -48,7 +49,7 @@ def quickstart(
     """
     del debug  # read by the command line
     start = time.perf_counter()
-    console = Console()
+    console = open_console()
     flags = {"seed": seed, "device": device}
     run = read("quickstart", (), settings, flags, tables=TABLES).run
     console.print("Training a flow on scenes of one or two coloured shapes with captions.")
@@ -85,9 +86,9 @@ def _print_scores(scores: dict[str, tuple[Adherence, Adherence]], console: Conso
     console.print(table)
     for split, (sampled, _) in scores.items():
         kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(sampled.kinds.items()))
-        console.print(f"{SPLITS[split]}: accuracy by attribute: {kinds}", highlight=False)
+        console.print(f"{SPLITS[split]}: accuracy by attribute: {kinds}")
     pairs = ", ".join(" ".join(pair) for pair in HELD_OUT)
-    console.print(f"unseen colour-shape pairs, in no training scene: {pairs}", highlight=False)
+    console.print(f"unseen colour-shape pairs, in no training scene: {pairs}")
 
 
 def _print_next_steps(folder: Path, seconds: float, console: Console) -> None:
@@ -101,4 +102,4 @@ def _print_next_steps(folder: Path, seconds: float, console: Console) -> None:
         "  pathline train PATH/TO/YOUR/PICTURES",
     )
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line)

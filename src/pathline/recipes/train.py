@@ -1,11 +1,9 @@
 """`pathline train`: a flow on a preset or your own images; evaluation/training.py trains it."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from pathline.console import open_console, say_on
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.runs.folder import Layers
 from pathline.runs.launch import launch
@@ -48,8 +46,8 @@ def train(
         Show tracebacks.
     """
     del debug  # read by cli.py
-    console = Console(quiet=launched_rank() > 0)
-    say = partial(console.print, soft_wrap=True, highlight=False)
+    console = open_console(quiet=launched_rank() > 0)
+    say = say_on(console)
     layers = Layers(what, config, overrides, {"seed": seed, "device": device})
     run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
     if procs != 1:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -78,7 +79,7 @@ class Opened(Generic[R]):
 def fresh(name: str, out: Path | None) -> Path:
     """The empty folder of a new run. A folder that is not empty is refused, not overwritten."""
     if out is None:
-        taken = {path.name for path in RUNS.glob(f"{name}-*")}
+        taken = {path.name for path in RUNS.glob(f"{escape(name)}-*")}
         number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
         out = RUNS / f"{name}-{number}"
     # The list of unreadable pictures is written before a run begins, and does not count.
@@ -130,7 +131,8 @@ def publish(folder: Path, saved: Path, run: Any) -> None:
 
 def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
     """The run folder under runs/ that was written to last; with a name, of that preset."""
-    folders = [path.parent for path in RUNS.glob(f"{name or '*'}-*/{kind.settings}")]
+    pattern = escape(name) if name else "*"
+    folders = [path.parent for path in RUNS.glob(f"{pattern}-*/{kind.settings}")]
     if not folders:
         raise ValueError(
             f"latest is wrong because there is no {f'{name} run' if name else 'run'} under "

@@ -159,7 +159,4 @@ def attempt(saver: Saver, progress: Progress, console: Console, *, settled: bool
         if settled:
             saver.settle()
     except (OSError, SafetensorError) as error:
-        console.print(
-            f"[red]update {progress.update}: a checkpoint was not saved:[/red] {error}",
-            soft_wrap=True,
-        )
+        console.print(f"update {progress.update}: a checkpoint was not saved: {error}")

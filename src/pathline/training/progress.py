@@ -76,7 +76,7 @@ def screen(console: Console, updates: int, start: int) -> Iterator[tuple[Hook, S
     """A hook that moves the bar and a function that shows numbers."""
     # Without a terminal: a line at each log interval.
     if not console.is_terminal:
-        yield _still, lambda p, values: console.print(line(p, values, updates), soft_wrap=True)
+        yield _still, lambda p, values: console.print(line(p, values, updates))
         return
     columns = (
         BarColumn(),

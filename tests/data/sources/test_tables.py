@@ -56,6 +56,13 @@ def test_plain_bytes_and_words_as_labels(tmp_path, png, write_parquet):
     assert [source.read(row).label for row in (0, 1)] == [1, 0]
 
 
+@pytest.mark.parametrize("name", ["photos [2024]", "all *", "who?"])
+def test_a_folder_named_with_signs_of_a_pattern_is_read(name, tmp_path, png, write_parquet):
+    (tmp_path / name).mkdir()
+    file = write_parquet(tmp_path / name / "part [1].parquet", {"jpg": [png()], "text": ["a"]})
+    assert parquet(path=file).count == parquet(path=file.parent).count == 1
+
+
 def test_ambiguous_missing_and_unfit_columns_list_what_there_is(table, tmp_path, write_parquet):
     file = table(text=["a", "b"], prompt=["c", "d"], score=[0.5, 0.1])
     with pytest.raises(ValueError, match=r"caption could be any of text, prompt.*score \(other\)"):

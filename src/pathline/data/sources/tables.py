@@ -8,6 +8,7 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _load(kind: str, files: list[Path], **options: Any) -> Any:
         state = file.stat()
         facts = (str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         stamp.update(repr(facts).encode())
-    data_files = {"train": [str(file) for file in files]}
+    data_files = {"train": [escape(str(file)) for file in files]}  # it reads patterns
     name = f"pathline-{stamp.hexdigest()[:16]}"
     try:
         options |= {"name": name, "data_files": data_files, "split": "train"}

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from pathline.config.pick import bind
 from pathline.config.resolve import read
+from pathline.console import open_console
 from pathline.data.sources.source import Source
 from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
@@ -78,7 +78,7 @@ def codec_check(
     run = read(folder, config, settings, {"device": device}, tables=TABLES).run
     run, source = open_source(run)
     built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
-    console = Console(highlight=False)
+    console = open_console()
     sample = read_images(source, count, size, built.factor, run.data.channels)
     place = pick_device(run.device)
     if built.to is not None:
@@ -88,11 +88,11 @@ def codec_check(
     for table in tables(report):
         console.print(table)
     for line in (*sample.bad, *(f"{turn}: {why}" for turn, why in sums.unmeasured.items())):
-        console.print(f"left out: {line}", soft_wrap=True)
+        console.print(f"left out: {line}")
     out.parent.mkdir(parents=True, exist_ok=True)
     comparison(sample, sums).save(out)
     out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    console.print(f"images: {out}; numbers: {out.with_suffix('.json')}", soft_wrap=True)
+    console.print(f"images: {out}; numbers: {out.with_suffix('.json')}")
     return 0
 
 

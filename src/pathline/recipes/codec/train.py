@@ -1,11 +1,9 @@
 """Train a codec: the program of evaluation/training.py, and the codec it becomes."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from pathline.console import open_console, say_on
 from pathline.evaluation.codec_hook import codec_trial, store_codec
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.runs.folder import Layers
@@ -44,8 +42,8 @@ def codec_train(
         Show tracebacks.
     """
     del debug  # read by cli.py
-    console = Console()
-    say = partial(console.print, soft_wrap=True, highlight=False)
+    console = open_console()
+    say = say_on(console)
     flags = {"seed": seed, "device": device}
     layers = Layers(what, config, overrides, flags)
     run, opened = read_command("codec", layers, resume=resume, out=out, say=say)
