@@ -105,6 +105,7 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     guidance = TABLES["sample.guidance"][sample.guidance.name]
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     guide = _row("sample.guidance", sample.guidance)
+    # Tried on a field of zeros, so that wrong options show before a training.
     guide(torch.zeros_like, torch.zeros_like, STILL)
     needs = sampling_needs(sample, record.asks, TABLES)
     require(needs, Subject(has_fixed_steps=not record.adaptive))

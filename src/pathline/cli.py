@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _complain(_memory_advice(error, tokens), USAGE, debug)
         if isinstance(error, ValueError | OSError | ImportError):
             return _complain(_message(error), USAGE, debug)
+        # Anything else is a mistake of ours: say where.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         text = f"{type(error).__name__}: {error} (at {where})"

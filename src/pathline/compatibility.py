@@ -250,6 +250,7 @@ def require_width(objective: Objective, backbone: nn.Module, channels: int) -> N
     if shape is None or objective.prediction == "x1":
         return
     values = shape.patch**2 * channels
+    # A bottleneck in the patch embedding is what the noise has to pass.
     narrowest = min(shape.width, shape.bottleneck or shape.width)
     if values > narrowest:
         raise ValueError(
@@ -263,6 +264,7 @@ def require_width(objective: Objective, backbone: nn.Module, channels: int) -> N
 
 def require_sizes(facts: Facts, codec: Codec, network: Network, objective: Objective) -> None:
     """Raises ValueError for image sizes of the data that the backbone cannot take."""
+    # Pictures are tiled by patches, and the tokens of a head's group by groups.
     group = (objective.head or {}).get("group") or 1  # tokens that a head samples together
     unit = codec.factor * getattr(getattr(network.backbone, "shape", None), "patch", 1) * group
     if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:

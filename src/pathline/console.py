@@ -108,6 +108,7 @@ def _plain_lines(say: Say) -> Tick:
 
     def tick(task: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        # Speed from the first call on: what an earlier run has done does not count.
         start, first = starts.setdefault(task, (now, done))
         if now - last_lines.setdefault(task, now) < INTERVAL:
             return

@@ -19,6 +19,7 @@ def write_whole(file: Path, content: bytes | str | Callable[[Path], object]) -> 
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        # On disk before the rename, or a crash could leave the name of an empty file.
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, file)
@@ -48,6 +49,7 @@ def digest_samples(files: Iterable[Path]) -> str:
         total.update(f"{size} ".encode())
         with file.open("rb") as stream:
             total.update(stream.read(END))
+            # Blocks evenly between the ends: weights that differ little still differ there.
             for block in range(BLOCKS if size > 2 * END else 0):
                 stream.seek(END + block * (size - 2 * END) // BLOCKS)
                 total.update(stream.read(BLOCK))

@@ -143,6 +143,7 @@ def sample_steps(
     cond = conditioning.cond
     cond = cond_to(parts.text.encode(items) if cond is None else cond, device)
     null = cond_to(parts.text.null if conditioning.null is None else conditioning.null, device)
+    # On the CPU, whose numbers are the same whatever device samples.
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise(x: Tensor) -> Tensor:

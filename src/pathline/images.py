@@ -55,6 +55,7 @@ def sheet(
     """Pictures in rows, each enlarged by whole steps to about 96 pixels, its title below it."""
     count, _, height, width = pixels.shape
     columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.5))))
+    # Enlarged by whole numbers, so that every pixel stays a square.
     factor = max(1, round(EDGE / max(height, width)))
     tile = (width * factor, height * factor)
     lines = [textwrap.wrap(title, max(4, tile[0] // 6))[:3] for title in titles]

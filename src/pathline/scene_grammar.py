@@ -79,6 +79,7 @@ def parse(text: str) -> Scene:
     first, at = _read_thing(words, 0, text)
     if at == len(words):
         return Scene((first,))
+    # After the first thing a place, or a relation to a second thing.
     place = _match(words, at, PLACES)
     if place is not None:
         _end(words, at + len(place.split()), text)

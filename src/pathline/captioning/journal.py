@@ -81,6 +81,7 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
             key = path.relative_to(root).as_posix()
             metadata, record = places.get(path, (base / METADATA, {}))
             label = record.get(fields.label or "", path.parent.name if has_classes else None)
+            # One file for all: names from the root, and what the file has already.
             if out:
                 metadata, name, record = out, key, previous.get(key, record)
             else:
@@ -135,6 +136,7 @@ def merge_journals(
     lines: dict[str, list[Record]] = {}
     faults: dict[str, Record] = {}
     for line in _read_journals(collection):
+        # Later lines count: a caption clears the fault of an earlier attempt.
         faults.pop(line["key"], None)
         if "captions" in line:
             lines.setdefault(line["key"], []).append(line)

@@ -125,6 +125,7 @@ def _generate(
         **inputs, **greedy, max_new_tokens=max_new_tokens, logits_processor=noise
     )
     answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
+    # An answer without an end token was cut at max_new_tokens.
     ends = network.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends).reshape(-1)
     is_whole = torch.isin(answers, ends).any(1).tolist()

@@ -61,6 +61,7 @@ def add_captions(
     pairs = [] if replace else [p for p in caption_pairs(record) if not _is_stale(p[1], new[0][1])]
     pairs += [(caption, dict(source or {})) for caption, source in new]
     first = tidy(record.get(field))
+    # A model's caption in the first place may be replaced, a person's may not.
     if replace or first in model_captions(record):
         first = None
     if first is None and (replace or not has_human):

@@ -81,6 +81,7 @@ def _ask(loaded: list[Loaded], attempt: int, ask: Ask, request: Request) -> list
         return []
     prompts = [build_prompt(request.template, item.picture.label) for item in loaded]
     seeds = [_seed(request.seed, item.picture.key, attempt) for item in loaded]
+    # At temperature 0 a retry would only give the same answer again.
     retry_temperature = max(request.temperature, RETRY_TEMPERATURE)
     temperature = retry_temperature if attempt else request.temperature
     try:

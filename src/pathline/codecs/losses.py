@@ -100,6 +100,7 @@ def balance(
     ‖∇ rebuilding‖ / (‖∇ critique‖ + 1e-4) at the weights `last`, within [0, 1e4]
     (CompVis/taming-transformers:taming/modules/losses/vqperceptual.py).
     """
+    # At the last layer only: whole gradients would cost two more backward passes.
     norms = [
         torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
         for loss in (rebuilding, critique)

@@ -49,6 +49,7 @@ class Codebook(nn.Module):
         z = h.float()
         indices = self.indices(z)
         q = self._taken(indices)
+        # Kept for `learn`: codes move only after an update that was taken.
         if self.training and torch.is_grad_enabled():
             self.last_pass = _rows(z.detach()), indices.flatten()
         cost = closeness(z, q)
@@ -65,6 +66,7 @@ class Codebook(nn.Module):
         """The nearest code of every latent position."""
         b, _, height, width = raw.shape
         with torch.autocast(raw.device.type, enabled=False):
+            # |z − code|² without |z|², which all codes share.
             rows = _rows(raw.float())
             distance = self.codes.square().sum(1) - 2 * rows @ self.codes.T
         return distance.argmin(1).view(b, height, width)
@@ -115,6 +117,7 @@ class Levels(nn.Module):
         if not levels or min(levels) < 3:
             raise ValueError(f"network.levels are {list(levels)}, but each must be at least 3.")
         self.levels, self.size = levels, math.prod(levels)
+        # FSQ's bound: tanh reaches just past the outer levels; even counts are offset by ½.
         counts = torch.tensor(levels, dtype=torch.float32)
         half, offset, unit = (counts - 1) * (1 + 1e-3) / 2, 0.5 * (counts % 2 == 0), counts // 2
         parts = {"reach": half, "offset": offset, "shift": (offset / half).atanh()}

@@ -177,6 +177,7 @@ def _ground(root: Root[Any], what: str | None) -> Base[Any]:
     presets = root.presets
     if what is None:
         return Base(root.record(), {}, [])
+    # A preset wins over a folder of its name, which ./NAME names.
     if what in presets:
         return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
     path = Path(what)

@@ -148,6 +148,7 @@ def _choice(value: Any, choices: tuple) -> Any:
 
 
 def _tuple(value: Any, kind: Any) -> tuple:
+    # On a command line a list is words between commas, and one value a list of one.
     if isinstance(value, str):
         value = [read_scalar(part.strip()) for part in value.strip("[]()").split(",")]
     elif not isinstance(value, list | tuple):

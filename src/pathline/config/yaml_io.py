@@ -127,6 +127,7 @@ def scalar(value: Any) -> str:
     text = yaml.safe_dump(value, **style).removesuffix("\n").removesuffix("\n...")
     if not isinstance(value, str):
         return text
+    # Without quotes where it reads back as this text: 1e-3, null and yes would not.
     if value.isprintable() and (text[:1] in "'\"" or read_scalar(text) == value):
         return text
     style["allow_unicode"] = value.isprintable()

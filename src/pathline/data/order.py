@@ -124,6 +124,7 @@ def _schedule(
     kinds = np.repeat(np.arange(len(visits)), visits)
     begins = np.repeat(np.cumsum(visits) - visits, visits)
     visit = np.arange(len(kinds)) - begins
+    # Visit v of n is somewhere in [v / n, (v + 1) / n) of the cycle, so that buckets mix.
     jitter = _uniform(seed, TURN, number, np.arange(len(kinds)))
     order = np.argsort((visit + jitter) / visits[kinds], kind="stable")
     return kinds[order], visit[order]

@@ -45,6 +45,7 @@ def scene_scores(sample: SamplePrompts, n: int, seed: int) -> dict[str, Any]:
         scenes = _scenes(split, count)
         prompts = [caption(scene) for scene in scenes.values()]
         images[split] = sample(prompts, [seed + index for index in scenes])
+        # The detector's mistakes on real scenes are the limit for sampled ones.
         real = torch.from_numpy(np.stack([draw_scene(scene) for scene in scenes.values()]))
         scores[split] = {
             "sampled": _to_dict(adherence(images[split], prompts)),

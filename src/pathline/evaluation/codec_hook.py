@@ -78,6 +78,7 @@ def codec_measurements(
 def measure_codec(trial: CodecTrial) -> dict[str, float]:
     """PSNR over held-out images and, with a codebook, how many codes are used how evenly."""
     network, psnrs, codes = trial.network.eval(), [], []
+    # With the averaged weights, which are those that are stored.
     with trial.ema.lent_to(network):
         for rows in trial.held[:MAX_IMAGES].split(trial.run.train.batch):
             pixels = trial.images(rows)

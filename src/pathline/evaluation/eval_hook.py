@@ -123,6 +123,7 @@ def eval_hook(
         with evaluation.ema.lent_to(evaluation.player.network):
             images = evaluation.sample(evaluation.items, seeds)
         evaluation.player.network.train()
+        # One process scores; all need the value, to agree on whether it is the best.
         value = from_first_rank(lambda: _score(evaluation, images, progress, track))
         best = Best(progress.update, evaluation.metric, value, evaluation.method)
         if math.isnan(value):

@@ -27,6 +27,7 @@ def embed_cached(feature: Feature, pixels: Tensor, folder: Path | None) -> Tenso
     Same means: the same name (with its resizing), the same images in order, and the same features
     of the first of them, so that other weights under the same name are noticed. None: no cache.
     """
+    # The key itself embeds PROBES images: so few need no cache.
     if folder is None or len(pixels) <= PROBES:
         return feature.embed(pixels)
     file = folder / f"{_key(feature, pixels)[:32]}.safetensors"

@@ -39,6 +39,7 @@ def curves(
     panels = page.subplots(rows, columns, squeeze=False).flatten()
     for panel, metric in zip(panels, metrics, strict=False):
         _draw(panel, spots, along, metric, real.get(metric))
+    # One legend, in the panel that shows most lines.
     fullest = max(panels, key=lambda panel: len(panel.get_legend_handles_labels()[0]))
     if fullest.get_legend_handles_labels()[0]:
         fullest.legend(fontsize=7)
@@ -61,6 +62,7 @@ def abscissa(spots: Sequence[Spot]) -> str:
 def _draw(panel: Any, spots: Sequence[Spot], along: str, metric: str, real: float | None) -> None:
     words = list(dict.fromkeys(spot.setting[along] for spot in spots))
     numbers = [number for word in words if (number := _number(word)) is not None]
+    # Values that are no numbers stand side by side, in the order they came in.
     is_scale = len(numbers) == len(words)
     at = dict(zip(words, numbers if is_scale else range(len(words)), strict=True))
     for label, line in _lines(spots, along).items():

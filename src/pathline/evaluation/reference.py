@@ -38,6 +38,7 @@ def load_folder(
     """
     source = bind(TABLES["data.source"], Pick(*detect(folder)), "data source")()
     side = size or source.read(0).image.shape[-1]
+    # Decoding crops and scales, so sizes are noted while images are read.
     wrong_sizes: dict[int, str] = {}
 
     def read_measured(row: int) -> Example:

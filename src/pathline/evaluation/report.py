@@ -111,6 +111,7 @@ def _describe(result: Mapping[str, Any]) -> str:
             "grid": f"{result['grid']} grid",
             "guidance": f"guidance {guidance}",
         }
+        # What the sweep changes stands in its table.
         words += [text for name, text in settings.items() if name not in result["setting"]]
         words.insert(0, result["checkpoint"])
     return ", ".join(words)

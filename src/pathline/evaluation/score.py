@@ -54,6 +54,7 @@ def prepare_scorer(
     build = bind(FEATURES, feature, "feature")
     extractor = FEATURES[feature.name]
     built = build(reference.pixels, reference.labels, device)
+    # Features of a pretrained network alone are cached: others depend on the reference.
     folder = cache_folder() if extractor.is_pretrained else None
     real = embed_cached(built, reference.pixels, folder)
     held = None if reference.held is None else embed_cached(built, reference.held, folder)
@@ -75,6 +76,7 @@ def score(scorer: Scorer, images: Tensor, items: Sequence[Item], seed: int) -> d
     feature = scorer.feature
     features = feature.embed(images)
     n = len(features)
+    # As many real images as sampled ones, on whose number a Fréchet distance depends.
     real = scorer.real[random_rows(len(scorer.real), min(n, len(scorer.real)), seed)]
     notes = cautions(real, features)
     if scorer.baseline_n < n:
@@ -129,6 +131,7 @@ def _score_items(
         return {}
     logits = scorer.feature.logits(images)
     scores = {"inception_score": inception_score(logits, splits=min(10, len(logits))).mean}
+    # Accuracy needs the classes that the classifier was trained on.
     labels = [item for item in items if isinstance(item, int)]
     if _scores_labels(scorer) and len(labels) == len(images):
         scores["accuracy"] = conditional_accuracy(logits, torch.tensor(labels))

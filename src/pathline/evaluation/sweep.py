@@ -85,6 +85,7 @@ def read_variants(
     for values in product(*axes.values()):
         setting = dict(zip(axes, values, strict=True))
         chosen = [*typed, *(f"{key}={value}" for key, value in setting.items())]
+        # `ema` selects weights and is no sampling setting; the last one counts.
         emas = [text.partition("=")[2] for text in chosen if text.startswith("ema=")]
         chosen = [text for text in chosen if not text.startswith("ema=")]
         sample = sampling_settings(opened, chosen)

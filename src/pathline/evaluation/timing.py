@@ -91,6 +91,7 @@ def largest_batch(
         return runs[batch][0] <= meter.limit
 
     def fits(batch: int) -> bool:
+        # Memory grows linearly with the batch: beyond `patience` it is predicted.
         few, many = min(runs, default=0), max(runs, default=0)
         growth = runs[many][0] - runs[few][0] if runs else 0
         if growth < LEAST_GROWTH or runs[many][1] * batch / many <= patience:
@@ -111,6 +112,7 @@ def memory_meter(device: torch.device) -> Meter:
     if device.type == "cuda":
         peak = partial(torch.cuda.max_memory_allocated, device)
         clear = partial(torch.cuda.reset_peak_memory_stats, device)
+        # What is free on the card, and what torch has reserved and can use again.
         limit = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     else:
         peak, clear, limit = _peak_memory, _reset_peak, int(MEMORY_SHARE * _free_memory())
@@ -156,6 +158,7 @@ def shares_of_update(
     """How the time of an update of one lane is shared among its phases, by the medians."""
     plain_loss, marks, order = player.loss, {}, ("start", *Shares.__annotations__)
 
+    # Kernels run asynchronously: a mark waits for the device.
     def mark(name: str, *_: Any) -> None:
         finish(device)
         marks[name] = time.perf_counter()
@@ -174,6 +177,7 @@ def shares_of_update(
         times = [marks[name] for name in order]
         return [late - early for early, late in pairwise(times)]
 
+    # The backward pass is over when the last weight has its gradient.
     weights = [p for p in player.network.parameters() if p.requires_grad]
     handle = register_multi_grad_hook(weights, partial(mark, "backward"))
     player.loss = loss

@@ -76,6 +76,7 @@ def run_training(
         if opened:
             folder = opened.folder
         else:
+            # The first process makes the folder; all write to the same.
             folder = broadcast(runs.fresh(run.name, out) if is_first else None)
         if not is_first:
             console = open_console(quiet=True)
@@ -134,6 +135,7 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
     feed = steps.feeder(run, data, device, world)
     rehearse(team, batch_of(data, first_rows(data, 2), device, with_features=True))
     hooks_from = prepare_hooks(context)
+    # The players exist, on their device and sharded: a checkpoint is copied into them.
     start = restore_players(team.players, opened, world, say)
     is_first = world.rank == 0
     texts = runs.write(folder, run, context.facts, steps.kind) if is_first else {}
@@ -149,6 +151,7 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
         with bar as (tick, show), trackers as tracker:
             feed, hooks = hooks_from(feed, start, tracker, save, show)
             outcome = _loop(context, feed, start, hooks=[tick, *hooks], stopped=stopped)
+        # Saved whatever ended the loop; a diverged run has the weights before its first bad update.
         if outcome.progress.update:
             save.save(outcome.progress)
             save.settle()
@@ -177,6 +180,7 @@ def _loop(
         updates=run.train.updates,
         batch=run.train.batch,
         hooks=hooks,
+        # All ranks stop after the same update, or the others would wait in a collective.
         stopped=lambda: agreed(stopped()),
         complain=complaints(lambda text: console.print(prefix + text), context.data.keys),
     )
@@ -231,6 +235,7 @@ def flow_measurements(context: TrainingContext) -> Measurements:
 
     def hooks(tracker: Tracker, saver: Saver, _: Show) -> Iterator[Hook]:
         def save(progress: Progress) -> None:
+            # Settled, since the best checkpoint is named right after it.
             attempt(saver, progress, context.console, settled=True)
 
         yield from sampling_hook(grid, context.folder / "samples", tracker, world, say)

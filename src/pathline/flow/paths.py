@@ -98,6 +98,7 @@ def draw_point(
     `draw` is a bound row of DRAWS, `couple` one of COUPLINGS; rng lives on the device of x1.
     """
     x0 = torch.randn(x1.shape, generator=rng, device=x1.device, dtype=x1.dtype)
+    # Paired before the times are chosen: a coupling knows noise and data, not t.
     x0 = couple(x0, x1, cond)
     t = draw(x1, rng)
     xt, v = interpolate(path, x0, x1, t), velocity(path, x0, x1, t)

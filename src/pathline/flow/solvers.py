@@ -188,6 +188,7 @@ def sde(
         return x1_from_velocity(path, v, x, t), memory
     if w == 0:
         return x + dt * v, memory
+    # The score takes out of the marginals what the noise puts in, so w is free (SiT).
     x_next = x + dt * (v + w * score_from_velocity(path, v, x, t))
     return x_next + math.sqrt(2 * w * dt) * _sample_noise("sde", noise, x), memory
 

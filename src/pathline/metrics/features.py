@@ -33,6 +33,7 @@ def pca(
     del labels
     if len(real) < 2:
         raise ValueError(f"principal axes need at least 2 reference images; got {len(real)}")
+    # Axes of at most MOST images, evenly taken, in float64.
     flat = shrunk(real[:: -(-len(real) // MOST)], side).flatten(1).double()
     width, mean = min(width, *flat.shape), flat.mean(0)
     axes = _axes(flat - mean, width).to(device, torch.float32)

@@ -18,6 +18,7 @@ def statistics(features: Float[Tensor, "n d"]) -> Statistics:
     n = len(features)
     if n < 2:
         raise ValueError(f"statistics need the features of at least 2 pictures; got {n}")
+    # float64: the distance is a small difference of large traces.
     features = features.detach().double()
     if not features.isfinite().all():
         bad = int((~features.isfinite()).any(1).sum())

@@ -252,6 +252,7 @@ def _downloaded() -> Path:
                 f"the Inception weights could not be downloaded ({error}); fetch {URL} "
                 "elsewhere and give its path, or use features=pca, which needs no weights"
             ) from error
+    # Checked each time: a broken file would change every score without an error.
     if (sha256 := digest(file)) != SHA256:
         raise ValueError(f"{file} is not the published file (sha256 {sha256}); delete it")
     return file

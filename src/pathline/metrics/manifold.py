@@ -55,6 +55,7 @@ def kid(
     if size == len(real) == len(sampled):
         subsets = 1  # all would be the same
     x, y = (_subsets(len(side), subsets, size, rng).to(side) for side in (real, sampled))
+    # Without the kernel of an image with itself, which makes the estimate unbiased.
     within_real = (_sums(real, real, x, x) - x @ _cubes(real)) / (size * (size - 1))
     within_sampled = (_sums(sampled, sampled, y, y) - y @ _cubes(sampled)) / (size * (size - 1))
     values = within_real + within_sampled - 2 * _sums(real, sampled, x, y) / size**2
@@ -118,6 +119,7 @@ def nearest_ratio(
     About 1: as far from the training set as new images are; towards 0: copies of it.
     """
     _checked_pair(train, held, least=1)
+    # Centred, since |a|² + |b|² − 2ab loses digits far from the origin.
     mean = train.double().mean(0)
     train, held, sampled = (s.double() - mean for s in _wide(train, held, sampled))
     usual = _nearest(held, train).median()
@@ -154,6 +156,7 @@ def _cover(centres: Tensor, points: Tensor, k: int) -> Cover:
     rows = min(_rows(centres), _rows(points))
     to_centres, to_points = _squares(centres, centres, rows), _squares(centres, points, rows)
     for near, far in zip(to_centres, to_points, strict=True):
+        # The distance to the k-th neighbour is the radius of a centre's ball.
         radius = near.topk(k + 1, dim=1, largest=False).values[:, -1:]  # itself is the first
         inside = far < radius
         hit |= inside.any(0)
@@ -172,6 +175,7 @@ def _squares(
 ) -> Iterator[Float[Tensor, "c m"]]:
     """Squared distances of some rows of a at a time to all of b."""
     length = b.square().sum(1)
+    # |a|² + |b|² − 2ab in one product; rounding can leave it below 0.
     for part in a.split(rows):
         square = part.square().sum(1, keepdim=True)
         yield torch.addmm(square + length, part, b.T, alpha=-2).clamp_(min=0)

@@ -75,6 +75,7 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
     shares = {kind: float(np.mean(kinds[kind])) for kind in kinds}
     return Adherence(
         mean=float(np.mean([np.mean(list(picture.values())) for picture in pictures])),
+        # A geometric mean: a kind of attribute that is never right makes it 0.
         geometric=float(np.prod(list(shares.values())) ** (1 / len(shares))),
         exact=float(np.mean([all(picture.values()) for picture in pictures])),
         n=len(pictures),
@@ -199,6 +200,7 @@ def _shape(mask: Bool[np.ndarray, "h w"]) -> str | None:
     height, width = mask.shape
     if not 0.7 <= width / height <= 1.43:
         return None
+    # Width by row: a triangle widens downwards, a square and a circle don't.
     rows = mask.sum(1) / width
     third = max(1, height // 3)
     slope = rows[-third:].mean() - rows[:third].mean()

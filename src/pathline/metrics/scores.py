@@ -23,6 +23,7 @@ def measure(
     _check_count(real, sampled)
     rng = torch.Generator().manual_seed(seed)
     scores = {"frechet": frechet(statistics(real), statistics(sampled))}
+    # The others take time in n²: at most MOST random images of each set.
     real, sampled = _thin(real, rng), _thin(sampled, rng)
     scores["kid"] = kid(real, sampled, rng=rng).mean
     fewest = min(len(real), len(sampled))

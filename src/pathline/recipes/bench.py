@@ -166,6 +166,7 @@ def _row(setup: Setup, mode: str, batch: int, operations: float, meter: Meter) -
         "product": lambda: product_rate(setup.device, setup.precision.dtype),
         "update": lambda: update(player, feed(), 0),
     }
+    # On a CPU a sampling takes minutes, so it is timed for the run's batch only.
     if batch == setup.run.train.batch or setup.device.type != "cpu":
         works["sample"] = _sampling(setup, player, batch)
     rounds = timing.in_turns(works, setup.device, SECONDS)

@@ -179,6 +179,7 @@ def _score_run(
     check_count(n, "sampled")
     if size is not None and real is None:
         raise ValueError("--size is for folders; a run's images have the size of the run.")
+    # Everything is checked before the first image is sampled.
     for variant in variants:
         _check_ema(opened.run.train.ema, variant)
     parts, _ = parts_of(opened, ema=variants[0].ema, device=task.device)

@@ -59,6 +59,7 @@ def logging(
     free = _free_port(port, board.port)
     console = open_console()
     with _ended_by_signals(), ExitStack() as stack:
+        # Copies go to a scratch folder: a run that is looked at is not written to.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pathline-")))
         ready = len(folders) == 1 and (folders[0] / backend).is_dir()
         readers = [] if ready else [_reader(stack, each, scratch, backend) for each in folders]
@@ -109,6 +110,7 @@ def follower(folder: Path, tracker: Tracker) -> Callable[[], None]:
 
     def read() -> None:
         nonlocal count, last_change
+        # The file is parsed again only when it has changed.
         change = (folder / METRICS).stat().st_mtime_ns
         new = list(lines(folder / METRICS))[count:] if change != last_change else []
         for line in new:

@@ -75,6 +75,7 @@ def preprocess(
     console = open_console(quiet=launched_rank() > 0)
     inputs = cache_inputs(run, short_name(dtype), short_name(text_dtype))
     folder = out or Path(run.data.cache or CACHES / run.name)
+    # A cache among the pictures would be read as data by the next command.
     refuse_inside(folder, inputs.run)
     if dry_run:
         return _show_plan(folder, inputs, console)

@@ -50,6 +50,7 @@ def train(
     say = say_on(console)
     layers = Layers(what, config, overrides, {"seed": seed, "device": device})
     run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
+    # Settings were read here already, so that a mistake is printed once.
     if procs != 1:
         return launch(procs, run, say)
     trained = run_training(run, out, opened, console)

@@ -44,6 +44,7 @@ def save(
     work = begin(root, update)
     try:
         for stem, group in tensors.items():
+            # safetensors stores no views: contiguous copies on the CPU.
             whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
             save_file(whole, work / f"{stem}.safetensors")
         return seal(root, update, work, state, texts)

@@ -176,6 +176,7 @@ def placed(x: Tensor, live: Tensor) -> Tensor:
     x = x.to(live.device)
     if not isinstance(live, DTensor):
         return x
+    # Every rank has the whole tensor: each takes its shard of it, and nothing is sent.
     return distribute_tensor(x, live.device_mesh, live.placements, src_data_rank=None)
 
 
@@ -183,6 +184,7 @@ def mean(values: Tensor) -> Tensor:
     """The mean over ranks. Collective; itself without processes."""
     if not dist.is_initialized():
         return values
+    # all_reduce writes in place; the caller's tensor stays as it is.
     values = values.clone()
     dist.all_reduce(values)
     return values / dist.get_world_size()

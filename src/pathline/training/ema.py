@@ -30,6 +30,7 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module, n: int) -> None:
         """Update the average with the weights after update n, counted from 0."""
+        # float32: in bf16 a change of 1 − decay would be rounded away.
         live = [p.detach().float() for p in network.parameters() if p.requires_grad]
         get_ema_multi_avg_fn(self.decay(n))(list(self.weights.values()), live, 0)
 
@@ -63,6 +64,7 @@ def copied(network: nn.Module) -> Weights:
 def lent(weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[None]:
     """Temporarily load `weights` into the network; restore its weights on exit."""
     live = {name: p for name, p in network.named_parameters() if name in weights}
+    # Copies, as `put` writes in place: optimizer and wrappers hold these very tensors.
     before = {name: p.detach().clone() for name, p in live.items()}
     put(live, weights)
     try:

@@ -112,6 +112,7 @@ def validator(
 
 
 def _held_out(player: Player, loss: Callable, batches: Sequence[Batch], seed: int) -> torch.Tensor:
+    # One generator for all batches, begun anew: only the weights change the loss.
     rng = torch.Generator(batches[0].x1.device).manual_seed(seed)
     with player.precision.autocast():
         total = sum(loss(player.forward, batch, rng)[0] * len(batch.x1) for batch in batches)

@@ -38,12 +38,14 @@ class Muon(torch.optim.Muon):
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         update = placed(orthogonal(whole(direction), group).to(p.dtype), p)
+        # Decoupled weight decay, at the rate before it is adjusted to the shape.
         p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update)
 
 
 def orthogonal(direction: Tensor, group: Group) -> Tensor:
     """The step along `direction` [rows columns]: each part orthogonalised, times its rate."""
     newton = (group["ns_coefficients"], group["ns_steps"], group["eps"])
+    # q, k and v stand in one matrix but are three maps: each is orthogonalised by itself.
     pieces = direction.chunk(group.get("parts", 1))
     rates = [_adjust_lr(group["lr"], group["adjust_lr_fn"], piece.shape) for piece in pieces]
     with Unrounded() if direction.device.type == "cpu" else nullcontext():

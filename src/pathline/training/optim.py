@@ -77,6 +77,7 @@ def _orthogonalised(name: str, p: nn.Parameter) -> bool:
 
 def _parts(network: nn.Module) -> Mapping[str, int]:
     """Name of a fused matrix -> of how many it is made."""
+    # Gate and value of a SwiGLU lie above one another in one matrix.
     gated = {
         f"{name}.up.weight": 2
         for name, module in network.named_modules()

@@ -117,11 +117,13 @@ def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str
 
 
 def _step(player: Player, finite: bool, n: int) -> None:
+    # The scaler steps only on finite gradients, and lowers its scale after others.
     if player.precision.scaler:
         player.precision.scaler.step(player.optimizer)
         player.precision.scaler.update()
     elif finite:
         player.optimizer.step()
+    # A skipped update changes no average either.
     if finite:
         for ema in player.emas:
             ema.update(player.network, n)

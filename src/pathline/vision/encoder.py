@@ -82,6 +82,7 @@ def encoder(
 
     def encode(pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b e i j"]:
         x = _preprocess(pixels.to(device[0]), source, size)
+        # Without autocast: features must not depend on the precision of a training.
         with torch.no_grad(), torch.autocast(device[0].type, enabled=False):
             return _patch_features(model(), source, reading, x)
 
@@ -98,6 +99,7 @@ def _find(path: str) -> Encoder:
     family = FAMILIES.get(whole.model_type, Family())
     config = submodule(whole, family.config)
     sizes = (getattr(config, setting, None) for setting in ("hidden_size", "patch_size"))
+    # Hierarchical models merge patches, and have `depths`.
     if hasattr(config, "depths") or not all(isinstance(size, int) for size in sizes):
         raise ValueError(
             f"vision.path={path} is wrong because a {whole.model_type!r} model does not have one "
@@ -156,6 +158,7 @@ def _preprocess(
     sides = _sides(pixels.shape[2], pixels.shape[3], size, source.config.patch_size)
     x = pixels.float()
     if x.shape[2:] != sides:
+        # Bicubic overshoots to values that no picture of the encoder's training had.
         x = interpolate(x, sides, mode="bicubic", antialias=True).clamp(0, 255)
     mean, std = (x.new_tensor(c).view(-1, 1, 1) for c in (source.mean, source.std))
     return (x.expand(-1, 3, -1, -1) / 255 - mean) / std

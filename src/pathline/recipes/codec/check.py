@@ -151,6 +151,7 @@ def _spread(moments: Float[Tensor, "3 c"]) -> dict[str, Any]:
     """Mean and standard deviation of all and of each channel."""
     count, first, second = moments
     mean = first / count
+    # E[x²] − E[x]² may be below 0 by rounding.
     std = (second / count - mean.square()).clamp(min=0).sqrt()
     whole = first.sum() / count.sum()
     spread = (second.sum() / count.sum() - whole.square()).clamp(min=0).sqrt()

@@ -48,6 +48,7 @@ def codec_train(
     layers = Layers(what, config, overrides, flags)
     run, opened = read_command("codec", layers, resume=resume, out=out, say=say)
     trained = run_training(run, out, opened, console, method="codec")
+    # A training that was stopped has no codec yet: it is resumed first.
     if trained.outcome.reason == "done":
         trial = codec_trial(trained.run, trained.data, trained.team.players[0])
         store_codec(trial, trained.folder, trained.outcome.progress.update, say)
