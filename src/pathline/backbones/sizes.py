@@ -46,6 +46,7 @@ def check(shape: Shape, *positive: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(shape, name)}.")
     if shape.bottleneck < 0:
         raise ValueError(f"bottleneck must be at least 0, got {shape.bottleneck}.")
+    # A dataclass does not look at its annotations, so words are checked here.
     for name, kind in get_type_hints(type(shape)).items():
         value, choices = getattr(shape, name), get_args(kind)
         if get_origin(kind) is Literal and value not in choices:

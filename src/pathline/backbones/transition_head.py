@@ -201,6 +201,7 @@ def _check_sizes(frame: Frame, patch: int, group: int, width: int, depth: int) -
             f"objective.head_group={group} is wrong because a head token of {group}x{group} "
             f"patches, {patch}x{patch} in x, can't tile {frame.height}x{frame.width}."
         )
+    # A velocity holds all the noise of its token, of which a narrower head would lose a part.
     values = patch**2 * frame.channels
     if depth < 1 or width < values:
         raise ValueError(

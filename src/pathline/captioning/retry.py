@@ -98,6 +98,7 @@ def _caption(item: Loaded, answer: Answer | str, ask: Ask, request: Request) -> 
     if isinstance(answer, str):
         return _build_line(item.picture, reason=answer)
     reason = ""
+    # The first answer came with its batch; a retry is for this picture alone.
     for attempt in range(request.retries + 1):
         if attempt:
             [answer] = _ask([item], attempt, ask, request)

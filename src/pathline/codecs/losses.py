@@ -66,6 +66,7 @@ def noised(
 
 def draw_turn(rng: torch.Generator, share: float) -> Turn:
     """With probability `share` a scaling and quarter turns, else the identity."""
+    # Three numbers whatever comes of them, so that later noise does not depend on it.
     coin = torch.rand(3, generator=rng, device=rng.device).tolist()
     if coin[0] >= share:
         return Turn()

@@ -36,6 +36,7 @@ def trained(facts: Facts, *, path: str) -> Codec:
             f"images of {about['pixels']} channel(s). Set data.channels={about['pixels']}, or take "
             "another codec."
         )
+    # Read at first use, which a run on a finished cache may never come to.
     network, to = load_on_use(partial(_load, folder, about))
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ def rae(
             f"{files[0]}: reshape_to_2d=false is wrong because its latents have no grid. "
             "Take a RAE with reshape_to_2d=true."
         )
+    # The frozen encoder has one grid, and so its codec takes pictures of one size.
     patch = config.get("patch_size", 16)
     grid = config.get("encoder_input_size", 224) // config.get("encoder_patch_size", 14)
     description = Description(

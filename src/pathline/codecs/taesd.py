@@ -123,6 +123,7 @@ def _conv(inner: int, outer: int, *, stride: int = 1, bias: bool = True) -> nn.C
 
 def _load(path: str) -> nn.Module:
     files = _find_files(path)
+    # Published as encoder and decoder apart, or as one file under other names.
     if len(files) > 1:
         state = _join(*(find_file(path, file.name) for file in files))
     elif not files[0].is_file():

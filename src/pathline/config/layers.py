@@ -137,6 +137,7 @@ def _record(cls: type, tree: Any, at: str, problems: list[Problem], hint: Callab
     for key in tree:
         if key not in kinds:
             problems.append(Problem(f"{at}{key}", f"is not a setting.{hint(f'{at}{key}')}"))
+    # Keys that are missing keep their defaults; a wrong value is noted and the rest still built.
     values = {}
     for f in fields(cls):
         if f.name in tree:

@@ -33,6 +33,7 @@ def _section(record: type, prefix: str) -> Iterator[str]:
     title = f"`{prefix.rstrip('.')}`" if prefix else "Top"
     about = "" if not prefix else sentence((record.__doc__ or "").partition("\n")[0])
     yield from (f"### {title}", "", *([about, ""] if about else []))
+    # Plain settings first: Markdown has no way back from an inner heading to the outer one.
     for f in fields(record):
         if f not in nested:
             kind, default = kinds[f.name], _default(f)

@@ -198,6 +198,7 @@ def _averages(run: Run) -> Iterator[tuple[str, str]]:
             f"{train.batch} is no multiple of train.accumulate {train.accumulate}. "
             f"Nearest: {near} or {near + train.accumulate}.",
         )
+    # Sampling reads an average, so there must be one.
     if not train.ema:
         yield "train.ema", "must name one or more decays in [0, 1), got []."
     if sample.ema is not None and sample.ema not in train.ema:

@@ -77,6 +77,7 @@ def _entries(node: yaml.MappingNode, prefix: str, path: Path) -> list[Entry]:
         if key.count(".") > DEPTH:
             raise ValueError(f"{path}:{line}: {key} is nested too deep for settings.")
         origin = f"{path}:{line}"
+        # A section is an entry too, for it may be empty or wrong as a whole.
         if isinstance(value_node, yaml.MappingNode):
             entries += [Entry(key, {}, origin), *_entries(value_node, key, path)]
         else:

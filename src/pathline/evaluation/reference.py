@@ -80,6 +80,7 @@ def read_reference(
     if not is_run(path):
         pictures = load_folder(path, channels, console, size=size)
         return Reference(str(path), pictures.pixels, pictures.labels, names=pictures.names)
+    # A run stands for the images that it was trained on, read again.
     opened = runs.open_run(path, lambda text: console.print(f"warning: {text}"))
     facts = opened.facts
     if (facts.channels, facts.height) != (channels, size):

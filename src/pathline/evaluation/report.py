@@ -171,6 +171,7 @@ def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None
         for result in results:
             scores = _scores(result, at)
             table.add_row(*result["setting"].values(), *(_number(scores.get(m)) for m in names))
+        # Real images last: their score is what sampled ones can reach.
         baseline = _baseline(first, at)
         blank = [""] * (len(first["setting"]) - 1)
         table.add_section()

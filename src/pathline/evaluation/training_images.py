@@ -47,6 +47,7 @@ def training_items(run: Run, data: Dataset, n: int, seed: int) -> list[Item]:
 def training_reference(run: Run, data: Dataset, n: int, seed: int) -> Reference:
     """The run's training and held-out images; a random part of many, enough to score n images."""
     most = max(MOST, 2 * n)  # the baseline takes two sets of n
+    # Images of several shapes can't be stacked; those of the most frequent one stand for all.
     train, held = (_of_one_size(data, rows) for rows in (data.train, data.held))
     rows = train[random_rows(len(train), min(most, len(train)), seed)]
     labels, held = data.labels, held[:most]

@@ -90,9 +90,11 @@ def _first_step(
     """Hairer's guess, from the size of x, of its velocity and of one small Euler step's change."""
     zero = x.new_zeros(x.shape)
     size, speed = _worst(x, x, zero, rtol, atol), _worst(v, x, zero, rtol, atol)
+    # A step in which Euler would change x by a hundredth of its size.
     small = 0.01 * size / speed if size > 1e-5 and speed > 1e-5 else 1e-6
     small = min(small, stop - start)
     bend = _worst(field(x + small * v, start + small) - v, x, zero, rtol, atol) / small
+    # Hairer's second guess: both derivatives keep an error of order 5 at a hundredth.
     steep = max(speed, bend)
     guess = (0.01 / steep) ** 0.2 if steep > 1e-15 else max(1e-6, small * 1e-3)
     return min(100 * small, guess, stop - start)

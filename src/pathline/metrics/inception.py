@@ -189,6 +189,7 @@ def inception(
     del real, labels
     file = path or _downloaded()
     network = read_weights(file).to(device)
+    # It is in the note: scores by other weights can't be compared.
     sha256 = digest(file)
     origin = "as published" if sha256 == SHA256 else f"sha256 {sha256[:12]}"
 

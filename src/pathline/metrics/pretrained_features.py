@@ -43,6 +43,7 @@ def dinov2(
     def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         def run(part: Tensor) -> Tensor:
             square = _normal(resized(part.to(device), size, resize), IMAGENET)
+            # The class token comes first, before registers and patches.
             return network(pixel_values=square).last_hidden_state[:, 0]
 
         return in_batches(pixels, batch, run)

@@ -91,6 +91,7 @@ def rotary_picture(
     by itself, the highest by 1, and those between in geometric steps (NTK-aware scaling).
     """
     text, side, _ = axes(width)
+    # With the exponent side / (side − 2) the lowest frequency is divided by exactly ntk.
     base = theta * ntk ** (side / max(side - 2, 1))
     row, column = (position / shrink for position in _grid(rows, columns, device))
     parts = ((row * 0, text, theta), (row, side, base), (column, side, base))
@@ -139,6 +140,7 @@ def _angles(position: Tensor, width: int, theta: float) -> Float[Tensor, "l k"]:
 
 
 def _rope_table(angles: Float[Tensor, "l k"]) -> Float[Tensor, "2 l d"]:
+    # For half-split pairs: the first half of a head takes −sin, the second +sin.
     cosine, sine = angles.cos(), angles.sin()
     return torch.stack([torch.cat([cosine, cosine], 1), torch.cat([-sine, sine], 1)]).float()
 

@@ -14,6 +14,7 @@ LEAST = 0.005  # below this α the derivative is used; above 1 − LEAST there i
 
 def _falling(done: float, alpha: float, begin: float, end: float) -> Target:
     """α-Flow's at this share of the training: α falls from 1 to `alpha` along a sigmoid."""
+    # sigmoid(slope) by tanh, which can't overflow; with 25 both ends are within 1e-5.
     slope = 25 * ((begin + end) / 2 - done) / (end - begin)
     now = alpha + (1 - alpha) * (1 + math.tanh(slope / 2)) / 2
     if now < LEAST:

@@ -183,6 +183,7 @@ def build_mean_flow(
 ) -> Objective:
     refuse_shares(instant=instant, dropout=dropout)
     refuse_floor(prediction, floor)
+    # With mix = 1 the network would be its own target, without any data.
     if aim.scale < 0 or not 0 <= aim.mix < 1:
         raise ValueError(
             f"guidance={aim.scale} mix={aim.mix} is wrong because it wants guidance ≥ 0 and "

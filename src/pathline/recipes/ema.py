@@ -38,6 +38,7 @@ def ema(
     rebuilt = rebuild(stored, sigma_rel, update)
     out = out or run / AVERAGES / f"rebuilt-{sigma_rel}-{update:08d}.safetensors"
     write(out, rebuilt.weights, {"sigma_rel": repr(sigma_rel), "update": str(update)})
+    # An average much shorter or longer than those stored is no mixture of them.
     if rebuilt.error > MAX_ERROR:
         lengths = sorted({snapshot.sigma_rel for snapshot in stored})
         console.print(

@@ -233,6 +233,7 @@ def _score_variant(
     images = sample(items, [task.seed + index for index in range(len(items))])
     repeats = sampling.sample_repeats(sample, items, task.seed + len(items))
     adherence = {"adherence": scene_scores(sample, len(items), task.seed)} if scenes else {}
+    # The other ranks have sampled their share; one scores them all.
     if place()[0]:
         return {}
     features = [score(scorer, images, items, task.seed) for scorer in scorers]

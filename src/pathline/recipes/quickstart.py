@@ -56,6 +56,7 @@ def quickstart(
     trained = run_training(run, out, None, console)
     if trained.outcome.reason != "done":
         return EXIT[trained.outcome.reason]
+    # Scored by a detector that reads scenes from pixels: no network needs to be downloaded.
     scores = {split: _score(trained, run, split) for split in SPLITS}
     _print_scores(scores, console)
     _print_next_steps(trained.folder, time.perf_counter() - start, console)

@@ -208,6 +208,7 @@ def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, T
     """The averaged weights and their name; none for the weights themselves."""
     if isinstance(ema, Path):
         return read_average(ema), f"average {ema.stem}"
+    # The first decay, unless another is asked for.
     decays = opened.run.train.ema
     decay = (decays[0] if decays else 0) if ema is None else ema
     if decay and decay not in decays:

@@ -165,6 +165,7 @@ def _dataset(run: Run, cache: Cache, parts: Parts) -> Dataset:
         held=held,
         x1=x1,
         cond=_conditions(run, cache, parts),
+        # A frozen encoder's null is in the cache; others compute theirs.
         null=cache.null if is_frozen(run.text.name) else parts.text.null,
         pixels=partial(_decode, cache, parts),
         bucket=cache.bucket if len(cache.sizes) > 1 else None,

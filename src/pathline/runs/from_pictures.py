@@ -198,6 +198,7 @@ def _conditions(
         """Words in training, each tag list in the arrangement that its number chooses."""
         if choices is None:
             return in_order(rows, None)
+        # A uniform number chooses among the arrangements.
         numbers = (choices * variants).long().tolist()
         texts = []
         for row, number in zip(rows.tolist(), numbers, strict=True):

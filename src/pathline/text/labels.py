@@ -43,6 +43,7 @@ def labels(facts: Facts) -> Text:
             number = exact.get(item, names.get(item.lower()))
             if number is not None:
                 return number
+        # What is neither a class's name nor a number is a typing error.
         if isinstance(item, str) and not item.lstrip("-").isdecimal():
             hint = nearest(item.lower(), names)
             raise ValueError(

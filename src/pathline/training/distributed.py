@@ -98,6 +98,7 @@ def _device_of_rank(device: torch.device) -> torch.device:
         )
     if device.type == "cpu":
         return device
+    # Counted on this machine: the rank over all machines would name GPUs that are not here.
     local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= gpus:
         raise ValueError(

@@ -153,6 +153,7 @@ def _snapshot(file: Path) -> Snapshot:
         )
     try:
         with safe_open(file, "pt") as opened:
+            # Length and update are read from the file, not from its name.
             about = opened.metadata()
         return Snapshot(float(about["sigma_rel"]), int(about["update"]), file)
     except (SafetensorError, OSError, KeyError, TypeError) as error:

@@ -161,6 +161,7 @@ def _kinds(
     kinds = {TEXT: text_kind(plan.captions, encoders.text, settings.text_dtype)}
     pictures = {placed.id: placed for placed in plan.layout.pictures}
     kinds[LATENTS] = of_pictures(pictures, encoders.latents, LATENTS)
+    # Features are rows of their own: another vision encoder makes these alone again.
     if encoders.features:
         kinds[FEATURES] = of_pictures(plan.features, encoders.features, FEATURES)
     return kinds

@@ -259,6 +259,7 @@ def _cond_reader(
         of_rows = [lines[number] for number in rows.tolist()]
         numbers = choose(choice, [line["weights"] for line in of_rows]).tolist()
         states = []
+        # Shard and position of the caption that was chosen; −1 is a row without any.
         for line, number in zip(of_rows, numbers, strict=True):
             shard, position = line[TEXT][number] if number >= 0 else (0, 0)
             states.append(unpack(tables[shard], position) if number >= 0 else null)

@@ -61,6 +61,7 @@ def scan(
     def look_at(row: int) -> Picture | Fault:
         return _look_at(source, row, earlier, undecodable)
 
+    # In the source's order, whichever thread is first: equal folders give equal caches.
     looks = map_ahead(look_at, range(source.count), ahead=AHEAD, chunk=CHUNK)
     for count, look in enumerate(looks, start=1):
         if isinstance(look, Picture):

@@ -100,6 +100,7 @@ def _of_split(files: list[Path], split: str | None) -> tuple[list[Path], str | N
     for file in files:
         word = NAMED.match(file.stem.lower())
         by_split.setdefault(SAME.get(word[1], word[1]) if word else "", []).append(file)
+    # No file is named after a split: all of them are the data.
     if split is None and (len(files) == 1 or set(by_split) == {""}):
         return files, None
     name = (split or "train").lower()
@@ -257,6 +258,7 @@ def _suffixes(file: Path) -> list[str]:
             raise tarfile.ReadError(f"it is cut short after {len(names)} members")
     except (tarfile.TarError, OSError) as fault:
         raise ValueError(f"{file} cannot be read as a plain tar: {fault}") from fault
+    # What follows the first dot, by which WebDataset tells the members of a sample apart.
     bases = [name.rpartition("/")[2] for name in names]
     return list(dict.fromkeys(base.partition(".")[2] for base in bases if "." in base[1:]))
 
@@ -277,6 +279,7 @@ def _features(suffixes: list[str], where: str) -> Any:
         **{name: lambda: datasets.Value("string") for name in ("txt", "text", "__key__")},
         **{name: lambda: datasets.Value("int64") for name in ("cls", "id", "index")},
     }
+    # Members with other suffixes are not read.
     columns = [*dict.fromkeys(suffixes), "__key__"]
     return datasets.Features(
         {name: kinds[name.lower()]() for name in columns if name.lower() in kinds}

@@ -106,6 +106,7 @@ def read_images(source: Source, count: int, size: int | None, factor: int, chann
         except (ValueError, OSError) as error:
             bad.append(f"row {row}: {error}")
             continue
+        # Where no size is set the first image decides, by a multiple of the codec's factor.
         size = size or max(factor, min(*example.image.shape[1:], LARGEST) // factor * factor)
         images.append(recolour(fit(example.image, size), channels))
         keys.append(example.key)
@@ -124,6 +125,7 @@ def report_of(codec: Codec, sample: Sample, sums: Sums) -> dict[str, Any]:
     each = [decibels(error) for error in sums.errors]
     worst = min(range(len(each)), key=each.__getitem__)
     raw, x1 = _spread(sums.raw), _spread(sums.x1)
+    # Errors of latents as shares of their variance, so that codecs can be compared.
     variance = fmean(std**2 for std in raw["std"]) or 1.0
     turned = {turn: sums.commute[turn] for turn in TURNS if turn not in sums.unmeasured}
     return {
