@@ -11,6 +11,7 @@ import torch
 from cyclopts import App
 
 from pathline import cli
+from pathline.errors import REFUSED, PathlineError, is_out_of_memory
 
 ALL = [(name,) for name, *_ in cli.COMMANDS] + [
     (group, name) for group, (_, *commands) in cli.GROUPS.items() for name, *_ in commands
@@ -84,12 +85,10 @@ def test_memory_that_ran_out_is_recognised_and_other_faults_are_not():
     huge = 1 << 55
     with pytest.raises((RuntimeError, MemoryError)) as raised:
         torch.empty(huge)
-    assert cli.is_out_of_memory(raised.value)
-    assert cli.is_out_of_memory(
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    )
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     for other in (RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "full")):
-        assert not cli.is_out_of_memory(other)
+        assert not is_out_of_memory(other)
 
 
 def test_a_typo_imports_nothing_heavy():
@@ -214,6 +213,7 @@ def test_usage_errors(typed, said, capsys):
         (PermissionError(13, "Permission denied", "x"), cli.USAGE, "x: Permission denied."),
         (ImportError("pip install 'pathline[bench]'"), cli.USAGE, "pip install"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "Interrupted."),
+        (PathlineError("the loss was nan", REFUSED), REFUSED, "the loss was nan"),
         (MemoryError(), cli.USAGE, "Out of memory: MemoryError"),
         (
             RuntimeError(CPU_FULL),

@@ -13,10 +13,10 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from pathline.errors import DONE, FAILED, INTERRUPTED, USAGE, PathlineError, describe
 from pathline.hints import nearest
 
 FLAGS = ("--help", "-h", "--version", "--debug")
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 # name, where it is, help
 COMMANDS = (
@@ -45,25 +45,6 @@ GROUPS = {
         ("list", "config:rows", "List the presets, or the rows and options of a table."),
     ),
 }
-# What takes memory, by command; docs/troubleshooting.md has the same list with its costs.
-TRAINING = (
-    "raise train.accumulate (the same update in smaller parts); set backbone.checkpoint=true; "
-    "lower train.batch, data.size or the backbone's size, width or depth"
-)
-SAMPLING = "lower the number of images sampled at once (sample.batch), or their size"
-LOWER = {
-    "quickstart": TRAINING,
-    "train": f"{TRAINING}; for sample grids {SAMPLING}",
-    "bench": f"{TRAINING}; to sample, {SAMPLING}",
-    "generate": SAMPLING,
-    "eval": "lower --batch, --n or --size",
-    "caption": "lower --batch, --pixels or --max-new-tokens, or take a smaller --model or dtype",
-    "preprocess": "lower --batch or data.size",
-    "codec": "lower train.batch or data.size; of codec check --batch or --size",
-}
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE
-)
 
 
 def _build(load: Callable[[str], Any]) -> App:
@@ -116,31 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
         return DONE
     except Exception as error:
-        if is_out_of_memory(error):
-            return _complain(_memory_advice(error, tokens), USAGE, debug)
-        if isinstance(error, ValueError | OSError | ImportError):
-            return _complain(_message(error), USAGE, debug)
+        if text := describe(error, tokens[0] if tokens else ""):
+            return _complain(text, error.code if isinstance(error, PathlineError) else USAGE, debug)
         # Anything else is a mistake of ours: say where.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         text = f"{type(error).__name__}: {error} (at {where})"
         return _complain(f"{text}\nThis is a fault in pathline; --debug shows more.", FAILED, debug)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computer's or a card's memory was too small; recognised without importing torch."""
-    if isinstance(error, RuntimeError | OSError):  # torch.OutOfMemoryError is a RuntimeError
-        return bool(OUT_OF_MEMORY.search(str(error)))
-    return isinstance(error, MemoryError)
-
-
-def _memory_advice(error: BaseException, tokens: list[str]) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    advice = LOWER.get(tokens[0] if tokens else "", TRAINING)
-    return (
-        f"Out of memory: {reason}\nTo need less, {advice}. `pathline bench` measures the largest "
-        "batch that fits; docs/troubleshooting.md lists what each of these costs."
-    )
 
 
 def _refuse_unknown(tokens: list[str], names: Sequence[str], before: str) -> None:
@@ -204,15 +167,6 @@ def _names_set_by(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.Assign):
         return {target.id for target in statement.targets if isinstance(target, ast.Name)}
     return set()
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror}."
-    if isinstance(error, ImportError) and error.__cause__:  # cyclopts hides what is missing
-        return f"{error.__cause__}. `pathline doctor` lists what is installed."
-    return str(error) or type(error).__name__
 
 
 def _complain(text: str, code: int, debug: bool) -> int:
