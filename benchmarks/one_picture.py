@@ -51,7 +51,7 @@ def main() -> None:
     settings = [*NET, *TRAIN, *options.settings]
     if pathline(["preprocess", str(home / "one"), *settings, "--out", str(home / "cache")]):
         raise SystemExit("preprocess failed")
-    run = adopt_cache(read("own", (), [*settings, cache]))
+    run = adopt_cache(read("own-large", (), [*settings, cache]))
     trained = run_training(run, home / "run", None, open_console(stderr=True))
     parts, player = trained.parts, trained.team.players[0]
     put_on(parts, torch.device("cpu"))

@@ -55,8 +55,14 @@ def make(folder: Path, count: int) -> Path:
 out = fresh("own-folder", asked.out)
 pictures = asked.pictures or make(out / "pictures", 400)
 
-# Small settings, for a CPU; without them the preset `own` is meant for a GPU.
-small = ["data.size=24", "backbone.patch=4", "backbone.bottleneck=0", "backbone.width=128"]
+# Smaller than size=small, for drawings as simple as these.
+small = [
+    "size=small",
+    "data.size=24",
+    "backbone.patch=4",
+    "backbone.bottleneck=0",
+    "backbone.width=128",
+]
 small += ["backbone.depth=4", "backbone.heads=4", "optimizer.lr=2e-3", "train.ema=[0.99]"]
 small += ["train.log_every=50", "train.validate_every=0", "train.sample_every=0"]
 

@@ -38,7 +38,7 @@ def fault_of(words):
     settings = [w for w in words[1:] if "=" in w and not w.startswith("-")]
     settings = [w for w in settings if not w.startswith("init=") and "…" not in w]
     if preset is None:
-        preset = "own"
+        preset = "own-small"
         kind = "parquet" if any(w.endswith(".parquet") for w in plain) else "folder"
         settings += [f"data.source={kind}", "data.source.path=."]
     try:

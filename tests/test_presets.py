@@ -56,7 +56,9 @@ def test_preset(preset, precision, pictures, tmp_path, monkeypatch):
         small += LOOSE
     # Two pictures to validate on, of the six or eight there are, or of 1,797 digits.
     small.append(f"data.holdout={0.001 if named.data.source.name == 'digits' else 0.3}")
-    what = str(pictures) if preset == "own" else preset
+    what = preset
+    if named.size != "auto":
+        what, small = str(pictures), [*small, f"size={named.size}"]
     run = read(what, (), small, tables=TABLES).run
     trained = run_training(run, Path("run"), None, Console(quiet=True))
     assert trained.outcome.reason == "done"

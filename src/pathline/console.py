@@ -54,6 +54,14 @@ def say_on(console: Console) -> Say:
     return say
 
 
+def duration(seconds: float) -> str:
+    """A length of time in words: 40 s, 12 min, 1 h 10 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def progress(console: Console) -> Iterator[Tick]:
     """A bar for each task on a terminal; elsewhere a plain line for each task every 10 seconds."""

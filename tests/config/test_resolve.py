@@ -10,6 +10,7 @@ from pathline.config.layers import build, flatten
 from pathline.config.pick import Pick, pick
 from pathline.config.resolve import PRESETS, fill, read
 from pathline.config.run import Run
+from pathline.config.yaml_io import Entry
 
 
 @pytest.fixture
@@ -95,9 +96,31 @@ def test_own_folder(tmp_path):
     settings = read(str(folder))
     assert settings.run.name == "my.pictures"
     assert settings.run.data.source.options == {"path": str(folder)}
-    assert settings.run.backbone == PRESETS["own"].backbone
+    assert settings.run.backbone == PRESETS["own-small"].backbone
     assert settings.origins["data.source.path"] == "command line"
-    assert settings.origins["backbone.width"] == "preset own"
+    assert settings.origins["backbone.width"] == "preset own-small"
+
+
+def test_a_size_chooses_the_preset_of_own_pictures(tmp_path, file):
+    fitted = [Entry("size", "medium", "measured"), Entry("data.flip", False, "your pictures")]
+    for overrides, size in (([], "medium"), (["size=large"], "large"), (["size=auto"], "medium")):
+        settings = read(str(tmp_path), overrides=overrides, fitted=fitted)
+        assert settings.run.size == size
+        assert settings.run.backbone == PRESETS[f"own-{size}"].backbone
+        assert not settings.run.data.flip
+        assert settings.origins["data.flip"] == "your pictures"
+    assert read(str(tmp_path), [file("size: large\n")]).run.size == "large"
+    assert read(str(tmp_path), overrides=["data.flip=true"], fitted=fitted).run.data.flip
+    assert "one of auto, small, medium, large, got 'huge'" in refusal(
+        str(tmp_path), [], ["size=huge"]
+    )
+
+
+@pytest.mark.parametrize("what", ["digits", None])
+def test_a_size_is_refused_where_it_chooses_nothing(what):
+    assert "size: Choosing large is for a folder of your own pictures" in refusal(
+        what, overrides=["size=large"]
+    )
 
 
 def test_a_run_file_replaces_defaults_whole(file):
@@ -143,7 +166,7 @@ def test_one_problem_is_one_line():
         ("./zzz", "There is no folder or file './zzz'"),
         ("some/where.tar", "There is no folder or file 'some/where.tar'"),
         ("no.yaml", "There is no settings file no.yaml"),
-        ("own", "data.source is auto, which needs your images"),
+        ("own-small", "data.source is auto, which needs your images"),
     ],
 )
 def test_unknown_what(what, said):

@@ -185,7 +185,7 @@ def test_a_cache_holds_the_features_of_its_own_pixels(eyes, tmp_path, capfd):
             torch.testing.assert_close(kept, vision.encode(shown), rtol=0.02, atol=0.02)
     assert len({cache.features(row, None).shape for row in torch.arange(9)[:, None]}) == 3
 
-    given = ["own", "data.cache=cache", *NET, *CACHED[:3], TERM, "train.updates=2"]
+    given = ["own-large", "data.cache=cache", *NET, *CACHED[:3], TERM, "train.updates=2"]
     assert train(*given, "--out", "run") == 0
     facts = runs.open_run(Path("run"), print).facts
     assert (facts.vision, facts.vision_width) == (vision.id, 12)

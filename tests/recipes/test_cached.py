@@ -92,12 +92,12 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(cache, tmp_path_factory):
     where = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["train", "own", f"data.cache={cache}", *NET, "--out", str(where)]) == 0
+    assert main(["train", "own-large", f"data.cache={cache}", *NET, "--out", str(where)]) == 0
     return where
 
 
 def opened(cache, *more):
-    asked = settings("own", overrides=[f"data.cache={cache}", *NET, *more])
+    asked = settings("own-large", overrides=[f"data.cache={cache}", *NET, *more])
     return load_data(adopt_cache(asked), None, Console(quiet=True))
 
 
@@ -244,7 +244,15 @@ def test_states_of_a_cache_train_under_autocast(cache, precision, tmp_path):
 )
 def test_what_does_not_fit_the_cache_is_refused(cache, tmp_path, capsys, more, message):
     plain = [part for part in NET if not more[0].startswith("backbone") or "backbone" not in part]
-    asked = ["train", "own", f"data.cache={cache}", *plain, *more, "--out", str(tmp_path / "no")]
+    asked = [
+        "train",
+        "own-large",
+        f"data.cache={cache}",
+        *plain,
+        *more,
+        "--out",
+        str(tmp_path / "no"),
+    ]
     assert main(asked) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "no" / "checkpoints").exists()
@@ -259,6 +267,13 @@ def test_a_missing_shard_is_named(cache, tmp_path, capsys):
     shutil.copytree(cache, tmp_path / "cut")
     shard = next((tmp_path / "cut" / "latents").glob("*.safetensors"))
     shard.unlink()
-    asked = ["train", "own", f"data.cache={tmp_path / 'cut'}", *NET, "--out", str(tmp_path / "no")]
+    asked = [
+        "train",
+        "own-large",
+        f"data.cache={tmp_path / 'cut'}",
+        *NET,
+        "--out",
+        str(tmp_path / "no"),
+    ]
     assert main(asked) == 2
     assert shard.name in " ".join(capsys.readouterr().err.split())

@@ -14,6 +14,7 @@ from pathline.config.pick import Pick, Table, options_of, pick
 from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.latents import LATENT
 from pathline.config.presets.methods import methods
+from pathline.config.presets.own_pictures import OWN_PICTURES
 from pathline.config.presets.pixels import PIXEL
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import Problem, convert
@@ -21,10 +22,11 @@ from pathline.config.yaml_io import Entry, read_file, read_value
 from pathline.hints import listing, nearest
 
 # Every preset of `pathline train`, by name; those of other methods change one of the former.
-PRESETS = {run.name: run for run in (*PIXEL, *LATENT)}
+PRESETS = {run.name: run for run in (*PIXEL, *OWN_PICTURES, *LATENT)}
 PRESETS |= {run.name: run for run in methods(PRESETS)}
 COMMAND_LINE = "command line"
 YAML = (".yaml", ".yml")
+SIZE = "size"  # the setting that chooses among the presets for own pictures
 R = TypeVar("R")
 
 
@@ -39,6 +41,7 @@ class Root(Generic[R]):
     places: Mapping[str, str]  # where a Pick is -> what a row of its table is called
     optional: Container[str]  # places where `auto` leaves the choice to the data
     hint: str  # where every setting can be seen
+    own: str = "own"  # the preset for a folder of own pictures, by {size} where there are several
 
 
 RUN = Root(
@@ -49,6 +52,7 @@ RUN = Root(
     PLACES,
     AUTO,
     "`pathline config show PRESET` prints every setting there is.",
+    own="own-{size}",
 )
 
 
@@ -76,10 +80,11 @@ def read(
     flags: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
+    fitted: Sequence[Entry] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a run of a flow; see `read_as`."""
-    return read_as(RUN, what, files, overrides, flags, base=base, tables=tables)
+    return read_as(RUN, what, files, overrides, flags, base=base, fitted=fitted, tables=tables)
 
 
 def read_as(
@@ -90,34 +95,39 @@ def read_as(
     flags: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
+    fitted: Sequence[Entry] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
     """Resolve a record of settings.
 
     what: a preset, a folder or file of images, or a run.yaml; None: `base`, else defaults.
     files: YAML, later ones win. overrides: "key=value". flags: command-line flags, None where not
-    given. tables: the rows by place; None: neither rows nor options are checked, none suggests
+    given. fitted: what the data and the machine ask for, above a preset and below all that was set.
+    tables: the rows by place; None: neither rows nor options are checked, none suggests
     anything. Raises ValueError that lists all problems with their origins, FileNotFoundError.
     """
     if what and "=" in what and what not in root.presets and not Path(what).exists():
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
     # Lowest layer: a preset, a file, an own folder, or the settings of a run.
-    ground = _ground(root, what if what or base is None else str(base))
-    layers = [read_file(Path(file)) for file in files]
+    layers = [list(fitted), *(read_file(Path(file)) for file in files)]
     layers.append([_override(text) for text in overrides])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
+    size = size_of(layers)
+    ground = _ground(root, what if what or base is None else str(base), size)
 
     tree, origins = to_tree(ground.run), dict(ground.origins)
     # Each layer wins over those before; the origin of every value is kept.
     for layer in layers:
         tree = merge(tree, _tree(layer))
         origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
+    tree |= {SIZE: size} if size else {}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
     # All problems are reported together, with where each value came from.
     wrong = list(ground.problems)
     run = build(root.record, tree, wrong)
     wrong += root.problems(run)
+    wrong += _size_problems(root, run, what, size)
     wrong += _row_problems(root, run, tables)
     if wrong:
         raise ValueError(_report(wrong, origins, root.hint))
@@ -172,7 +182,27 @@ def fill(run: Run, tables: Mapping[str, Table]) -> Run:
     return build(Run, tree)
 
 
-def _ground(root: Root[Any], what: str | None) -> Base[Any]:
+def size_of(layers: Iterable[Iterable[Entry]]) -> str | None:
+    """The last size that these layers set; None for auto and for none."""
+    sizes = [str(entry.value) for layer in layers for entry in layer if entry.key == SIZE]
+    return next((size for size in reversed(sizes) if size != "auto"), None)
+
+
+def _size_problems(
+    root: Root[Any], run: Any, what: str | None, size: str | None
+) -> Iterator[Problem]:
+    """A size that chooses nothing, because what is trained is no folder of pictures."""
+    if not size or size != getattr(run, SIZE, None):
+        return
+    if what in root.presets or what is None or Path(what).suffix in YAML:
+        yield Problem(
+            SIZE,
+            f"Choosing {size} is for a folder of your own pictures; {what or 'this run'} has all "
+            "its settings already. Leave size out.",
+        )
+
+
+def _ground(root: Root[Any], what: str | None, size: str | None) -> Base[Any]:
     """The preset, the run.yaml or the own pictures that `what` names."""
     presets = root.presets
     if what is None:
@@ -186,11 +216,12 @@ def _ground(root: Root[Any], what: str | None) -> Base[Any]:
         run = build(root.record, _tree(entries), wrong)
         return Base(run, {entry.key: entry.origin for entry in entries}, wrong)
     if path.exists():
-        preset = presets["own"]
+        # Without a measurement, the size that every machine can train.
+        preset = presets.get(root.own.format(size=size)) or presets[root.own.format(size="small")]
         data = replace(preset.data, source=pick("auto", path=what))
         typed = dict.fromkeys(("name", "data.source.name", "data.source.path"), COMMAND_LINE)
         run = replace(preset, name=_title(path), data=data)
-        return Base(run, _changes(preset, "preset own") | typed, [])
+        return Base(run, _changes(preset, f"preset {preset.name}") | typed, [])
     raise _unknown(what, presets)
 
 

@@ -119,6 +119,9 @@ class Run:
     """One run: data × codec × text × backbone × objective × terms × optimizer, by name."""
 
     name: str = "run"  # of the run's folder
+    # Of a training on your own pictures: which of the presets own-… the other settings are from.
+    # auto: the largest whose training takes at most 20 minutes on this machine.
+    size: Literal["auto", "small", "medium", "large"] = "auto"
     about: About = field(default_factory=About)
     seed: NotNegative = 0  # of initial weights, noise and order
     device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, mps

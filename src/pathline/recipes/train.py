@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pathline.console import open_console, say_on
+from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.runs.folder import Layers
 from pathline.runs.launch import launch
@@ -49,6 +50,7 @@ def train(
     console = open_console(quiet=launched_rank() > 0)
     say = say_on(console)
     layers = Layers(what, config, overrides, {"seed": seed, "device": device})
+    layers = layers if resume else fit_settings(layers, say)
     run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
     # Settings were read here already, so that a mistake is printed once.
     if procs != 1:

@@ -59,7 +59,7 @@ KIND = Kind(SETTINGS, ROOT, "pathline codec train")
 
 def read_settings(layers: Layers, *_: Any) -> CodecRun:
     """The settings of a codec's training. Raises ValueError for everything that is wrong."""
-    return read_as(ROOT, *layers[:-1], base=layers.base, tables=TABLE).run
+    return read_as(ROOT, *layers[:4], base=layers.base, tables=TABLE).run
 
 
 def load_data(run: CodecRun, report: Path | None, console: Console) -> LoadedData:

@@ -17,6 +17,7 @@ from pathline.compatibility import push_share
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
+from pathline.config.yaml_io import Entry
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import write_whole
 from pathline.flow.guidance import Push
@@ -57,6 +58,7 @@ class Layers(NamedTuple):
     overrides: Sequence[str]
     flags: Mapping[str, Any]
     base: Path | None = None  # the settings file of a run that is resumed
+    fitted: Sequence[Entry] = ()  # what the data and the machine ask for
 
 
 @dataclass(frozen=True)

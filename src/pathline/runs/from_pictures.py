@@ -32,6 +32,8 @@ from pathline.runs.dataset import (
     split,
 )
 from pathline.tables import TABLES
+from pathline.text.learned import LENGTH as WORDS
+from pathline.text.learned import split as split_words
 from pathline.text.learned import vocabulary
 from pathline.text.table import reads_of
 from pathline.types import Cond, Facts, Vision
@@ -135,13 +137,21 @@ def _with_tags_in_order(run: Run, pictures: Pictures) -> Pictures:
     return pictures._replace(captions=captions)
 
 
+def settle_text(run: Run, captions: Sequence[str | None], *, has_classes: bool) -> Run:
+    """The run with text=auto replaced by what the data has, long enough for every caption."""
+    if run.text.name != "auto":
+        return run
+    if not any(captions):
+        return replace(run, text=Pick("labels" if has_classes else "none"))
+    longest = max(len(split_words(caption)) for caption in captions if caption)
+    length = {"length": longest} if longest > WORDS else {}
+    return replace(run, text=Pick("words", run.text.options | length))
+
+
 def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
     """The facts of the pictures; text=auto is settled by whether they have captions or classes."""
     _, channels, height, width = pictures.pixels.shape
-    has_captions = bool(pictures.captions) and any(pictures.captions or ())
-    if run.text.name == "auto":
-        name = "words" if has_captions else "labels" if pictures.names else "none"
-        run = replace(run, text=Pick(name, run.text.options if name == "words" else {}))
+    run = settle_text(run, pictures.captions or (), has_classes=bool(pictures.names))
     words = vocabulary(pictures.captions or ()) if reads_of(run.text.name) == "words" else ()
     facts = Facts(channels, height, width, tuple(pictures.names), words)
     return run, facts._replace(pictures=fingerprint(pictures.keys))

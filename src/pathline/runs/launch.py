@@ -33,6 +33,8 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
             f"{run.train.batch // run.train.accumulate} for --procs."
         )
     arguments = _without(sys.argv[1:], "--procs")
+    if run.size != "auto":  # measured once, by this process
+        arguments.append(f"size={run.size}")
     if run.train.strategy == "none":
         say(f"{procs} processes: train.strategy=ddp")
         arguments.append("train.strategy=ddp")

@@ -62,7 +62,7 @@ class Method(NamedTuple):
 
 def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
     """The settings of a flow, with those of its cache. Raises ValueError for all that is wrong."""
-    settings = read(*layers[:-1], base=layers.base, tables=TABLES)
+    settings = read(*layers[:4], base=layers.base, fitted=layers.fitted, tables=TABLES)
     run = init_weights.resolve_init(adopt_cache(settings), opened, say)
     check_settings(run)
     return run

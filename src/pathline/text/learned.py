@@ -13,6 +13,7 @@ from pathline.types import Cond, Facts, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
 SPECIALS = 2
+LENGTH = 64  # most words of a caption, unless text.length says otherwise
 HEAD = 32  # width of an attention head of the refiner
 
 
@@ -60,7 +61,7 @@ class WordEncoder(nn.Module):
         return x
 
 
-def words(facts: Facts, *, width: int = 128, length: int = 64, layers: int = 1) -> Text:
+def words(facts: Facts, *, width: int = 128, length: int = LENGTH, layers: int = 1) -> Text:
     """Captions word by word.
 
     width: of a word's vector. length: most words of a caption. layers: transformer blocks.

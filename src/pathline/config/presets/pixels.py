@@ -200,20 +200,4 @@ OVERFIT = replace(
     schedule=cosine(warmup=50),
 )
 
-OWN_FOLDER = Run(
-    name="own",
-    about=About(
-        purpose="the base for your own folder of images, with captions, classes or neither",
-        device="one GPU; smaller settings on a CPU",
-    ),
-    data=Data(source=Pick("auto"), size=64, holdout=0.02),
-    backbone=small(width=384, depth=8, heads=6, patch=8, bottleneck=128),
-    objective=DATA,
-    times=EARLY,
-    optimizer=adamw(lr=3e-4),
-    schedule=cosine(warmup=200),
-    train=Train(updates=20_000, batch=64, ema=(0.999,)),
-    sample=Sample(guidance=pick("cfg", scale=2.0), steps=30),
-)
-
-PIXEL = (QUICKSTART, DIGITS, SHAPES, FASHION, CIFAR10, CIFAR10_CPU, DEBUG, OVERFIT, OWN_FOLDER)
+PIXEL = (QUICKSTART, DIGITS, SHAPES, FASHION, CIFAR10, CIFAR10_CPU, DEBUG, OVERFIT)
