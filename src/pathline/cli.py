@@ -81,6 +81,9 @@ app = _build(lambda place: f"pathline.recipes.{place}")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. Returns 0 done, 1 fault, 2 usage, 3 stopped on NaN, 130 interrupted."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    # Waiting threads sleep. By default they spin, which on a machine with other work costs three
+    # quarters of the speed and on a quiet one gains a tenth (benchmarks/threads.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     # A file's name may hold bytes that are no text, and a terminal may lack a sign.

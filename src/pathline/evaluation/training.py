@@ -1,6 +1,7 @@
 """Train: settings, data, networks, hooks, loop, from top to bottom; for every method."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from pathline.training.loop import Feed, Hook, Outcome, Progress, train_players
 from pathline.training.power_ema import forget
 from pathline.training.probes import probe_team
 from pathline.training.progress import complaints, introduce, introduce_progress, screen
-from pathline.training.team import Placement, Team, rehearse
+from pathline.training.team import Placement, Team, measured_precision, rehearse
 from pathline.training.trackers import dashboards
 from pathline.training.trackers.jsonl import Tracker
 
@@ -134,6 +135,8 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
     # Everything that can be refused is refused before the run folder is written.
     feed = steps.feeder(run, data, device, world)
     rehearse(team, batch_of(data, first_rows(data, 2), device, with_features=True))
+    context = settle_precision(context)
+    run, team = context.run, context.team
     hooks_from = prepare_hooks(context)
     # The players exist, on their device and sharded: a checkpoint is copied into them.
     start = restore_players(team.players, opened, world, say)
@@ -159,6 +162,24 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
             saved = latest.read_text().strip() if latest.exists() else ""
             say(f"{outcome.reason} at update {outcome.progress.update}: {folder / saved}")
     return Trained(folder, run, context.parts, data, team, outcome)
+
+
+def settle_precision(context: TrainingContext) -> TrainingContext:
+    """The number format of train.precision=auto, written into the settings, so that a resumed run
+    keeps it on a machine where another one would be faster."""
+    run, data, team, placement = context.run, context.data, context.team, context.placement
+    precision = placement.precision
+    # Sharded, compiled and replicated networks are wrapped for their format before it is measured.
+    is_plain = placement.world.size == 1 and not placement.compiled
+    if run.train.precision == "auto" and placement.device.type == "cpu" and is_plain:
+        rows = first_rows(data, run.train.batch // run.train.accumulate)
+        batch = batch_of(data, rows, placement.device, with_features=True)
+        precision = measured_precision(team, batch)
+        players = [replace(player, precision=precision) for player in team.players]
+        team = team._replace(players=players)
+    run = replace(run, train=replace(run.train, precision=precision.name))
+    placement = placement._replace(precision=precision)
+    return context._replace(run=run, team=team, placement=placement)
 
 
 def _loop(
