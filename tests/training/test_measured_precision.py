@@ -31,7 +31,7 @@ def team():
         forward=network,
         optimizer=adamw(network, lr=0.01),
         loss=loss,
-        rate=lambda n: 1.0,
+        rate=lambda _: 1.0,
         precision=pick_precision("fp32", CPU),
         emas=[],
     )
