@@ -2,30 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from pathline.config.run import Sample
 from pathline.console import open_console
 from pathline.parts import Parts
 from pathline.runs import folder as runs
-from pathline.runs.picture_files import SamplingRequest, write_images
-from pathline.runs.prompts import (
-    InputFlags,
-    PromptFlags,
-    read_conditioning,
-    read_items,
-    untrained_size,
-)
-from pathline.runs.sampling import (
-    checked_sampler,
-    full_keys,
-    parts_of,
-    sampling_settings,
-    split_words,
-)
+from pathline.runs.picture_files import prepare_request, write_images
+from pathline.runs.prompts import InputFlags, PromptFlags
+from pathline.runs.sampling import full_keys, parts_of, sampling_settings, split_words
 from pathline.training.device import pick_device
 
 OPTIONS = ("n", "label", "negative", "size", "init", "strength", "seed", "out", "weak", "device")
@@ -118,48 +104,28 @@ def generate(
     weights_of = ema if ema is not None else sample.ema
     parts, weights = parts_of(opened, ema=weights_of, device=chosen)
 
-    # what to sample: one item and one seed for each image
-    prompt_flags = PromptFlags(texts, prompt_file, from_cache, label, class_grid, n)
-    items, conditioning = read_items(opened, parts, prompt_flags)
-    input_flags = InputFlags(negative, size, init, strength)
-    conditioning = read_conditioning(
-        parts, conditioning, input_flags, count=len(items), device=chosen
-    )
-    if warning := untrained_size(parts, conditioning.size):
-        console.print(f"warning: {warning}")
-    weak_parts = _load_weak(weak, chosen, console)
-    request = SamplingRequest(
+    request = prepare_request(
+        opened,
         parts,
-        items,
-        [seed + index for index in range(len(items))],
-        checked_sampler(parts, sample, weak_parts),
-        weak_parts,
-        _png_settings(opened, sample, weights),
-        conditioning,
-        sample.batch,
+        sample,
+        prompts=PromptFlags(texts, prompt_file, from_cache, label, class_grid, n),
+        inputs=InputFlags(negative, size, init, strength),
+        seed=seed,
+        weak=_load_weak(weak, chosen, console),
+        weights=weights,
+        warn=lambda text: console.print(f"warning: {text}"),
     )
     folder = out or opened.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     rows = len(parts.facts.names) if class_grid else 0
     files = write_images(request, folder, sheet_rows=rows, trajectory=trajectory)
-    console.print(f"{len(items)} images with {weights}: {folder}")
+    console.print(f"{len(request.items)} images with {weights}: {folder}")
     console.print(f"look at {files[-1]}")
     return 0
 
 
 def _open(run: Path, console: Console) -> runs.Opened:
     return runs.open_run(run, lambda text: console.print(f"warning: {text}"))
-
-
-def _png_settings(opened: runs.Opened, sample: Sample, weights: str) -> dict[str, Any]:
-    return {
-        "steps": sample.steps,
-        "solver": sample.solver.name,
-        "guidance": sample.guidance.options.get("scale"),
-        "model": opened.run.name,
-        "checkpoint": opened.checkpoint.name,
-        "weights": weights,
-    }
 
 
 def _load_weak(weak: Path | None, device: torch.device, console: Console) -> Parts | None:

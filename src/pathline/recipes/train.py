@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pathline.console import open_console, say_on
+from pathline.config.run import Run
+from pathline.console import Say, open_console, say_on
 from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
-from pathline.runs.folder import Layers
+from pathline.runs.folder import Layers, Opened
 from pathline.runs.launch import launch
 from pathline.training.distributed import launched_rank
 
@@ -50,8 +51,7 @@ def train(
     console = open_console(quiet=launched_rank() > 0)
     say = say_on(console)
     layers = Layers(what, config, overrides, {"seed": seed, "device": device})
-    layers = layers if resume else fit_settings(layers, say)
-    run, opened = read_command("flow", layers, resume=resume, out=out, say=say)
+    run, opened = read_settings(layers, resume=resume, out=out, say=say)
     # Settings were read here already, so that a mistake is printed once.
     if procs != 1:
         return launch(procs, run, say)
@@ -59,3 +59,11 @@ def train(
     if trained.outcome.reason == "done":
         say(f"next: pathline generate {trained.folder}")
     return EXIT[trained.outcome.reason]
+
+
+def read_settings(
+    layers: Layers, *, resume: str | None, out: Path | None, say: Say
+) -> tuple[Run, Opened | None]:
+    """The settings of a training, fitted to own pictures, and the run that it resumes."""
+    layers = layers if resume else fit_settings(layers, say)
+    return read_command("flow", layers, resume=resume, out=out, say=say)

@@ -1,14 +1,33 @@
-"""Sampled images as files: PNGs with their settings inside, a sheet, a trajectory."""
+"""Images that a run is asked for, and their files: PNGs with settings inside, a sheet, a GIF."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pathline.generate import UNCONDITIONED, Conditioning, Done, decode_images, generate, item_text
+from pathline.config.run import Run, Sample
+from pathline.generate import (
+    UNCONDITIONED,
+    Conditioning,
+    Done,
+    Step,
+    decode_images,
+    generate,
+    item_text,
+)
 from pathline.images import gif, image, save_png, sheet
 from pathline.parts import Parts, Sampler
+from pathline.runs.folder import Opened
+from pathline.runs.prompts import (
+    InputFlags,
+    PromptFlags,
+    read_conditioning,
+    read_items,
+    untrained_size,
+)
+from pathline.runs.sampling import checked_sampler
 from pathline.types import Item
 
 FRAMES = 12  # states in a strip
@@ -28,6 +47,60 @@ class SamplingRequest(NamedTuple):
     batch: int = 64
 
 
+def prepare_request(
+    opened: Opened[Run],
+    parts: Parts,
+    sample: Sample,
+    *,
+    prompts: PromptFlags,
+    inputs: InputFlags,
+    seed: int,
+    weak: Parts | None,
+    weights: str,
+    warn: Callable[[str], None],
+) -> SamplingRequest:
+    """The images to sample: one item and one seed for each. Raises ValueError for what can't be.
+
+    weights: which of the run's they are, for the files.
+    """
+    items, conditioning = read_items(opened, parts, prompts)
+    device = next(parts.network.parameters()).device
+    conditioning = read_conditioning(parts, conditioning, inputs, count=len(items), device=device)
+    if warning := untrained_size(parts, conditioning.size):
+        warn(warning)
+    settings = {
+        "steps": sample.steps,
+        "solver": sample.solver.name,
+        "guidance": sample.guidance.options.get("scale"),
+        "model": opened.run.name,
+        "checkpoint": opened.checkpoint.name,
+        "weights": weights,
+    }
+    return SamplingRequest(
+        parts,
+        items,
+        [seed + index for index in range(len(items))],
+        checked_sampler(parts, sample, weak),
+        weak,
+        settings,
+        conditioning,
+        sample.batch,
+    )
+
+
+def sample_request(request: SamplingRequest) -> Iterator[Step | Done]:
+    """The events of `generate` for these images."""
+    return generate(
+        request.parts,
+        request.items,
+        request.seeds,
+        request.sampler,
+        batch=request.batch,
+        weak=request.weak,
+        conditioning=request.conditioning,
+    )
+
+
 def write_images(
     request: SamplingRequest, folder: Path, *, sheet_rows: int = 0, trajectory: bool = False
 ) -> list[Path]:
@@ -37,18 +110,9 @@ def write_images(
     the states of the first images, as a strip and a GIF. Returns the files in this order.
     """
     parts, items, seeds = request.parts, request.items, request.seeds
-    events = generate(
-        parts,
-        items,
-        seeds,
-        request.sampler,
-        batch=request.batch,
-        weak=request.weak,
-        conditioning=request.conditioning,
-    )
     # Each image is written as soon as it is done, so that an interruption loses none.
     files, pixels, states = [], [], []
-    for event in events:
+    for event in sample_request(request):
         if isinstance(event, Done):
             text, seed = item_text(parts, items[event.row]), seeds[event.row]
             files.append(_unused(folder / f"{_slug(text)}-{seed}.png"))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL.Image import Image
 
 from pathline.assemble import labelled
 from pathline.data.buckets import cut, place
@@ -35,7 +36,7 @@ class InputFlags(NamedTuple):
 
     negative: str | None = None
     size: str | None = None  # HEIGHTxWIDTH
-    init: Path | None = None  # an image to start from
+    init: Path | Image | None = None  # an image to start from
     strength: float = 1.0
 
 
