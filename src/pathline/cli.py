@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import TextIOWrapper
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A file's name may hold bytes that are no text, and a terminal may lack a sign.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _print_warning if not debug else warnings.showwarning
     try:
         # Commands return their exit code; errors become one sentence and a code.
         return _run(tokens, debug)
@@ -170,6 +172,11 @@ def _names_set_by(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.Assign):
         return {target.id for target in statement.targets if isinstance(target, ast.Name)}
     return set()
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    """A warning as one line that says what is wrong, without the line of code that raised it."""
+    print(f"warning: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _complain(text: str, code: int, debug: bool) -> int:

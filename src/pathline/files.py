@@ -27,6 +27,14 @@ def write_whole(file: Path, content: bytes | str | Callable[[Path], object]) -> 
         temporary.unlink(missing_ok=True)
 
 
+def unused(file: Path) -> Path:
+    """The file, or with a number behind its name if it exists: nothing is overwritten."""
+    if not file.exists():
+        return file
+    paths = (file.with_stem(f"{file.stem}-{number}") for number in range(2, 10**6))
+    return next(path for path in paths if not path.exists())
+
+
 def digest(content: bytes | str | Path) -> str:
     """SHA-256 of bytes, of text as UTF-8, or of a whole file, in hexadecimal."""
     if isinstance(content, Path):

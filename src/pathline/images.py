@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+SHEET = "pathline sheet"  # the comment in files of several pictures
 EDGE, GAP, LINE = 96, 6, 13  # least pixels of a tile's side, between tiles, of a line of text
 
 
@@ -30,7 +31,26 @@ def save_png(picture: Image.Image, file: Path, about: Mapping[str, Any]) -> None
     info = PngInfo()
     info.add_text("parameters", parameters(about, picture.size))
     info.add_text("pathline", json.dumps(about))
-    picture.save(file, pnginfo=info)
+    # A page of pictures may be wanted as JPEG, which has a comment instead of texts.
+    picture.save(file, pnginfo=info, comment=about.get("comment", ""))
+
+
+def save_sheet(page: Image.Image, file: Path, about: Mapping[str, Any] | None = None) -> None:
+    """A page of several pictures, marked in its metadata so that it never counts as a picture."""
+    save_png(page, file, {**(about or {}), "comment": SHEET})
+
+
+def is_sheet(file: Path) -> bool:
+    """Whether pathline wrote this file as a sheet, strip or animation; its metadata says so.
+
+    A file that is no picture is none; whoever reads it will say what is wrong with it.
+    """
+    try:
+        with Image.open(file) as picture:
+            text, comment = picture.info.get("pathline", ""), picture.info.get("comment", b"")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return comment in (SHEET, SHEET.encode()) or f'"comment": "{SHEET}"' in str(text)
 
 
 def parameters(about: Mapping[str, Any], size: tuple[int, int]) -> str:
@@ -76,4 +96,5 @@ def gif(frames: Sequence[Image.Image], file: Path, *, seconds: float = 3.0) -> N
     """Frames in turn, the last held for a second."""
     each = max(20, int(1000 * seconds / len(frames)))
     times = [*[each] * (len(frames) - 1), 1000]
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0)
+    more = {"append_images": frames[1:], "duration": times, "loop": 0}
+    frames[0].save(file, save_all=True, comment=SHEET, **more)

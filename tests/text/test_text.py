@@ -39,9 +39,17 @@ def test_words_are_found_whatever_their_case():
     assert torch.equal(text.encode(["A Red CIRCLE"]).words, text.encode(["a red circle"]).words)
 
 
-def test_an_unknown_word_is_named_with_its_neighbours():
-    with pytest.raises(ValueError, match=r"'circel' of 'a red circel'.*circle"):
-        words(WORDS).encode(["a red circel"])
+def test_an_unseen_word_is_skipped_with_a_warning_that_names_it():
+    text = words(WORDS)
+    with pytest.warns(UserWarning, match=r"skipped 'circel' of .*'a red circel'.*Near.*circle"):
+        cond = text.encode(["a red circel"])
+    assert torch.equal(cond.words, text.encode(["a red"]).words)
+    text.encode(["a red circel"])  # a word is named once; a second warning would fail here
+
+
+def test_a_prompt_of_unseen_words_alone_is_refused():
+    with pytest.raises(ValueError, match=r"No word of the prompt 'zebra xylophone'.*text=encoder"):
+        words(WORDS).encode(["a red circle", "zebra xylophone"])
 
 
 def test_a_long_caption_is_refused_with_the_setting_to_raise():
@@ -74,7 +82,7 @@ def test_a_label_out_of_range_names_the_range(item):
 
 
 def test_an_unknown_class_names_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'frog'"):
+    with pytest.raises(ValueError, match=r"Did you mean 'frog'.*text=words.*text=encoder"):
         labels(CLASSES).encode(["froq"])
 
 
@@ -104,5 +112,5 @@ def test_data_without_words_or_classes_is_refused(row):
 def test_an_unconditional_run_takes_no_prompt():
     text = none(Facts(3, 8, 8))
     assert text.encode([None, ""]) == text.null
-    with pytest.raises(ValueError, match="trained without captions"):
+    with pytest.raises(ValueError, match=r"trained without captions.*caption FOLDER.*text=encoder"):
         text.encode(["a cat"])

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from pathline.codecs.losses import psnr
 from pathline.data.cache.reader import Cache, read, refuse_other
 from pathline.data.cache.rows import PlacedPicture, read_picture
-from pathline.images import sheet
+from pathline.images import save_sheet, sheet
 from pathline.runs.cache_inputs import CacheInputs
 from pathline.training.device import pick_device
 from pathline.types import Codec
@@ -47,7 +47,7 @@ def check_cache(
         pairs += [original, decoded]
         titles += [key, f"{values[-1]:.1f} dB"]
         console.print(f"{key}  {values[-1]:.1f} dB")
-    sheet(_pad_to_one_size(pairs), titles, columns=4).save(folder / PICTURE)
+    save_sheet(sheet(_pad_to_one_size(pairs), titles, columns=4), folder / PICTURE)
     average = f"PSNR {sum(values) / len(values):.1f} dB over {len(values)} pictures"
     console.print(f"{average}: {folder / PICTURE}")
     return values

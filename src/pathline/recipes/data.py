@@ -13,7 +13,8 @@ from pathline.config.resolve import read
 from pathline.console import open_console, tracked
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
-from pathline.images import sheet
+from pathline.files import unused
+from pathline.images import save_sheet, sheet
 from pathline.runs.from_pictures import open_source, refuse_inside
 from pathline.tables import TABLES
 
@@ -62,8 +63,9 @@ def inspect(source: Source, *, out: Path, console: Console) -> Stats:
     if stats.examples:
         out.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.stack([picture for picture, _ in stats.examples])
-        sheet(pixels, [title for _, title in stats.examples]).save(out)
-        console.print(f"contact sheet: {out}")
+        page = unused(out)
+        save_sheet(sheet(pixels, [title for _, title in stats.examples]), page)
+        console.print(f"contact sheet: {page}")
     return stats
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from pathline.console import open_console
+from pathline.console import open_console, say_on
 from pathline.training.device import pick_device, product_rate
 
 GIB = 1 << 30
@@ -34,11 +34,11 @@ class Finding(NamedTuple):
 
 def doctor() -> int:
     """Check Python, torch, devices, speed, disk and packages; 1 if something must be repaired."""
-    console, bad = open_console(), 0
+    say, bad = say_on(open_console()), 0
     for state, subject, text in _findings():
         bad += state == "bad"
-        console.print(f"{state:>4}  {subject:<14} {text}")
-    console.print(f"{bad} to repair." if bad else "Everything that must work does.")
+        say(f"{state:>4}  {subject:<14} {text}")
+    say(f"{bad} to repair." if bad else "Everything that must work does.")
     return 1 if bad else 0
 
 

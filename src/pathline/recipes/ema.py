@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pathline.console import open_console
+from pathline.console import open_console, say_on
+from pathline.hints import command_line
 from pathline.runs import folder as runs
 from pathline.runs.folder import AVERAGES
 from pathline.training.power_ema import Snapshot, rebuild, snapshots, write
@@ -32,7 +33,7 @@ def ema(
     out:
         The file to write; by default one in RUN/averages.
     """
-    console = open_console()
+    say = say_on(open_console())
     stored = stored_in(run)
     update = _update(stored, update)
     rebuilt = rebuild(stored, sigma_rel, update)
@@ -41,15 +42,15 @@ def ema(
     # An average much shorter or longer than those stored is no mixture of them.
     if rebuilt.error > MAX_ERROR:
         lengths = sorted({snapshot.sigma_rel for snapshot in stored})
-        console.print(
+        say(
             f"warning: sigma_rel={sigma_rel} can't be rebuilt from snapshots of lengths {lengths}; "
             f"the file has the nearest average, {rebuilt.error:.0%} off.",
         )
-    console.print(
+    say(
         f"average {sigma_rel} of update {update} from {rebuilt.used} snapshots, profile "
         f"{rebuilt.error:.2%} off: {out}",
     )
-    console.print(f"next: pathline generate {run} --ema {out}")
+    say(f"next: {command_line('generate', run, '--ema', out)}")
     return 0
 
 

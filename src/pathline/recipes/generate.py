@@ -1,17 +1,19 @@
 """`pathline generate`: sample images from a run, as PNG files that say how they were made."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from pathline.console import open_console
+from pathline.console import Say, open_console, say_on
+from pathline.hints import command_line
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.picture_files import prepare_request, write_images
 from pathline.runs.prompts import InputFlags, PromptFlags
 from pathline.runs.sampling import full_keys, parts_of, sampling_settings, split_words
+from pathline.text.table import reads_of
 from pathline.training.device import pick_device
 
 OPTIONS = ("n", "label", "negative", "size", "init", "strength", "seed", "out", "weak", "device")
@@ -65,7 +67,8 @@ def generate(
     class_grid:
         Every class, n images each, one class a row.
     prompt_file:
-        A text file with one prompt a line.
+        A text file (UTF-8) with one prompt a line; empty lines and those that begin with # are
+        left out.
     from_cache:
         The name of a picture in the run's cache: sampled from its cached caption, without the text
         encoder. May be repeated.
@@ -94,10 +97,11 @@ def generate(
         Show tracebacks.
     """
     del debug  # read by the command line
-    console = open_console()
+    say = say_on(open_console())
     settings, texts = split_words(prompts)
     full_keys(settings, OPTIONS)
-    opened = _open(run, console)
+    opened = _open(run, say)
+    _refuse_unquoted(opened, texts, ["generate", str(run), *prompts])
     flags = {"steps": steps, "solver": solver, "guidance.scale": guidance}
     sample = sampling_settings(opened, settings, flags)
     chosen = pick_device(device)
@@ -111,24 +115,56 @@ def generate(
         prompts=PromptFlags(texts, prompt_file, from_cache, label, class_grid, n),
         inputs=InputFlags(negative, size, init, strength),
         seed=seed,
-        weak=_load_weak(weak, chosen, console),
+        weak=_load_weak(weak, chosen, say),
         weights=weights,
-        warn=lambda text: console.print(f"warning: {text}"),
+        warn=lambda text: say(f"warning: {text}"),
     )
     folder = out or opened.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     rows = len(parts.facts.names) if class_grid else 0
     files = write_images(request, folder, sheet_rows=rows, trajectory=trajectory)
-    console.print(f"{len(request.items)} images with {weights}: {folder}")
-    console.print(f"look at {files[-1]}")
+    say(f"{len(request.items)} images with {weights}: {folder}")
+    say(f"look at {files[-1]}")
     return 0
 
 
-def _open(run: Path, console: Console) -> runs.Opened:
-    return runs.open_run(run, lambda text: console.print(f"warning: {text}"))
+def _open(run: Path, say: Say) -> runs.Opened:
+    return runs.open_run(run, lambda text: say(f"warning: {text}"))
 
 
-def _load_weak(weak: Path | None, device: torch.device, console: Console) -> Parts | None:
+def _load_weak(weak: Path | None, device: torch.device, say: Say) -> Parts | None:
     if weak is None:
         return None
-    return parts_of(_open(weak, console), ema=None, device=device)[0]
+    return parts_of(_open(weak, say), ema=None, device=device)[0]
+
+
+def _refuse_unquoted(opened: runs.Opened, texts: Sequence[str], call: Sequence[str]) -> None:
+    """Raises ValueError for several prompts of one word each: one prompt without its quotes.
+
+    Several classes are fine. call: the words of the command, where it was not typed in a shell.
+    """
+    if len(texts) < 2 or any(" " in text for text in texts):
+        return
+    names = {name.lower() for name in opened.facts.names}
+    is_classes = reads_of(opened.run.text.name) == "labels"
+    if is_classes and all(text.lower() in names or text.isdecimal() for text in texts):
+        return
+    typed = sys.argv[1:] if all(text in sys.argv for text in texts) else call
+    raise ValueError(
+        f"{', '.join(texts)} are {len(texts)} prompts of one word each. If they are one prompt, "
+        f"write it in quotes: {command_line(*_quoted(typed, texts))}\nIf they are {len(texts)} "
+        "prompts, write them as lines of a file and give it as --prompt-file FILE."
+    )
+
+
+def _quoted(typed: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The words of a command line with `texts` as one word in the place of the first."""
+    words, left = [], list(texts)
+    for word in typed:
+        if not left or word.strip() != left[0]:
+            words.append(word)
+            continue
+        if len(left) == len(texts):
+            words.append(" ".join(texts))
+        left.pop(0)
+    return words

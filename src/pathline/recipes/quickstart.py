@@ -14,8 +14,9 @@ from pathline.console import open_console
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.evaluation.training import EXIT, Trained, run_training
+from pathline.files import unused
 from pathline.generate import sample_images
-from pathline.images import save_png, sheet
+from pathline.images import save_sheet, sheet
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.tables import TABLES
@@ -72,7 +73,7 @@ def _score(trained: Trained, run: Run, split: str) -> tuple[Adherence, Adherence
         pixels = sample_images(trained.parts, texts, seeds, sampler, batch=run.sample.batch)
     page = sheet(pixels[:SHOWN], texts[:SHOWN], columns=6)
     settings = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
-    save_png(page, trained.folder / f"{split}.png", settings)
+    save_sheet(page, unused(trained.folder / f"{split}.png"), settings)
     real = np.stack([draw(scene) for scene in scored(split, PROMPTS, SCORE_SEED)])
     return adherence(pixels, texts), adherence(torch.from_numpy(real), texts)
 

@@ -7,6 +7,7 @@ from pathline.config.run import Run
 from pathline.console import Say, open_console, say_on
 from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
+from pathline.hints import command_line
 from pathline.runs.folder import Layers, Opened
 from pathline.runs.launch import launch
 from pathline.training.distributed import launched_rank
@@ -57,7 +58,7 @@ def train(
         return launch(procs, run, say)
     trained = run_training(run, out, opened, console)
     if trained.outcome.reason == "done":
-        say(f"next: pathline generate {trained.folder}")
+        say(f"next: {command_line('generate', trained.folder)}")
     return EXIT[trained.outcome.reason]
 
 

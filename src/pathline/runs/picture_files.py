@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pathline.config.run import Run, Sample
+from pathline.files import unused
 from pathline.generate import (
     UNCONDITIONED,
     Conditioning,
@@ -17,7 +18,7 @@ from pathline.generate import (
     generate,
     item_text,
 )
-from pathline.images import gif, image, save_png, sheet
+from pathline.images import gif, image, save_png, save_sheet, sheet
 from pathline.parts import Parts, Sampler
 from pathline.runs.folder import Opened
 from pathline.runs.prompts import (
@@ -28,6 +29,7 @@ from pathline.runs.prompts import (
     untrained_size,
 )
 from pathline.runs.sampling import checked_sampler
+from pathline.text.table import is_frozen
 from pathline.types import Item
 
 FRAMES = 12  # states in a strip
@@ -64,6 +66,9 @@ def prepare_request(
     weights: which of the run's they are, for the files.
     """
     items, conditioning = read_items(opened, parts, prompts)
+    # Every prompt is checked before the first image, where that takes no encoder.
+    if not is_frozen(opened.run.text.name):
+        parts.text.encode(items)
     device = next(parts.network.parameters()).device
     conditioning = read_conditioning(parts, conditioning, inputs, count=len(items), device=device)
     if warning := untrained_size(parts, conditioning.size):
@@ -115,7 +120,7 @@ def write_images(
     for event in sample_request(request):
         if isinstance(event, Done):
             text, seed = item_text(parts, items[event.row]), seeds[event.row]
-            files.append(_unused(folder / f"{_slug(text)}-{seed}.png"))
+            files.append(unused(folder / f"{_slug(text)}-{seed}.png"))
             settings = request.settings | {"prompt": text, "seed": seed}
             save_png(image(event.pixels), files[-1], settings)
             pixels.append(event.pixels)
@@ -126,8 +131,8 @@ def write_images(
     if len(pixels) > 1:
         titles = [] if sheet_rows else [item_text(parts, item) for item in items]
         columns = len(pixels) // sheet_rows if sheet_rows else None
-        files.append(_unused(folder / "sheet.png"))
-        save_png(sheet(torch.stack(pixels), titles, columns=columns), files[-1], settings)
+        files.append(unused(folder / "sheet.png"))
+        save_sheet(sheet(torch.stack(pixels), titles, columns=columns), files[-1], settings)
     return files + (_write_trajectory(states, folder, settings) if trajectory else [])
 
 
@@ -136,8 +141,8 @@ def _write_trajectory(states: list[Tensor], folder: Path, settings: dict[str, An
     count = min(FRAMES, len(states))
     shown = [states[round(i * (len(states) - 1) / (FRAMES - 1))] for i in range(count)]
     strip = torch.stack(shown, dim=1).flatten(0, 1)
-    files = [_unused(folder / "trajectory.png"), _unused(folder / "trajectory.gif")]
-    save_png(sheet(strip, columns=count), files[0], settings)
+    files = [unused(folder / "trajectory.png"), unused(folder / "trajectory.gif")]
+    save_sheet(sheet(strip, columns=count), files[0], settings)
     gif([sheet(frame) for frame in states], files[1])
     return files
 
@@ -145,11 +150,3 @@ def _write_trajectory(states: list[Tensor], folder: Path, settings: dict[str, An
 def _slug(text: str) -> str:
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return "-".join(words)[:60] or "picture"
-
-
-def _unused(file: Path) -> Path:
-    """The file, or with a number behind its name if it exists: nothing is overwritten."""
-    if not file.exists():
-        return file
-    paths = (file.with_stem(f"{file.stem}-{number}") for number in range(2, 10**6))
-    return next(path for path in paths if not path.exists())

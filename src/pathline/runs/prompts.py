@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import torch
@@ -75,14 +76,32 @@ def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[I
 
 
 def _read_lines(file: Path) -> list[str]:
+    """The prompts of a file, one a line; empty lines and those that begin with # are none.
+
+    Raises ValueError, or FileNotFoundError, for what is no UTF-8 text with a prompt.
+    """
     if not file.is_file():
+        fault = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"--prompt-file {file} does not exist; give a text file with a prompt on each line."
+            f"--prompt-file {file} {fault}; give a text file with a prompt on each line."
         )
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    if not any(lines):
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")  # with or without a byte-order mark
+    except UnicodeDecodeError as fault:
+        line = content.count(b"\n", 0, fault.start) + 1
+        raise ValueError(
+            f"--prompt-file {file}, line {line}, is no UTF-8 text: byte "
+            f"0x{content[fault.start]:02x} at {fault.start}. Save it as UTF-8; from Latin-1: "
+            f"iconv -f latin1 -t utf-8 {quote(str(file))} > prompts-utf8.txt"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"--prompt-file {file} is no text: it has null bytes. Give a text file.")
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
         raise ValueError(f"--prompt-file {file} has no prompt; write one on each line.")
-    return [line for line in lines if line]
+    return prompts
 
 
 def _read_cached(

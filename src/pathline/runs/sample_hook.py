@@ -20,7 +20,7 @@ from pathline.generate import (
     item_text,
     sample_images,
 )
-from pathline.images import sheet
+from pathline.images import save_sheet, sheet
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
 from pathline.text.table import is_frozen, reads_of
@@ -117,7 +117,7 @@ def write_page(
     file = folder / f"{name}-{update:08d}.png"
     try:
         folder.mkdir(exist_ok=True)
-        page.save(file)
+        save_sheet(page, file)
     except OSError as error:
         say(f"the sample grid of update {update} was not written: {error}")
     else:

@@ -8,6 +8,14 @@ import torch
 from pathline.hints import nearest
 from pathline.types import Cond, Facts, Text
 
+SHOWN = 20  # classes in a message
+ENCODER = "text=encoder text.path=sentence-transformers/all-MiniLM-L6-v2"
+FREE_PROMPTS = (
+    "For prompts in your own words, train on captions (`pathline caption FOLDER` writes them, or "
+    "put a text file beside each picture): `pathline train FOLDER text=words` learns their words, "
+    f"`pathline train FOLDER {ENCODER}` reads any words with a pretrained encoder."
+)
+
 
 def none(_: Facts) -> Text:
     """No conditioning: samples follow the distribution of the whole data set."""
@@ -17,7 +25,7 @@ def none(_: Facts) -> Text:
         if prompts:
             raise ValueError(
                 f"The prompt {prompts[0]!r} is wrong because this run was trained without captions "
-                "or labels. Generate without a prompt, or train with text=words or text=labels."
+                f"or classes (text=none). Generate without a prompt. {FREE_PROMPTS}"
             )
         return Cond()
 
@@ -47,7 +55,8 @@ def labels(facts: Facts) -> Text:
         if isinstance(item, str) and not item.lstrip("-").isdecimal():
             hint = nearest(item.lower(), names)
             raise ValueError(
-                f"There is no class {item!r}.{hint} There are: {', '.join(facts.names)}."
+                f"There is no class {item!r}, and this run reads classes.{hint} There are: "
+                f"{', '.join(facts.names[:SHOWN])}{' …' if count > SHOWN else ''}. {FREE_PROMPTS}"
             )
         if not 0 <= int(item) < count:
             raise ValueError(f"Label {item} is out of range: the classes are 0 … {count - 1}.")

@@ -1,6 +1,7 @@
 """A table of words, trained with the network: for short captions, without a download."""
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 
 from pathline.nn.attention import Attention
 from pathline.nn.blocks import feed_forward, norm
+from pathline.text.labels import ENCODER
 from pathline.types import Cond, Facts, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
 SPECIALS = 2
 LENGTH = 64  # most words of a caption, unless text.length says otherwise
 HEAD = 32  # width of an attention head of the refiner
+EXAMPLES = 12  # words in a message
 
 
 def split(caption: str) -> list[str]:
@@ -71,25 +74,34 @@ def words(facts: Facts, *, width: int = 128, length: int = LENGTH, layers: int =
             "text=words is wrong because the data has no captions. Set text=labels or text=none."
         )
     rows = {word: SPECIALS + index for index, word in enumerate(facts.words)}
-
-    def row(word: str, caption: str) -> int:
-        if word in rows:
-            return rows[word]
-        near = ", ".join(get_close_matches(word, rows, n=3))
-        hint = f"Near: {near}." if near else f"Known: {', '.join(list(rows)[:20])} …"
-        raise ValueError(f"The word {word!r} of {caption!r} is not in the training data. {hint}")
+    warned: set[str] = set()  # each word once in a process
 
     def indices(caption: str | int | None) -> list[int]:
-        if caption is None or caption == "":
-            return [NULL]
-        # A caption of punctuation alone has no words, and asks for nothing.
-        words = [row(word, str(caption)) for word in split(str(caption))] or [NULL]
-        if len(words) > length:
+        texts = split(str(caption)) if caption not in (None, "") else []
+        known = [rows[word] for word in texts if word in rows]
+        unseen = [word for word in texts if word not in rows]
+        # A prompt may have new words, but not only new words: it would ask for nothing.
+        if unseen and not known:
             raise ValueError(
-                f"text.length={length} is wrong because a caption has {len(words)} words: "
-                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(words)}."
+                f"No word of the prompt {str(caption)[:60]!r} was in the training captions."
+                f"{_near_words(unseen, rows)} Write it in words that this run has learned, such as "
+                f"{', '.join(_examples(facts.words))}. A run with a pretrained encoder reads any "
+                f"words: `pathline train FOLDER {ENCODER}`."
             )
-        return words
+        if new := [word for word in unseen if word not in warned]:
+            warned.update(new)
+            warnings.warn(
+                f"skipped {', '.join(map(repr, new))} of the prompt {str(caption)[:60]!r}: not in "
+                f"the training captions.{_near_words(new, rows)}",
+                stacklevel=4,
+            )
+        if len(known) > length:
+            raise ValueError(
+                f"text.length={length} is wrong because a caption has {len(known)} words: "
+                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(known)}."
+            )
+        # A caption of no words asks for nothing.
+        return known or [NULL]
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
         lines = [indices(caption) for caption in captions]
@@ -100,3 +112,16 @@ def words(facts: Facts, *, width: int = 128, length: int = LENGTH, layers: int =
 
     encoder = WordEncoder(SPECIALS + len(facts.words), width, length, layers)
     return Text(encode, encode([None]), width, encoder)
+
+
+def _near_words(unseen: Sequence[str], learned: Iterable[str]) -> str:
+    """For each word, the learned words that are spelled almost like it; "" where none is."""
+    learned = list(learned)
+    near = {word: get_close_matches(word, learned, n=3) for word in unseen}
+    return "".join(f" Near {word!r}: {', '.join(words)}." for word, words in near.items() if words)
+
+
+def _examples(words: Sequence[str]) -> list[str]:
+    """Some words of a vocabulary, from all over it; no numbers or marks while there are others."""
+    chosen = [word for word in words if word.isalpha() and len(word) > 2] or list(words)
+    return chosen[:: max(1, len(chosen) // EXAMPLES)][:EXAMPLES]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from pathline.config.pick import bind
 from pathline.config.resolve import read
-from pathline.console import open_console
+from pathline.console import open_console, say_on
 from pathline.data.sources.source import Source
 from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
-from pathline.images import sheet
+from pathline.files import unused
+from pathline.images import save_sheet, sheet
 from pathline.runs.from_pictures import open_source
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
@@ -79,6 +80,7 @@ def codec_check(
     run, source = open_source(run)
     built: Codec = bind(TABLES["codec"], run.codec, "codec")(Facts(run.data.channels, 0, 0))
     console = open_console()
+    say = say_on(console)
     sample = read_images(source, count, size, built.factor, run.data.channels)
     place = pick_device(run.device)
     if built.to is not None:
@@ -88,11 +90,12 @@ def codec_check(
     for table in tables(report):
         console.print(table)
     for line in (*sample.bad, *(f"{turn}: {why}" for turn, why in sums.unmeasured.items())):
-        console.print(f"left out: {line}")
+        say(f"left out: {line}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    comparison(sample, sums).save(out)
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    console.print(f"images: {out}; numbers: {out.with_suffix('.json')}")
+    page, numbers = unused(out), unused(out.with_suffix(".json"))
+    save_sheet(comparison(sample, sums), page)
+    numbers.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say(f"images: {page}; numbers: {numbers}")
     return 0
 
 
