@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 from mutations import Answer, Case
 
-from pathline.config.layers import flatten, nest, to_tree
+from pathline.config.layers import flatten, to_tree
 from pathline.config.resolve import PRESETS, fill
 from pathline.config.yaml_io import write
 from pathline.tables import TABLES
@@ -274,7 +274,7 @@ def leaves_of(text: Text, change: str) -> dict[str, str]:
         key, _, value = text.detail.partition(": ")
         return {key: value}
     try:
-        tree = yaml.load(text.data.decode("utf-8-sig"), Loader=yaml.BaseLoader)  # noqa: S506
+        tree = yaml.load(text.data.decode("utf-8-sig"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
         return {}
     return flatten(tree) if isinstance(tree, dict) else {}
@@ -289,7 +289,7 @@ def judged(text: Text, answers: list[Answer], *, values: Mapping[str, str]) -> s
         return "" if blames(first.text) else "The message names neither file, line nor setting."
     if text.wants == "refused":
         return "It is accepted, though it is wrong."
-    shown = flatten(yaml.load(first.text, Loader=yaml.BaseLoader))  # noqa: S506
+    shown = flatten(yaml.load(first.text, Loader=yaml.BaseLoader))
     lost = [key for key, value in values.items() if not stands(key, value, shown)]
     return f"Lost without a word: {', '.join(lost)}." if lost else ""
 
