@@ -2,8 +2,8 @@
 
 Each case takes a preset and writes a file of some of its settings, then changes the file. The
 oracle: every value that YAML reads in the file stands in what `config show` prints, or the command
-exits 2. Changes that mean nothing (a comment, a byte-order mark, an empty section) must be accepted.
-A third of the cases goes on to train one update of a tiny network.
+exits 2. What means nothing (a comment, a byte-order mark, an empty section) must be accepted. Some
+cases go on to train one update of a tiny network.
 """
 
 import random
@@ -205,6 +205,7 @@ def another_encoding(rng: random.Random, tree: dict[str, Any]) -> Text:
 
 def garbage(rng: random.Random, tree: dict[str, Any]) -> Text:
     """What is no settings file at all, and files that try to be expensive."""
+    del tree  # nothing of it is left
     deep = rng.choice([100, 2000, 100_000])
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]

@@ -195,13 +195,7 @@ def feature_term(run: Run) -> dict[str, Any]:
     """Settings of the loss term that reads features of a vision encoder; {} without such a term."""
     for name, (_, pick) in terms_of(run).items():
         if "features" in term_of(TERMS[name]).reads:
-            settings = settled(TERMS, pick, PLACES["terms"])
-            if settings.get("until", 0) < 0:
-                raise ValueError(
-                    f"terms.{name}.until={settings['until']} is out of range because it is a "
-                    "number of updates. Set 0 for all of them, or more."
-                )
-            return settings
+            return settled(TERMS, pick, PLACES["terms"])
     return {}
 
 

@@ -34,7 +34,8 @@ def test_nest():
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
         ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
         ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
-        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": {"b": 1}}),  # an empty section says nothing
+        ({"a": 1}, {"a": None}, {"a": None}),
         # a Pick: the same row keeps its options, another one drops them
         ({"p": {"name": "x", "k": 1}}, {"p": {"l": 2}}, {"p": {"name": "x", "k": 1, "l": 2}}),
         ({"p": {"name": "x", "k": 1}}, {"p": "x"}, {"p": {"name": "x", "k": 1}}),
@@ -89,23 +90,27 @@ def test_all_problems_at_once():
         "terms": {"mse": True},
     }
     made = build(Outer, tree, found)
-    said = dict(found)
+    said = {problem.key: problem.message for problem in found}
     assert "Did you mean inner.depth?" in said["inner.dpeth"]
     assert "Did you mean inner.depth?" in said["depth"]
     assert "Did you mean step.churn?" in said["churn"]
     assert said["modle"] == "is not a setting."
-    assert said["inner.depth"] == "wants a whole number, got 'deep'."
-    assert {"inner.rates", "step", "terms"} <= said.keys()
-    assert made == Outer()
+    assert said["inner.depth"] == "=deep is wrong because it must be a whole number."
+    assert {"inner.rates", "step.name", "terms.mse"} <= said.keys()
+    assert made.inner == Inner()
     with pytest.raises(ValueError, match=r"(?s)inner.dpeth.*terms") as error:
         build(Outer, tree)
     assert str(error.value).count("\n") == len(found) - 1
 
 
-@pytest.mark.parametrize("value", [None, 3, "fast", [1]])
+@pytest.mark.parametrize("value", [3, "fast", [1], True])
 def test_a_section_wants_settings(value):
-    with pytest.raises(ValueError, match="inner is a section"):
+    with pytest.raises(ValueError, match=r"inner=.* is wrong because it is a section"):
         build(Outer, {"inner": value})
+
+
+def test_an_empty_section_says_nothing():
+    assert build(Outer, {"inner": None, "step": None, "terms": {}}) == Outer(terms={})
 
 
 def test_flatten_and_keys():

@@ -52,7 +52,7 @@ def test_problems_come_all_at_once():
         "The solver step 'sde' takes no option 'chrun'. Did you mean 'churn'? "
         "It takes: churn, kind."
     )
-    assert found["churn"] == "The solver step 'sde': churn wants a number, got 'much'."
+    assert found["churn"] == "=much is wrong because it must be a number."
     assert "one of a, b" in found["kind"]
 
 
@@ -82,5 +82,5 @@ def test_bind_converts():
 
 
 def test_bind_refuses():
-    with pytest.raises(ValueError, match="churn wants a number"):
+    with pytest.raises(ValueError, match="The solver step 'sde': churn=true is wrong because"):
         bind(STEPS, pick("sde", churn=True), "solver step")

@@ -8,9 +8,9 @@ import pytest
 
 from pathline.config.codec_run import CodecRun
 from pathline.config.meanings import field_meanings, option_meanings
-from pathline.config.ranges import Positive
 from pathline.config.reference import settings_page, table_meanings
 from pathline.config.run import PLACES, Run
+from pathline.ranges import Positive
 from pathline.recipes.config import reference
 from pathline.tables import TABLES
 
@@ -68,7 +68,7 @@ def test_meanings_of_fields():
 
 def test_ranges_are_shown():
     page = settings_page(Section, {}, {})
-    assert "- `size` (a whole number, above 0; default `4`): Pixels of a side." in page
+    assert "- `size` (a whole number, 1 or more; default `4`): Pixels of a side." in page
 
 
 def test_meanings_of_options():

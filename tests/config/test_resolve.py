@@ -142,11 +142,12 @@ def test_all_problems_at_once_with_their_origins(file):
     ).splitlines()
     assert said[0] == "7 problems in the settings:"
     assert f"  {mine}:2: train.updats is not a setting. Did you mean train.updates?" in said
-    assert f"  {mine}:3: train.batch wants a whole number, got 'many'." in said
+    whole = "is wrong because it must be a whole number"
+    assert f"  {mine}:3: train.batch=many {whole}, 1 or more." in said
     assert f"  {mine}:4: model is not a setting." in said
     assert f"  {mine}:5: lr is not a setting. Did you mean optimizer.lr?" in said
-    assert "  command line: train.accumulate must be above 0, got 0." in said
-    assert "  --seed: seed must be 0 or more, got -1." in said
+    assert f"  command line: train.accumulate=0 {whole}, 1 or more." in said
+    assert f"  --seed: seed=-1 {whole}, in [0, {2**63 - 1}]." in said
     lrr = "  command line: optimizer.lrr: The optimizer 'adamw' takes no option 'lrr'."
     assert any(line.startswith(lrr) for line in said)
     assert "config show" in said[-1]
@@ -154,7 +155,7 @@ def test_all_problems_at_once_with_their_origins(file):
 
 def test_one_problem_is_one_line():
     assert refusal("digits", overrides=["train.batch=x"]) == (
-        "command line: train.batch wants a whole number, got 'x'."
+        "command line: train.batch=x is wrong because it must be a whole number, 1 or more."
     )
 
 
@@ -176,6 +177,69 @@ def test_unknown_what(what, said):
 @pytest.mark.parametrize("text", ["foo", "=3", "digits2"])
 def test_no_setting(text):
     assert f"{text!r} is no setting: write key=value" in refusal("digits", overrides=[text])
+
+
+EMPTY = "train:\n  # batch: 16\noptimizer:\n  # lr: 1e-3\ndata: {source: , buckets: ~}\nterms: {}\n"
+
+
+def test_an_empty_section_keeps_the_presets(file):
+    """Also where another layer sets something in it, and with its origin."""
+    overrides = ["train.updates=50", "optimizer.lr=0.005"]
+    plain, empty = read("emoji", (), overrides), read("emoji", [file(EMPTY)], overrides)
+    assert empty.run == plain.run
+    assert empty.origins == plain.origins
+    assert empty.origins["train.batch"] == empty.origins["optimizer.name"] == "preset emoji"
+    assert read("emoji", (), ["train=", "optimizer=null", *overrides]).run == plain.run
+
+
+@pytest.mark.parametrize("value", ["[]", "[1, 2]", "[{batch: 3}]", "3", "text", "true"])
+def test_a_section_that_is_none_is_refused_whatever_lies_over_it(file, value):
+    path = file(f"seed: 1\ntrain: {value}\n")
+    said = refusal("emoji", [path], ["train.batch=4"])
+    assert said.startswith(f"{path}:2: train=")
+    assert "it is a section" in said
+    said = refusal("emoji", (), [f"train={value}", "train.batch=4"])
+    assert said.startswith("command line: train=")
+
+
+@pytest.mark.parametrize("value", ["[muon]", "3", "true"])
+def test_a_row_that_is_none_is_refused_whatever_lies_over_it(file, value):
+    path = file(f"optimizer: {value}\n")
+    assert refusal("emoji", [path], ["optimizer.lr=4"]).startswith(f"{path}:1: optimizer=")
+
+
+def test_origins_of_a_row_and_its_options(file):
+    """A section in a file is no source of a name that it leaves out."""
+    path = file("optimizer:\n  lr: 1e-3\ntimes: uniform\nsample: {solver: {name: heun}}\n")
+    origins = read("debug", [path]).origins
+    assert origins["optimizer.lr"] == f"{path}:2"
+    assert origins["optimizer.name"] == "default"
+    assert origins["times.name"] == f"{path}:3"
+    assert origins["sample.solver.name"] == f"{path}:4"
+    line = read("debug", (), ["sample={steps: 3, solver: {name: heun}}"]).origins
+    assert line["sample.steps"] == line["sample.solver.name"] == "command line"
+    assert line["sample.batch"] == "preset debug"
+
+
+def test_a_row_typed_wrong_is_blamed_on_who_typed_it_last(file):
+    def euler(x, *, eta: float = 0.5): ...
+
+    path = file("sample:\n  solver:\n    name: euler\n")
+    tables = {"sample.solver": {"euler": euler}}
+    said = refusal(None, (), ["sample.solver=eulr"], base=path, tables=tables)
+    assert said.startswith("command line: sample.solver: There is no solver step called 'eulr'.")
+
+
+@pytest.mark.parametrize(
+    "text", ["optimizer: muon\noptimizer.name: adamw\n", "terms: {l1: 1, l1.weight: 2}\n"]
+)
+def test_a_bare_name_and_its_key_are_one_setting(file, text):
+    assert "is set twice, first at" in refusal("debug", [file(text)])
+
+
+def test_a_mapping_on_the_command_line_has_each_key_once():
+    said = refusal("debug", (), ["train={batch: 3, batch: 4}"])
+    assert said == "command line: train: batch is set twice; keep one."
 
 
 def test_missing_config():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathline.config.values import convert, describe_kind, is_typeable, read_scalar
+from pathline.ranges import NotNegativeFloat, Positive, Seed, ShareBelowOne
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ def test_scalars(text, value):
         ("0.9,0.99", tuple[float, ...], (0.9, 0.99)),
         (0.9, tuple[float, ...], (0.9,)),
         ([1, "a"], tuple[int, str], (1, "a")),
+        ("1e3", Positive, 1000),
+        (None, ShareBelowOne | None, None),
         (None, float | None, None),
         ("none", float | None, None),
         ("0.5", float | None, 0.5),
@@ -78,20 +81,34 @@ def test_convert(value, kind, got):
         (True, int, "a whole number"),
         (True, float, "a number"),
         (1.5, int, "a whole number"),
-        ("many", int, "'many'"),
+        ("many", int, "many is wrong"),
         (float("nan"), float, "a number"),
         (float("inf"), int, "a whole number"),
         (1, bool, "true or false"),
-        (None, str, "got nothing"),
+        (None, str, "null is wrong"),
         (1.1, str, "quotes"),
         ("fp8", Literal["fp32", "bf16"], "fp32, bf16"),
-        ("float16", Literal["fp32", "bf16"], "fp32, bf16, got 'float16'"),
+        (
+            "float16",
+            Literal["fp32", "bf16"],
+            "float16 is wrong .* one of fp32, bf16",
+        ),
         (True, Literal["True"], "True"),
         ([0.9, "x"], tuple[float, ...], "a list, each a number"),
         ([1], tuple[int, int], "a list of 2"),
         ("x", float | None, "a number or null"),
-        ({"mse": "x"}, dict[str, float], "at 'mse' wants a number"),
+        ({"mse": "x"}, dict[str, float], "mse=x is wrong because it must be a number"),
         ("x", dict[str, float], "a mapping"),
+        (10**400, float, "a number"),
+        ("9" * 5000, int, "999… is wrong"),
+        (0, Positive, r"^0 is wrong because it must be a whole number, 1 or more\.$"),
+        (1.5, Positive, "a whole number, 1 or more"),
+        (True, Positive, "true is wrong"),
+        (10**10, Positive, "1 or more and at most 1000000000"),
+        (2**63, Seed, f"in .0, {2**63 - 1}."),
+        (1.0, ShareBelowOne, r"must be a number, in \[0, 1\)"),
+        ([0.9, 1.0], tuple[ShareBelowOne, ...], r"\[0.9, 1.0\] is wrong .* in \[0, 1\)"),
+        (-1, NotNegativeFloat | None, "a number, 0 or more or null"),
     ],
 )
 def test_refused(value, kind, said):

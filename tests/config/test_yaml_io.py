@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from pathline.config.yaml_io import read_file, read_value, write
 
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(12))
+
 
 @pytest.fixture
 def read(tmp_path):
@@ -30,6 +32,14 @@ def test_every_key_has_its_line(read):
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(read):
+    assert read("\ufeffseed: 1\n") == [("seed", 1, "1")]
+
+
+def test_aliases_are_read(read):
+    assert read("a: &x {b: 1}\nc: *x\n")[-1] == ("c.b", 1, "1")
+
+
 def test_origin_names_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("seed: 1\n")
@@ -49,10 +59,18 @@ def test_origin_names_the_file(tmp_path):
         ("seed: 1\nseed: 2\n", r"mine.yaml:2: seed is set twice, first at .*mine.yaml:1"),
         ("train: {batch: 1}\ntrain.batch: 2\n", r"mine.yaml:2: train.batch is set twice"),
         ("? [a, b]\n: 1\n", "a key must be a word"),
-        ("a: &x\n  b: *x\n", "nested too deep"),
-        ("a: &x [*x]\n", "nested too deep"),
-        (b"name: \xff\xfe\n", "no text file in UTF-8"),
-        ("a: \x00\n", "no valid YAML"),
+        ("a: &x\n  b: *x\n", "repeats itself without end"),
+        ("a: &x [*x]\n", "repeats itself without end"),
+        (b"name: \xff\xfe\n", "mine.yaml:1: this is no text in UTF-8. Save it as UTF-8"),
+        ("seed: 1\nname: für\n".encode("latin-1"), "mine.yaml:2: this is no text in UTF-8"),
+        ("seed: 1\n".encode("utf-16"), "mine.yaml is text in UTF-16 or UTF-32. Save it as UTF-8"),
+        ("a: " + "[" * 10_000, "mine.yaml: this is nested too deep for settings"),
+        ("a: " + "{a: " * 20 + "1" + "}" * 20, "mine.yaml:1: a.* is nested too deep"),
+        ("a: " + "[" * 20 + "]" * 20, "mine.yaml:1: a: line 1: this is nested too deep"),
+        (BOMB, "it has more than 10000 values"),
+        ("a: [{b: 1, b: 2}]\n", "mine.yaml:1: a: b is set twice"),
+        (b"# 1\n" * 300_000, "mine.yaml is no settings file: it has more than"),
+        ("a: \x00\n", "mine.yaml: this is no valid YAML"),
         ("a: 1\n---\nb: 2\n", r"mine.yaml:2: this is no valid YAML"),
     ],
 )
@@ -64,7 +82,7 @@ def test_bad_files(read, text, said):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no settings file .*no\.yaml"):
         read_file(tmp_path / "no.yaml")
-    with pytest.raises(FileNotFoundError, match="wants a YAML file"):
+    with pytest.raises(FileNotFoundError, match="is a folder, not a settings file"):
         read_file(tmp_path)
 
 

@@ -246,19 +246,10 @@ def test_the_last_step_draws_nothing(name, mixture, rng):
     assert len(draws) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "words"),
-    [
-        ("sde", {"churn": -1.0}, "churn=-1"),
-        ("sde", {}, "noise function"),
-        ("ancestral", {}, "noise function"),
-        ("ancestral", {"eta": 1.5}, "eta=1.5"),
-    ],
-)
-def test_bad_settings_are_named(name, settings, words, mixture, rng):
-    step = functools.partial(function_of(STEPS[name]), **settings)
-    with pytest.raises(ValueError, match=words):
-        last(integrate(mixture, drawn(rng, 2, 2), uniform_grid(4), step))
+@pytest.mark.parametrize("name", ["sde", "ancestral"])
+def test_a_missing_noise_is_named(name, mixture, rng):
+    with pytest.raises(ValueError, match="noise function"):
+        last(integrate(mixture, drawn(rng, 2, 2), uniform_grid(4), function_of(STEPS[name])))
 
 
 # --- against diffusers -----------------------------------------------------------------------

@@ -83,8 +83,6 @@ def test_there_is_no_term_where_there_are_no_features():
 
 
 def test_misuse_is_refused():
-    with pytest.raises(ValueError, match=r"standardise is 2"):
-        told(some(2, 8, 3, 3), some(2, 8, 3, 3), standardise=2.0)
     with pytest.raises(ValueError, match="no velocity is trained"):
         compose({"alignment": (1.0, TERMS["alignment"])})
 

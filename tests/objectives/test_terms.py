@@ -59,11 +59,6 @@ def test_a_loss_of_nothing_is_refused():
         compose({})
 
 
-def test_a_weight_below_0_is_refused():
-    with pytest.raises(ValueError, match=r"terms\.l1=-1"):
-        compose({"mse": (1.0, mse), "l1": (-1.0, TERMS["l1"])})
-
-
 # --- adaptive
 
 
@@ -82,12 +77,6 @@ def test_adaptive_weighs_every_sample_by_its_own_error(pair):
     assert pull(1.0) == pytest.approx(2 / (sizes * 48**0.5), rel=1e-3)
     plain = adaptive(given, Output(value), power=0.0)
     assert plain == pytest.approx(48 * mse(given, Output(value)), rel=1e-5)
-
-
-@pytest.mark.parametrize("wrong", [{"power": -0.5}, {"power": 2.0}, {"floor": 0.0}])
-def test_adaptive_refuses_what_makes_no_weight(wrong, pair):
-    with pytest.raises(ValueError, match="power in"):
-        adaptive(*pair, **wrong)
 
 
 # --- contrastive
@@ -214,12 +203,9 @@ def test_dispersive_reads_the_inner_block_where_it_is_shown(pair):
     torch.testing.assert_close(found, dispersive(given, out._replace(hidden=inner)))
 
 
-def test_dispersive_needs_hidden_states_and_some_warmth(pair):
+def test_dispersive_needs_hidden_states(pair):
     with pytest.raises(ValueError, match="returns none"):
         dispersive(*pair)
-    given, out = pair
-    with pytest.raises(ValueError, match="temperature"):
-        dispersive(given, out._replace(hidden=held(5, 4, 6)), temperature=0.0)
 
 
 def test_terms_that_read_hidden_states_alone_train_nothing():

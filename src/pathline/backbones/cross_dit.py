@@ -22,6 +22,7 @@ from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
 from pathline.nn.modulation import SharedModulation
 from pathline.nn.positions import cached_table, sincos, size_ratio
+from pathline.ranges import NotNegativeFloat, Width
 from pathline.types import PLAIN_CALL, Call, Cond, Frame, Output
 
 Mlp = Literal["gelu", "swiglu"]
@@ -32,14 +33,14 @@ Extrapolate = Literal["none", "rescale"]
 class CrossShape(routes.RouteShape, Shape):
     """Text by cross-attention, one modulation for all blocks: PixArt-α (arXiv 2310.00426)."""
 
-    label_std: float = 1.0
+    label_std: NotNegativeFloat = 1.0
     mlp: Mlp = "gelu"  # the feed-forward
     # Positions in images larger than those trained on: rescale squeezes them into the range that
     # was trained, none counts on.
     extrapolate: Extrapolate = "rescale"
     # Channels that the network gives, at least those of x; the first are the value (PixArt's
     # weights have twice as many). null: as many as x has.
-    outputs: int | None = None
+    outputs: Width | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -18,6 +18,7 @@ from pathline.backbones.sizes import by_size, check
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import BlockModulation, build_modulation
+from pathline.ranges import Depth
 from pathline.types import PLAIN_CALL, Call, Cond, Frame, Output
 
 
@@ -32,12 +33,10 @@ class DDTShape(BlockShape):
     norm: Norm = "rms"
     mlp: Mlp = "swiglu"
     positions: Positions = "both"
-    decoder: int = 4  # blocks of the decoder, from 1
+    decoder: Depth = 4  # blocks of the decoder, from 1
 
     def __post_init__(self) -> None:
-        check(self, "rank")
-        if self.decoder < 1:
-            raise ValueError(f"decoder must be at least 1 block deep, got {self.decoder}.")
+        check(self)
 
     def encoder(self) -> DiTShape:
         """The encoder's, which is a DiT."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pathline.backbones import token_routing as routes
 from pathline.backbones.sizes import Shape, check
+from pathline.ranges import AtLeastOne, NotNegative, Width
 
 Norm = Literal["layer", "rms"]
 Mlp = Literal["gelu", "swiglu"]
@@ -19,9 +20,9 @@ class BlockShape(Shape):
     norm: Norm = "layer"  # LayerNorm or RMSNorm before attention and feed-forward
     mlp: Mlp = "gelu"  # the feed-forward
     positions: Positions = "sincos"  # sincos table on tokens, rope on queries and keys
-    theta: float = 256.0  # base of rope's frequencies
+    theta: AtLeastOne = 256.0  # base of rope's frequencies
     modulation: Modulation = "block"  # adaLN: a projection per block, one shared, or of low rank
-    rank: int = 32  # of modulation=lowrank, from 1
+    rank: Width = 32  # of modulation=lowrank, from 1
     bias: bool = True  # in attention and feed-forward
 
 
@@ -31,12 +32,12 @@ class DiTShape(routes.RouteShape, BlockShape):
 
     # Channels that the network gives, at least those of x; the first are the value (official
     # weights have twice as many). null: as many as x has.
-    outputs: int | None = None
-    feature_layer: int = 0  # the block, from 1, whose tokens loss terms read; 0: the last
+    outputs: Width | None = None
+    feature_layer: NotNegative = 0  # the block, from 1, whose tokens loss terms read; 0: the last
 
     def __post_init__(self) -> None:
-        check(self, "rank")
-        if not 0 <= self.feature_layer <= self.depth:
+        check(self)
+        if self.feature_layer > self.depth:
             raise ValueError(
                 f"backbone.feature_layer={self.feature_layer} is wrong because there are "
                 f"{self.depth} blocks. Set 1 to {self.depth}, or 0 for the last."

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from pathline.ranges import Positive
 from pathline.types import PLAIN_CALL, Call, Cond, Field, Output, Row
 
 
@@ -48,18 +49,13 @@ def none(*_: object) -> tuple[float, ...]:
     return ()
 
 
-def every(grid: Sequence[float], *_: object, steps: int = 2) -> tuple[float, ...]:
+def every(grid: Sequence[float], *_: object, steps: Positive = 2) -> tuple[float, ...]:
     """The encoder runs in the first of every `steps` steps."""
-    if steps < 1:
-        raise ValueError(
-            f"sample.sharing.steps={steps} is wrong because the encoder runs at least once in 1 "
-            "step. Set 1 or more."
-        )
     return tuple(grid[:-1:steps])
 
 
 def program(
-    grid: Sequence[float], measure: Callable[[], Float[Tensor, "n n"]], *, calls: int = 8
+    grid: Sequence[float], measure: Callable[[], Float[Tensor, "n n"]], *, calls: Positive = 8
 ) -> tuple[float, ...]:
     """The encoder runs in the `calls` steps that lose the least similarity over the grid.
 
@@ -67,7 +63,7 @@ def program(
     step is 1 − its similarity with the last step in which the encoder ran; O(calls · n²).
     """
     n = len(grid) - 1
-    if not 1 <= calls <= n:
+    if calls > n:
         raise ValueError(
             f"sample.sharing.calls={calls} is wrong because in {n} steps the encoder runs 1 to {n} "
             "times. Set a number in this range."

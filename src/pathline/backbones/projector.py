@@ -24,11 +24,6 @@ def build_projector(
             f"terms.alignment is wrong because {type(backbone).__name__} has no hidden states. Set "
             "another backbone, or leave the term out."
         )
-    if width < 1:
-        raise ValueError(
-            f"terms.alignment.width={width} is wrong because a layer has at least 1 channel. Set "
-            "1 or more."
-        )
     if kind == "conv":
         return nn.Conv2d(tokens, features, 3, padding=1)
     # REPA's three layers; a 1x1 convolution is a linear layer on each token.

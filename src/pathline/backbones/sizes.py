@@ -7,50 +7,40 @@ in the comment, their meaning. `by_size` makes a row of BACKBONES of it.
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from inspect import Parameter, Signature
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from torch import nn
 
 from pathline.hints import nearest
+from pathline.ranges import Depth, NotNegativeFloat, PositiveFloat, Range, Width
 from pathline.types import Frame
 
 N = TypeVar("N", bound=nn.Module)
-SIZES = ("depth", "width", "heads", "patch")
 
 
 @dataclass(frozen=True)
 class Shape:
     """What every transformer here has; without defaults: what only a size can decide."""
 
-    depth: int  # number of blocks, from 1
-    width: int  # numbers in a token, a multiple of `heads`
-    heads: int  # attention heads
-    patch: int  # side of the square of pixels or latent positions that makes a token
+    depth: Depth  # number of blocks, from 1
+    width: Width  # numbers in a token, a multiple of `heads`
+    heads: Width  # attention heads
+    # Side of the square of pixels or latent positions that makes a token.
+    patch: Annotated[int, Range(1, 1024)]
     qk_norm: bool = False  # normalise queries and keys; keeps bf16 stable
-    bottleneck: int = 0  # width between patch and network (JiT); 0: none
+    # Width between patch and network (JiT); 0: none.
+    bottleneck: Annotated[int, Range(0, 2**17)] = 0
     # Factor on t before its sinusoidal embedding; 1 for mean flow, whose loss holds a derivative
     # in t.
-    time_scale: float = 1000.0
-    label_std: float = 0.02  # of the label table's first weights; 1 learns labels far sooner
+    time_scale: PositiveFloat = 1000.0
+    # Of the label table's first weights; 1 learns labels far sooner.
+    label_std: NotNegativeFloat = 0.02
     takes_r: bool = False  # a second time r as input, for average velocities
     checkpoint: bool = False  # recompute blocks in the backward pass to save memory
 
 
-def check(shape: Shape, *positive: str) -> None:
-    """Raises ValueError for numbers below 1, for words that are no choice, for uneven heads.
-
-    positive: further fields that must be at least 1.
-    """
-    for name in (*SIZES, *positive):
-        if getattr(shape, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(shape, name)}.")
-    if shape.bottleneck < 0:
-        raise ValueError(f"bottleneck must be at least 0, got {shape.bottleneck}.")
-    # A dataclass does not look at its annotations, so words are checked here.
-    for name, kind in get_type_hints(type(shape)).items():
-        value, choices = getattr(shape, name), get_args(kind)
-        if get_origin(kind) is Literal and value not in choices:
-            raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}.")
+def check(shape: Shape) -> None:
+    """Raises ValueError for a width that heads cannot share."""
     if shape.width % shape.heads:
         raise ValueError(
             f"width {shape.width} can't be split among {shape.heads} heads: "
@@ -94,7 +84,7 @@ def pick_size(
 def _signature(sizes: Mapping[str, Shape], usual: str) -> Signature:
     """`size` and every field as keywords; None is the default of a field that sizes differ in."""
     schema = type(sizes[usual])
-    kinds = get_type_hints(schema)
+    kinds = get_type_hints(schema, include_extras=True)
     keywords = [Parameter("size", Parameter.KEYWORD_ONLY, default=usual, annotation=str)]
     for f in fields(schema):
         values = {getattr(shape, f.name) for shape in sizes.values()}

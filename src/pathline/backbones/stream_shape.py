@@ -1,10 +1,11 @@
 """The settings of a stream_dit, and its sizes, from a laptop's to a billion weights."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pathline.backbones import token_routing as routes
 from pathline.backbones.sizes import Shape, check
+from pathline.ranges import AtLeastOne, NotNegativeFloat, Range, Width
 
 Positions = Literal["rope", "both"]
 Modulation = Literal["shared", "block", "lowrank"]
@@ -16,21 +17,20 @@ class StreamShape(routes.RouteShape, Shape):
     """One stream of image and text tokens (Lumina-Image 2.0, Z-Image), for images of any size."""
 
     qk_norm: bool = True
-    label_std: float = 1.0
-    refiners: int = 2  # blocks for the image alone and as many for the text alone, before they join
+    label_std: NotNegativeFloat = 1.0
+    # Blocks for the image alone and as many for the text alone, before they join.
+    refiners: Annotated[int, Range(0, 1000)] = 2
     positions: Positions = "rope"  # rope on queries and keys; both: a sincos table too
-    theta: float = 256.0  # base of rope's frequencies
+    theta: AtLeastOne = 256.0  # base of rope's frequencies
     # Positions in images larger than those trained on: rescale squeezes them into the range that
     # was trained, ntk slows the slow frequencies, none counts on.
     extrapolate: Extrapolate = "rescale"
     modulation: Modulation = "shared"  # adaLN: one shared projection, one per block, or of low rank
-    rank: int = 32  # of modulation=lowrank, from 1
+    rank: Width = 32  # of modulation=lowrank, from 1
     bias: bool = False  # in attention and feed-forward
 
     def __post_init__(self) -> None:
-        check(self, "rank")
-        if self.refiners < 0:
-            raise ValueError(f"refiners must be at least 0, got {self.refiners}.")
+        check(self)
         routes.check_route(self)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pathline.nn import token_select as tokens_of
+from pathline.ranges import Positive, ShareBelowOne
 from pathline.types import Route
 
 Routing = Literal["none", "tread", "sprint"]
@@ -25,10 +26,11 @@ class RouteShape:
     """Settings of a route: tokens that skip the middle blocks in training."""
 
     route: Routing = "none"  # in training; tread passes tokens around, sprint joins them again
-    route_share: float | None = None  # share of tokens left out; null: 0.5, for sprint 0.75
-    route_before: int = 2  # first blocks, which every token passes
-    route_after: int = 2  # last blocks, which every token passes
-    path_drop: float = 0.05  # sprint: share of images whose join gets nothing from the route
+    route_share: ShareBelowOne | None = None  # share of tokens left out; null: 0.5, for sprint 0.75
+    route_before: Positive = 2  # first blocks, which every token passes
+    route_after: Positive = 2  # last blocks, which every token passes
+    # Of sprint: share of images whose join gets nothing from the route.
+    path_drop: ShareBelowOne = 0.05
 
 
 class Fuse(nn.Module):
@@ -76,20 +78,10 @@ def check_route(shape: Any, feature_layer: int = 0) -> None:
             f"{shape.route_after} after it. Set backbone.route_before, route_after and depth so "
             f"that 1 or more are before, in and after it.{smallest if shape.depth > 2 else ''}"
         )
-    if not 0 <= share < 1:
-        raise ValueError(
-            f"backbone.route_share={share} is wrong because it is the share of tokens left out. "
-            "Set 0 or more, below 1."
-        )
     if shape.route == "sprint" and share not in QUARTERS:
         raise ValueError(
             f"backbone.route_share={share} is wrong because sprint chooses tokens in groups of "
             "2x2. Set 0.75, 0.5, 0.25 or 0, or backbone.route=tread."
-        )
-    if not 0 <= shape.path_drop < 1:
-        raise ValueError(
-            f"backbone.path_drop={shape.path_drop} is wrong because it is a share of images. Set 0 "
-            "or more, below 1."
         )
     # A term that reads a routed block would get tokens of some positions only.
     if routed.start < feature_layer <= routed.stop:

@@ -9,6 +9,7 @@ from pathline.codecs.diffusers_folder import identify, load_codec, read_config
 from pathline.codecs.kl import read_constants
 from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
+from pathline.ranges import PositiveFloat
 from pathline.types import Codec, Facts
 
 
@@ -17,7 +18,7 @@ def dcae(
     *,
     path: str = "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers",
     dtype: Dtype = "fp32",
-    scale: float | None = None,
+    scale: PositiveFloat | None = None,
     tiles: bool = False,
 ) -> Codec:
     """DC-AE of diffusers (AutoencoderDC: f32c32, f64c128, f128c512); deterministic.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pathline.codecs.diffusers_folder import find_file, identify
 from pathline.codecs.pretrained import Description, pretrained_codec, unless_default
 from pathline.dtypes import Dtype
+from pathline.ranges import Positive
 from pathline.types import Codec, Facts
 from pathline.weights import load_weights, read_tensors
 
@@ -26,9 +27,9 @@ def detok(
     path: str = "jjiaweiyang/l-DeTok",
     file: str = "detok-BB-gamm3.0-m0.7-decoder_tuned.pth",
     dtype: Dtype = "fp32",
-    channels: int = 16,
-    patch: int = 16,
-    size: int = 256,
+    channels: Positive = 16,
+    patch: Positive = 16,
+    size: Positive = 256,
 ) -> Codec:
     """l-DeTok (any of its sizes): squares of 256; raw is the posterior's mean, its EMA weights.
 

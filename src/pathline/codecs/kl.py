@@ -13,6 +13,7 @@ from pathline.codecs.diffusers_folder import identify, load_codec, read_config
 from pathline.codecs.pretrained import Description, check_fp16, pretrained_codec, unless_default
 from pathline.codecs.single_file import infer_config, read_weights
 from pathline.dtypes import Dtype
+from pathline.ranges import Mean, PositiveFloat
 from pathline.types import Codec, Facts
 
 Config = Mapping[str, Any]
@@ -32,8 +33,8 @@ def kl(
     *,
     path: str = "stabilityai/sd-vae-ft-mse",
     dtype: Dtype = "fp32",
-    scale: float | None = None,
-    shift: float | None = None,
+    scale: PositiveFloat | None = None,
+    shift: Mean | None = None,
     padding: Literal["zeros", "reflect"] = "zeros",
     tiles: bool = False,
 ) -> Codec:

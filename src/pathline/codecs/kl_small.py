@@ -1,11 +1,14 @@
 """A small KL autoencoder (arXiv 1312.6114, 2112.10752): latents are sampled around their means."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pathline.codecs.autoencoder import Autoencoder, Coded
 from pathline.codecs.losses import kl as divergence
+from pathline.ranges import Depth, NotNegativeFloat, Positive, Range, Width
 
 LOGVAR = (-30.0, 20.0)
 
@@ -37,12 +40,12 @@ class Gaussian(nn.Module):
 def kl_small(
     pixels: int,
     *,
-    channels: int = 4,
-    factor: int = 4,
-    patch: int = 1,
-    width: int = 32,
-    depth: int = 2,
-    kl: float = 1e-6,
+    channels: Width = 4,
+    factor: Annotated[int, Range(1, 256)] = 4,
+    patch: Positive = 1,
+    width: Width = 32,
+    depth: Depth = 2,
+    kl: NotNegativeFloat = 1e-6,
 ) -> Autoencoder:
     """A small KL autoencoder. channels: of the latents; kl: weight of the summed divergence."""
     sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}

@@ -1,9 +1,12 @@
 """No codec at all: the raw latent is the image in [-1, 1]."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pathline.ranges import PositiveFloat, Range
 from pathline.types import Codec, Facts
 
 
@@ -17,9 +20,9 @@ def decode(raw: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
     return raw.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def pixel(facts: Facts, *, mean: float = 0.0, std: float = 1.0) -> Codec:
+def pixel(
+    facts: Facts, *, mean: Annotated[float, Range(-1, 1)] = 0.0, std: PositiveFloat = 1.0
+) -> Codec:
     """Images as they are. mean, std: of the pixels in [-1, 1], the same for every channel."""
-    if std <= 0:
-        raise ValueError(f"codec.std={std} is wrong because it is not above 0. Set codec.std=1.")
     c = facts.channels
     return Codec(encode, decode, torch.full((c,), mean), torch.full((c,), std), 1, c)

@@ -5,6 +5,7 @@ The raw latent is the continuous one before its code is taken, as in latent diff
 """
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from pathline.codecs.autoencoder import Autoencoder, Coded
 from pathline.codecs.losses import commitment as closeness
 from pathline.codecs.losses import perplexity, straight
+from pathline.ranges import Depth, NotNegativeFloat, Positive, Range, ShareBelowOne, Width
 
 EPS = 1e-5
 
@@ -166,15 +168,15 @@ def _rows(z: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c"]:
 def vqvae(
     pixels: int,
     *,
-    channels: int = 4,
-    factor: int = 4,
-    patch: int = 1,
-    width: int = 32,
-    depth: int = 2,
-    size: int = 256,
-    decay: float = 0.95,
-    dead: float = 0.5,
-    commitment: float = 0.25,
+    channels: Width = 4,
+    factor: Annotated[int, Range(1, 256)] = 4,
+    patch: Positive = 1,
+    width: Width = 32,
+    depth: Depth = 2,
+    size: Annotated[int, Range(2)] = 256,
+    decay: ShareBelowOne = 0.95,
+    dead: NotNegativeFloat = 0.5,
+    commitment: NotNegativeFloat = 0.25,
 ) -> Autoencoder:
     """A VQ-VAE. size, decay: of the codebook; dead: a code of fewer hits an update is replaced."""
     codebook = Codebook(channels, size, decay=decay, dead=dead, commitment=commitment)
@@ -185,11 +187,11 @@ def vqvae(
 def fsq(
     pixels: int,
     *,
-    levels: tuple[int, ...] = (8, 5, 5, 5),
-    factor: int = 4,
-    patch: int = 1,
-    width: int = 32,
-    depth: int = 2,
+    levels: tuple[Annotated[int, Range(3, 1000)], ...] = (8, 5, 5, 5),
+    factor: Annotated[int, Range(1, 256)] = 4,
+    patch: Positive = 1,
+    width: Width = 32,
+    depth: Depth = 2,
 ) -> Autoencoder:
     """Codes without a codebook: a latent channel for each of `levels`, rounded to so many."""
     sizes = {"factor": factor, "patch": patch, "width": width, "depth": depth}

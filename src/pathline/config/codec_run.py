@@ -2,13 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pathline.config.pick import Pick, pick
-from pathline.config.ranges import NotNegative, NotNegativeFloat, Positive, Share, ShareBelowOne
 from pathline.config.sections import About, Images, Training, check_record, picks_at
 from pathline.config.values import Problem
 from pathline.dtypes import Dtype
+from pathline.ranges import (
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Width,
+)
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -47,8 +56,8 @@ class Critic:
 
     weight: NotNegativeFloat = 0.0  # of its loss; 0: no discriminator
     begin: NotNegative = 2000  # update from which it is trained and used
-    width: Positive = 32  # channels of its first layer
-    layers: Positive = 2  # each halves the image
+    width: Width = 32  # channels of its first layer
+    layers: Annotated[int, Range(1, 12)] = 2  # each halves the image
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class CodecRun:
 
     name: str = "codec"  # of the run's folder
     about: About = field(default_factory=About)
-    seed: NotNegative = 0  # of initial weights, noise and order
+    seed: Seed = 0  # of initial weights, noise and order
     device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, mps
     data: CodecImages = CodecImages()
     # The autoencoder.
@@ -97,7 +106,7 @@ def picks_of(run: CodecRun) -> dict[str, Pick]:
 
 
 def problems(run: CodecRun) -> list[Problem]:
-    """Every number that is wrong, with what it should be."""
+    """What is wrong with a run though each of its values alone is right."""
     return check_record(run, _relations(run), AUTO)
 
 

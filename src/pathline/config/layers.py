@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pathline.config.pick import Pick
-from pathline.config.values import Problem, convert
+from pathline.config.values import Problem, convert, shown
 from pathline.hints import closest
 
 Tree = Mapping[str, Any]
+NO_ROW = "is wrong because it must be the name of a row."
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def merge(low: Tree, high: Tree) -> dict[str, Any]:
 
 
 def _lay(low: Any, high: Any) -> Any:
+    if high is None and isinstance(low, Mapping):
+        return low  # an empty section says nothing
     if isinstance(high, Mapping):
         low = low if isinstance(low, Mapping) else _shorthand(low)
     elif isinstance(low, Mapping) and _shorthand(high).keys() & low.keys():
@@ -82,12 +85,12 @@ def build(cls: type, tree: Tree, problems: list[Problem] | None = None) -> Any:
     if problems is not None:
         problems += wrong
     elif wrong:
-        raise ValueError("\n".join(f"{key} {message}" for key, message in wrong))
+        raise ValueError("\n".join(map(str, wrong)))
     return record
 
 
 def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key there is in `cls` with its type, sections included."""
+    """Every dotted key there is in `cls` with its type and range, sections included."""
     keys: dict[str, Any] = {}
     for name, kind in _kinds(cls).items():
         keys[f"{prefix}{name}"] = kind
@@ -98,7 +101,7 @@ def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:
 
 def _kinds(cls: type) -> dict[str, Any]:
     """The fields of a record with their types; constants of its class are no settings."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
@@ -127,13 +130,26 @@ def _suggest(key: str, names: Iterable[str]) -> str:
     return ""
 
 
+def is_branch(kind: Any) -> bool:
+    """Whether further keys stand below one of this kind: a section, a row, a mapping of terms."""
+    return is_dataclass(kind) or get_origin(kind) is dict
+
+
+def misplaced(kind: Any, value: Any) -> str:
+    """What is wrong with a value where a section, a row or a mapping stands; "" if nothing."""
+    if value is None or isinstance(value, Mapping) or not is_branch(kind):
+        return ""
+    if kind is Pick:
+        return "" if isinstance(value, str) else f"={shown(value)} {NO_ROW}"
+    inner = f" ({', '.join(_kinds(kind))})" if is_dataclass(kind) else ""
+    return f"={shown(value)} is wrong because it is a section. Write settings under it{inner}."
+
+
 def _record(cls: type, tree: Any, at: str, problems: list[Problem], hint: Callable) -> Any:
-    kinds = _kinds(cls)
-    if not isinstance(tree, Mapping):
-        came = "nothing" if tree is None else repr(tree)
-        wants = f"is a section and wants settings under it ({', '.join(kinds)}), got {came}."
-        problems.append(Problem(at.rstrip("."), wants))
+    if message := misplaced(cls, tree):
+        problems.append(Problem(at.rstrip("."), message))
         return cls()
+    kinds, tree = _kinds(cls), tree or {}
     for key in tree:
         if key not in kinds:
             problems.append(Problem(f"{at}{key}", f"is not a setting.{hint(f'{at}{key}')}"))
@@ -153,23 +169,36 @@ def _value(
     if is_dataclass(kind):
         assert isinstance(kind, type)
         return _record(kind, value, f"{key}.", problems, hint)
+    # Each entry of a mapping is a setting with its own key.
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        inner = get_args(kind)[1]
+        return {k: _convert(v, inner, f"{key}.{k}", problems, None) for k, v in value.items()}
+    return _convert(value, kind, key, problems, _default(f))
+
+
+def _convert(value: Any, kind: Any, key: str, problems: list[Problem], otherwise: Any) -> Any:
+    """The value as its kind; a wrong one is a problem, and `otherwise` takes its place."""
     try:
         return convert(value, kind)
     except ValueError as error:
-        problems.append(Problem(key, f"{error}."))
-        return _default(f)
+        problems.append(Problem(key, f"={error}"))
+        return otherwise
 
 
 def _pick(f: Field, value: Any, key: str, problems: list[Problem]) -> Any:
+    if message := misplaced(Pick, value):
+        problems.append(Problem(key, message))
+        return _default(f)
     if isinstance(value, str):
         return Pick(value)
-    if isinstance(value, Mapping) and "name" not in value:
+    value = value or {}
+    if "name" not in value:
         value = to_tree(_default(f)) | dict(value)
-    if isinstance(value, Mapping) and isinstance(value["name"], str):
-        return Pick(value["name"], {k: v for k, v in value.items() if k != "name"})
-    came = "nothing" if value is None else repr(value)
-    problems.append(Problem(key, f"wants a name (or a mapping with a `name`), got {came}."))
-    return _default(f)
+    name = value["name"]
+    if not isinstance(name, str):
+        problems.append(Problem(f"{key}.name", f"={shown(name)} {NO_ROW}"))
+        return _default(f)
+    return Pick(name, {k: v for k, v in value.items() if k != "name"})
 
 
 def _default(f: Field) -> Any:

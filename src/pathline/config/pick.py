@@ -73,7 +73,10 @@ def _of(table: Table, option: str) -> str:
 
 
 def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
-    """All that is wrong with a pick, as (option, message); the option "name" is the row itself."""
+    """All that is wrong with a pick, as (option, message); the option "name" is the row itself.
+
+    A message is a sentence, or "=VALUE is wrong because …", which goes on from the option.
+    """
     try:
         options = options_of(choose(table, chosen.name, what))
     except ValueError as error:
@@ -91,7 +94,7 @@ def problems(table: Table, chosen: Pick, what: str) -> list[tuple[str, str]]:
             try:
                 convert(chosen.options[key], option.kind)
             except ValueError as error:
-                wrong.append((key, f"{title}: {key} {error}."))
+                wrong.append((key, f"={error}"))
         elif option.default is inspect.Parameter.empty:
             wrong.append((key, f"{title} needs {key}, which is not given."))
     return wrong
@@ -101,7 +104,12 @@ def bind(table: Table, chosen: Pick, what: str) -> partial:
     """The picked row with its options, converted, as a function of the rest."""
     wrong = problems(table, chosen, what)
     if wrong:
-        raise ValueError("\n".join(message for _, message in wrong))
+        raise ValueError(
+            "\n".join(
+                f"The {what} {chosen.name!r}: {key}{message}" if message[:1] == "=" else message
+                for key, message in wrong
+            )
+        )
     row = function_of(table[chosen.name])
     options = options_of(row)
     values = {key: convert(value, options[key].kind) for key, value in chosen.options.items()}

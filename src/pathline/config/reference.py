@@ -8,7 +8,6 @@ from typing import Any, get_type_hints
 
 from pathline.config.meanings import field_meanings, option_meanings, sentence
 from pathline.config.pick import Pick, Table, function_of, options_of
-from pathline.config.ranges import range_of
 from pathline.config.shared_options import SHARED
 from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar
@@ -58,10 +57,7 @@ def _default(f: Field) -> Any:
 
 def _entry(key: str, meaning: str, kind: Any, default: Any, indent: str = "") -> list[str]:
     """One setting as an item of a list, wrapped: its key, type or range, default, meaning."""
-    allowed = range_of(kind)
     words = "a row, by name" if kind is Pick else describe_kind(kind)
-    if allowed:
-        words = f"{words}, {allowed.words}"
     shown = "required" if default is Parameter.empty else f"default `{_plain(default)}`"
     return _wrapped(f"- `{key}` ({words}; {shown}): {meaning}", indent)
 

@@ -9,7 +9,18 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pathline.config.layers import Tree, build, flatten, merge, nest, put, to_tree
+from pathline.config.layers import (
+    Tree,
+    build,
+    flatten,
+    is_branch,
+    keys_of,
+    merge,
+    misplaced,
+    nest,
+    put,
+    to_tree,
+)
 from pathline.config.pick import Pick, Table, options_of, pick
 from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.latents import LATENT
@@ -18,7 +29,7 @@ from pathline.config.presets.own_pictures import OWN_PICTURES
 from pathline.config.presets.pixels import PIXEL
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import Problem, convert
-from pathline.config.yaml_io import Entry, read_file, read_value
+from pathline.config.yaml_io import Entry, expand, read_file, read_value
 from pathline.hints import listing, nearest
 
 # Every preset of `pathline train`, by name; those of other methods change one of the former.
@@ -110,21 +121,22 @@ def read_as(
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
     # Lowest layer: a preset, a file, an own folder, or the settings of a run.
     layers = [list(fitted), *(read_file(Path(file)) for file in files)]
-    layers.append([_override(text) for text in overrides])
+    layers.append([entry for text in overrides for entry in _override(text)])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
     size = size_of(layers)
     ground = _ground(root, what if what or base is None else str(base), size)
 
     tree, origins = to_tree(ground.run), dict(ground.origins)
+    wrong = list(ground.problems)
     # Each layer wins over those before; the origin of every value is kept.
     for layer in layers:
-        tree = merge(tree, _tree(layer))
-        origins |= {key: entry.origin for entry in layer for key in _keys(entry)}
+        entries = [*_well_placed(root.record, layer, wrong)]
+        tree = merge(tree, _tree(entries))
+        origins |= {key: entry.origin for entry in entries for key in _keys(entry)}
     tree |= {SIZE: size} if size else {}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
     # All problems are reported together, with where each value came from.
-    wrong = list(ground.problems)
     run = build(root.record, tree, wrong)
     wrong += root.problems(run)
     wrong += _size_problems(root, run, what, size)
@@ -132,7 +144,21 @@ def read_as(
     if wrong:
         raise ValueError(_report(wrong, origins, root.hint))
     tree = to_tree(run)
-    return Settings(run, tree, {key: _leaf_origin(key, origins) for key in flatten(tree)})
+    return Settings(run, tree, {key: origins.get(key, "default") for key in flatten(tree)})
+
+
+def _well_placed(record: type, layer: Iterable[Entry], wrong: list[Problem]) -> Iterator[Entry]:
+    """The entries of a layer but those of sections that say nothing or are no section at all.
+
+    A list where a section stands is a problem, and is not laid over what other layers say of it.
+    """
+    kinds = keys_of(record)
+    for entry in layer:
+        kind = kinds.get(entry.key)
+        if message := misplaced(kind, entry.value):
+            wrong.append(Problem(entry.key, message, entry.origin))
+        elif entry.value is not None or not is_branch(kind):
+            yield entry
 
 
 def _suggested(
@@ -143,7 +169,7 @@ def _suggested(
     A suggestion for a row or a section takes its place whole, and only if nothing in it was set.
     """
     changed = dict(origins)
-    leaves = [key for key in flatten(tree) if _leaf_origin(key, origins) != "default"]
+    leaves = [key for key in flatten(tree) if origins.get(key, "default") != "default"]
     for place, chosen in root.picks(build(root.record, tree, [])).items():
         row = tables.get(_table(place), {}).get(chosen.name)
         for key, value in getattr(row, "suggests", {}).items():
@@ -212,9 +238,10 @@ def _ground(root: Root[Any], what: str | None, size: str | None) -> Base[Any]:
         return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
     path = Path(what)
     if path.suffix in YAML:
-        entries, wrong = read_file(path), []
+        wrong: list[Problem] = []
+        entries = [*_well_placed(root.record, read_file(path), wrong)]
         run = build(root.record, _tree(entries), wrong)
-        return Base(run, {entry.key: entry.origin for entry in entries}, wrong)
+        return Base(run, {key: entry.origin for entry in entries for key in _keys(entry)}, wrong)
     if path.exists():
         # Without a measurement, the size that every machine can train.
         preset = presets.get(root.own.format(size=size)) or presets[root.own.format(size="small")]
@@ -250,14 +277,17 @@ def _changes(run: Any, name: str) -> dict[str, str]:
     return {k: name for k, v in after.items() if k not in before or before[k] != v}
 
 
-def _override(text: str) -> Entry:
+def _override(text: str) -> list[Entry]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ValueError(
             f"{text!r} is no setting: write key=value, for example train.updates=500 "
             "(the preset or folder comes first, and only one)."
         )
-    return Entry(key.strip(), read_value(value.strip()), COMMAND_LINE)
+    try:
+        return expand(Entry(key.strip(), read_value(value.strip()), COMMAND_LINE))
+    except ValueError as error:
+        raise ValueError(f"{COMMAND_LINE}: {key.strip()}: {error}") from None
 
 
 def _tree(layer: Iterable[Entry]) -> dict[str, Any]:
@@ -269,17 +299,10 @@ def _tree(layer: Iterable[Entry]) -> dict[str, Any]:
 
 
 def _keys(entry: Entry) -> list[str]:
-    """The key of an entry and, where its value is a branch, of every leaf in it."""
-    branch = isinstance(entry.value, Mapping) and entry.value
-    return [entry.key, *(flatten(entry.value, entry.key) if branch else ())]
-
-
-def _leaf_origin(key: str, origins: Mapping[str, str]) -> str:
-    """A row's name and a term's weight may have been given as the bare value of their branch."""
-    parent, _, last = key.rpartition(".")
-    if key in origins:
-        return origins[key]
-    return origins.get(parent, "default") if last in ("name", "weight") else "default"
+    """The keys that an entry sets; a bare value may be a row's name or a term's weight."""
+    if isinstance(entry.value, Mapping):
+        return [entry.key, *(flatten(entry.value, entry.key) if entry.value else ())]
+    return [entry.key, f"{entry.key}.name", f"{entry.key}.weight"]
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -295,12 +318,10 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
 def _report(wrong: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
     """One line a problem: origin, key, what is wrong."""
     lines = []
-    for key, message in dict.fromkeys(wrong):
-        origin = _origin(key, origins)
-        is_sentence = message[:1].isupper()  # otherwise it begins with the key
-        shown = f"{key.removesuffix('.name')}:" if is_sentence else key
-        lines.append(f"{origin}{shown} {message}")
-    if any(message.startswith("is not a setting") for _, message in wrong):
+    for problem in dict.fromkeys(wrong):
+        origin = f"{problem.origin}: " if problem.origin else _origin(problem.key, origins)
+        lines.append(f"{origin}{problem}")
+    if any(problem.message.startswith("is not a setting") for problem in wrong):
         lines.append(hint)
     if len(wrong) == 1:
         return " ".join(lines)

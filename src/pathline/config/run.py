@@ -2,12 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pathline.config.pick import Pick, pick
-from pathline.config.ranges import NotNegative, Positive, PowerLength, Share, ShareBelowOne
 from pathline.config.sections import About, Images, Training, check_record, picks_at
-from pathline.config.values import Problem
+from pathline.config.values import Problem, convert, shown
+from pathline.ranges import (
+    AtLeastOne,
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PowerLength,
+    Range,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
 
 # Where a Pick stands -> what a row of its table is called in messages.
 PLACES = {
@@ -37,9 +47,10 @@ AUTO = {"data.source": ("path",), "text": ()}
 class Buckets:
     """Sizes of images that keep their aspect ratio; each has about data.size² pixels."""
 
-    max_ratio: float = 1.0  # long side / short side, from 1; 1: square ones only
-    multiple: int = 0  # pixels that divide both sides; 0: as few as codec and patch allow
-    upscale: float = 1.25  # factor by which an image may be enlarged
+    # Long side / short side; 1: square ones only.
+    max_ratio: Annotated[float, Range(1, 100)] = 1.0
+    multiple: NotNegative = 0  # pixels that divide both sides; 0: as few as codec and patch allow
+    upscale: AtLeastOne = 1.25  # factor by which an image may be enlarged
     small: Literal["refuse", "keep"] = "refuse"  # images that would need more
 
 
@@ -69,7 +80,7 @@ class Data(Images):
     buckets: Buckets = Buckets()
     tags: Tags = Tags()
     # Weights by which an image's first, second, … caption is chosen; (): all alike.
-    caption_weights: tuple[float, ...] = ()
+    caption_weights: tuple[NotNegativeFloat, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,9 @@ class Sample:
     guidance: Pick = field(default_factory=lambda: pick("cfg", scale=1.0))
     # Of backbone=ddt: which steps reuse the encoder's output.
     sharing: Pick = field(default_factory=lambda: Pick("none"))
-    steps: Positive = 25  # of the solver, from noise to image
-    ema: float | None = None  # decay of the average that samples; null: the first of train.ema
+    steps: Annotated[int, Range(1, 10_000)] = 25  # of the solver, from noise to image
+    # Decay of the average that samples; null: the first of train.ema.
+    ema: ShareBelowOne | None = None
     batch: Positive = 64  # images sampled at once
     count: Positive = 16  # images in a sample grid
 
@@ -123,7 +135,7 @@ class Run:
     # auto: the largest whose training takes at most 20 minutes on this machine.
     size: Literal["auto", "small", "medium", "large"] = "auto"
     about: About = field(default_factory=About)
-    seed: NotNegative = 0  # of initial weights, noise and order
+    seed: Seed = 0  # of initial weights, noise and order
     device: str = "auto"  # where it runs: auto, cpu, cuda, cuda:1, mps
     init: str = ""  # a run or checkpoint whose weights a new training begins with
     data: Data = Data()
@@ -138,7 +150,7 @@ class Run:
     # What is learnt.
     objective: Pick = field(default_factory=lambda: Pick("flow"))
     # Loss terms by name: a weight, or a mapping of weight and options.
-    terms: dict[str, float | dict] = field(default_factory=lambda: {"mse": 1.0})
+    terms: dict[str, NotNegativeFloat | dict] = field(default_factory=lambda: {"mse": 1.0})
     # How noise and data are interpolated.
     path: Pick = field(default_factory=lambda: Pick("straight"))
     # The distribution of t in training.
@@ -170,7 +182,7 @@ def picks_of(run: Run) -> dict[str, Pick]:
 
 
 def problems(run: Run) -> list[Problem]:
-    """Every number that is wrong, with what it should be."""
+    """What is wrong with a run though each of its values alone is right."""
     return check_record(run, (*_data(run.data), *_averages(run), *_terms(run)), AUTO)
 
 
@@ -185,16 +197,13 @@ def _term(name: str, value: float | dict) -> Pick:
 
 def _data(data: Data) -> Iterator[tuple[str, str]]:
     weights = data.caption_weights
-    if weights and (min(weights) < 0 or not weights[0] > 0):
-        yield (
-            "data.caption_weights",
-            f"must have a first weight above 0 and none below 0, got {list(weights)}.",
-        )
+    if weights and not weights[0]:
+        yield "data.caption_weights", f"={shown(weights)} is wrong because its first weight is 0."
 
 
 def _averages(run: Run) -> Iterator[tuple[str, str]]:
     train, sample = run.train, run.sample
-    if train.accumulate > 0 and train.batch % train.accumulate:
+    if train.batch % train.accumulate:
         near = max(train.batch // train.accumulate, 1) * train.accumulate
         yield (
             "train.batch",
@@ -203,7 +212,7 @@ def _averages(run: Run) -> Iterator[tuple[str, str]]:
         )
     # Sampling reads an average, so there must be one.
     if not train.ema:
-        yield "train.ema", "must name one or more decays in [0, 1), got []."
+        yield "train.ema", "=[] is wrong because samples use its first decay. Set e.g. 0.999."
     if sample.ema is not None and sample.ema not in train.ema:
         yield (
             "sample.ema",
@@ -217,8 +226,9 @@ def _averages(run: Run) -> Iterator[tuple[str, str]]:
 
 def _terms(run: Run) -> Iterator[tuple[str, str]]:
     for key, value in run.terms.items():
-        weight = _weight(value)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            yield f"terms.{key}.weight", f"wants a number, got {weight!r}."
+        try:
+            convert(_weight(value), NotNegativeFloat)
+        except ValueError as error:
+            yield f"terms.{key}.weight", f"={error}"
     if not any(_weight(value) for value in run.terms.values()):
         yield "terms", "wants at least one loss term of non-zero weight."

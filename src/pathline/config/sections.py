@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pathline.config.pick import Pick
-from pathline.config.ranges import (
-    Channels,
+from pathline.config.values import Problem
+from pathline.dtypes import Dtype
+from pathline.ranges import (
     NotNegative,
     NotNegativeFloat,
     Positive,
     PositiveFloat,
+    Range,
     Share,
     ShareBelowOne,
-    range_problems,
 )
-from pathline.config.values import Problem
-from pathline.dtypes import Dtype
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,9 @@ class Images:
 
     # Where images and captions come from.
     source: Pick = field(default_factory=lambda: Pick("digits"))
-    size: Positive = 32  # side in pixels; images are cropped square and scaled to size × size
-    channels: Channels = 3  # 1 grey, 3 colour
+    # Side in pixels; images are cropped square and scaled to size × size.
+    size: Annotated[int, Range(1, 2**14)] = 32
+    channels: Literal[1, 3] = 3  # 1 grey, 3 colour
     holdout: ShareBelowOne = 0.0  # share of the images kept for validation
     flip: bool = False  # mirror every other image, before it is encoded
     max_bad: Share = 0.01  # largest share of unreadable images; above it the run stops
@@ -75,12 +75,12 @@ def picks_at(record: Any, places: Iterable[str]) -> dict[str, Pick]:
 def check_record(
     run: Any, relations: Iterable[tuple[str, str]], optional: Mapping[str, tuple[str, ...]]
 ) -> list[Problem]:
-    """Every number out of its range, and what else is wrong with the run, by dotted key.
+    """All that is wrong with a run whose values are each in their range, by dotted key.
 
     relations: of fields with one another. optional: places where the row may be `auto`, and the
     options it may have there.
     """
-    wrong = (*range_problems(run), *relations, *_automatic(run, optional), *_name(run.name))
+    wrong = (*relations, *_automatic(run, optional), *_name(run.name))
     return [Problem(key, message) for key, message in wrong]
 
 

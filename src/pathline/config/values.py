@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pathline.dtypes import short_name
+from pathline.ranges import LARGEST, Range, holds, range_words
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 PLAIN = {
@@ -22,11 +23,22 @@ INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
+LONGEST_NUMBER = 400  # characters; Python refuses to read integers of thousands
+SHOWN = 60  # most characters of a wrong value in a message
+
+
 class Problem(NamedTuple):
     """What is wrong with one setting."""
 
     key: str  # dotted
-    message: str
+    message: str  # "=VALUE is wrong because …", a sentence, or what goes on after the key
+    origin: str = ""  # where the value is from; "": where the key was set last
+
+    def __str__(self) -> str:
+        """The key and what is wrong with it."""
+        between = "" if self.message[:1] == "=" else ": " if self.message[:1].isupper() else " "
+        key = self.key.removesuffix(".name") if between == ": " else self.key
+        return f"{key}{between}{self.message}"
 
 
 def read_scalar(text: str) -> Any:
@@ -38,6 +50,8 @@ def read_scalar(text: str) -> Any:
         return None
     if text in ("true", "false"):
         return text == "true"
+    if len(text) > LONGEST_NUMBER:
+        return text
     if INTEGER.fullmatch(text):
         return int(text)
     if NUMBER.fullmatch(text) and math.isfinite(float(text)):
@@ -52,18 +66,21 @@ def is_typeable(kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return True
+    if origin is Annotated:
+        return is_typeable(inner[0])
     return origin in (tuple, dict, Union, UnionType) and all(
         is_typeable(part) for part in inner if part is not Ellipsis
     )
 
 
 def describe_kind(kind: Any) -> str:
-    """A kind in words, for messages and lists."""
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
+    """A kind in words, for messages and lists, with its range."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind in PLAIN:
         return PLAIN[kind]
+    if origin is Annotated:
+        ranges = [range_words(note) for note in inner[1:] if isinstance(note, Range)]
+        return ", ".join([describe_kind(inner[0]), *ranges])
     if origin is Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(str(choice) for choice in inner)
     if origin is tuple and inner[-1] is Ellipsis:
@@ -78,10 +95,15 @@ def describe_kind(kind: Any) -> str:
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """`value` read as `kind`; ValueError says what was wanted and what came."""
+    """`value` read as `kind` and in its range; ValueError "VALUE is wrong because …" says why not.
+
+    The message goes on from "key=".
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind in PLAIN:
         return READERS[kind](value)
+    if origin is Annotated:
+        return _ranged(value, kind)
     if origin is Literal:
         return _choice(value, inner)
     if origin is tuple:
@@ -91,20 +113,53 @@ def convert(value: Any, kind: Any) -> Any:
     if kind is NoneType and value in (None, "null", "none"):
         return None
     if (kind is dict or origin is dict) and isinstance(value, Mapping):
-        return {str(k): _entry(k, v, inner[1]) if inner else v for k, v in value.items()}
+        return _mapping(value, inner[1]) if inner else dict(value)
     if kind in (Any, Parameter.empty):
         return value
     raise _refusal(value, kind)
 
 
-def _refusal(value: Any, kind: Any) -> ValueError:
-    came = "nothing" if value is None else repr(value)
-    return ValueError(f"wants {describe_kind(kind)}, got {came}")
+def shown(value: Any) -> str:
+    """A value as a person types it, cut to a length that a message can hold."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(shown, value[:SHOWN]))}]"
+    elif isinstance(value, Mapping):
+        text = f"{{{', '.join(f'{key}: {shown(part)}' for key, part in value.items())}}}"
+    else:
+        text = str(value)
+    text = text if text and text.isprintable() else repr(text)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _refusal(value: Any, kind: Any, hint: str = "") -> ValueError:
+    return ValueError(f"{shown(value)} is wrong because it must be {describe_kind(kind)}{hint}.")
+
+
+def _ranged(value: Any, kind: Any) -> Any:
+    plain, *notes = get_args(kind)
+    try:
+        number = convert(value, plain)
+    except ValueError:
+        raise _refusal(value, kind) from None
+    for allowed in (note for note in notes if isinstance(note, Range)):
+        if not holds(allowed, number):
+            # the limit of all numbers is not part of a range's words
+            limit = f" and at most {LARGEST}" if number > LARGEST == allowed.high else ""
+            raise _refusal(value, kind, limit)
+    return number
 
 
 def _finite(value: Any, kind: type) -> int | float:
     number = read_scalar(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise _refusal(value, kind)
+    try:
+        is_finite = math.isfinite(number)
+    except OverflowError:  # an integer beyond every float
+        is_finite = False
+    if not is_finite:
         raise _refusal(value, kind)
     return number
 
@@ -130,7 +185,7 @@ def _truth(value: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | Path):
         hint = "" if value is None else "; put it in quotes if it is meant as text"
-        raise ValueError(f"{_refusal(value, str)}{hint}")
+        raise _refusal(value, str, hint)
     return str(value)
 
 
@@ -163,11 +218,14 @@ def _tuple(value: Any, kind: Any) -> tuple:
         raise _refusal(value, kind) from None
 
 
-def _entry(key: Any, value: Any, kind: Any) -> Any:
-    try:
-        return convert(value, kind)
-    except ValueError as error:
-        raise ValueError(f"at {key!r} {error}") from None
+def _mapping(value: Mapping, kind: Any) -> dict[str, Any]:
+    converted = {}
+    for key, part in value.items():
+        try:
+            converted[str(key)] = convert(part, kind)
+        except ValueError as error:
+            raise ValueError(f"{shown(value)} is wrong because {key}={error}") from None
+    return converted
 
 
 def _union(value: Any, kind: Any) -> Any:

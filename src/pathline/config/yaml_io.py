@@ -1,5 +1,6 @@
 """Settings as YAML: read with the line of every key, written with a note behind every value."""
 
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ import yaml
 from pathline.config.values import read_scalar
 
 DEPTH = 8  # deeper nesting is no settings file
+LARGEST_FILE = 2**20  # bytes
+MOST_VALUES = 10_000  # with aliases written out
 
 
 class Entry(NamedTuple):
@@ -25,17 +28,7 @@ def read_file(path: Path) -> list[Entry]:
     Raises FileNotFoundError, or ValueError (with the line) if the file is no YAML mapping, is empty
     or has a key twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no settings file {path}; --config wants a YAML file.")
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file in UTF-8: {error.reason}.") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: this is no valid YAML: {error.problem}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: this is no valid YAML: {error}.") from None
+    node = _compose(_read_text(path), f"{path}:")
     # An empty file is a mistake rather than no settings.
     if node is None:
         raise ValueError(f"{path} is empty; write settings such as `train: {{updates: 500}}`.")
@@ -48,14 +41,74 @@ def read_file(path: Path) -> list[Entry]:
     return entries
 
 
+def _read_text(path: Path) -> str:
+    """The text of a settings file; a byte-order mark is left out."""
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder, not a settings file; --config wants a file.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no settings file {path}; --config wants a YAML file.")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is no settings file: it has more than {LARGEST_FILE} bytes.")
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise ValueError(f"{path} is text in UTF-16 or UTF-32. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: this is no text in UTF-8. Save it as UTF-8.") from None
+
+
+def _compose(text: str, origin: str) -> yaml.Node | None:
+    """The nodes of YAML text. Raises ValueError, which begins with the origin, with its line."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node and _size(node, {}) > MOST_VALUES:
+            raise ValueError(
+                f"{origin} this is no settings file: with its aliases written out it has more than "
+                f"{MOST_VALUES} values, or repeats itself without end."
+            )
+        return node
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{origin}{line}: this is no valid YAML: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{origin} this is no valid YAML: {reason}.") from None
+    except RecursionError:
+        raise ValueError(f"{origin} this is nested too deep for settings.") from None
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of values in a node with its aliases written out; one in itself counts as many."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_VALUES  # until it is counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else [pair])]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in flat)
+    return sizes[id(node)]
+
+
 def read_value(text: str) -> Any:
-    """A value as typed on the command line: a scalar, or in YAML's brackets or quotes."""
+    """A value as typed on the command line: a scalar, or in YAML's brackets or quotes.
+
+    Raises ValueError for brackets that hold no settings: nested too deep, a key twice.
+    """
     if not text.startswith(("[", "{", '"', "'")):
         return read_scalar(text)
     try:
-        return _plain(yaml.compose(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError:
+        node = _compose(text, "")
+    except ValueError:
         return text
+    return _plain(node)
+
+
+def expand(entry: Entry) -> list[Entry]:
+    """An entry as a file would have it: of a mapping first the section, then each value in it."""
+    if not isinstance(entry.value, Mapping):
+        return [entry]
+    inner = [Entry(f"{entry.key}.{key}", part, entry.origin) for key, part in entry.value.items()]
+    return [entry._replace(value={}), *(leaf for part in inner for leaf in expand(part))]
 
 
 def write(tree: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
@@ -81,17 +134,23 @@ def _entries(node: yaml.MappingNode, prefix: str, path: Path) -> list[Entry]:
         if isinstance(value_node, yaml.MappingNode):
             entries += [Entry(key, {}, origin), *_entries(value_node, key, path)]
         else:
-            entries.append(Entry(key, _plain(value_node), origin))
+            try:
+                entries.append(Entry(key, _plain(value_node), origin))
+            except ValueError as error:
+                raise ValueError(f"{origin}: {key}: {error}") from None
     return entries
 
 
 def _refuse_repeats(entries: list[Entry]) -> None:
     first: dict[str, str] = {}
     repeats = []
-    for key, _, origin in entries:
-        if key in first:
-            repeats.append(f"{origin}: {key} is set twice, first at {first[key]}; keep one.")
-        first.setdefault(key, origin)
+    for key, value, origin in entries:
+        # a bare value is also a row's `name` or a term's `weight`
+        bare = [] if value in (None, {}) else [f"{key}.name", f"{key}.weight"]
+        for name in (key, *bare):
+            if name in first:
+                repeats.append(f"{origin}: {name} is set twice, first at {first[name]}; keep one.")
+            first.setdefault(name, origin)
     if repeats:
         raise ValueError("\n".join(repeats))
 
@@ -102,7 +161,12 @@ def _plain(node: yaml.Node | None, depth: int = 0) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_plain(part, depth + 1) for part in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _plain(value, depth + 1) for key, value in node.value}
+        keys = [str(key.value) for key, _ in node.value]
+        if repeats := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"{', '.join(sorted(repeats))} is set twice; keep one.")
+        return {
+            key: _plain(value, depth + 1) for key, (_, value) in zip(keys, node.value, strict=True)
+        }
     if isinstance(node, yaml.ScalarNode):
         return read_scalar(node.value) if node.style is None else node.value
     return None

@@ -52,14 +52,10 @@ def settle(
     ValueError.
     """
     multiple = multiple or unit
-    if multiple < 0 or multiple % unit:
+    if multiple % unit:
         raise ValueError(
             f"data.buckets.multiple={multiple} is no multiple of {unit}, the pixels on a side that "
             "one patch of the backbone stands for. Take one, or 0, or a smaller backbone.patch."
-        )
-    if not (max_ratio >= 1 and math.isfinite(max_ratio)) or not upscale >= 1:
-        raise ValueError(
-            f"data.buckets: max_ratio={max_ratio} and upscale={upscale} must be 1 or above."
         )
     return Buckets(sizes(size, multiple=multiple, max_ratio=max_ratio), upscale, small)
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pathline.flow.solvers import Solver, counted
+from pathline.ranges import NotNegativeFloat, Positive, PositiveFloat
 from pathline.types import Field
 
 State = Float[Tensor, "b *shape"]
@@ -21,9 +22,9 @@ def dopri5(
     start: float = 0.0,
     stop: float = 1.0,
     *,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
-    limit: int = 10_000,
+    rtol: NotNegativeFloat = 1e-3,
+    atol: PositiveFloat = 1e-6,
+    limit: Positive = 10_000,
 ) -> Iterator[tuple[float, Tensor]]:
     """Walk from start to stop; yields (t, x) of every state it accepts, the first included.
 
@@ -31,11 +32,6 @@ def dopri5(
     2 evaluations to begin, 6 a step tried. Raises ValueError where the field is not finite and
     where `limit` evaluations do not suffice.
     """
-    if not (start < stop and rtol >= 0 and atol > 0):
-        raise ValueError(
-            f"rtol={rtol} atol={atol} from {start} to {stop} is wrong because dopri5 wants start < "
-            "stop, rtol ≥ 0 and atol > 0. Set e.g. rtol=1e-3 atol=1e-6."
-        )
     # Every evaluation counts against the limit, those of rejected steps too.
     field, calls = counted(field)
     yield start, x  # before it is evaluated: a preview's velocity there is then this one

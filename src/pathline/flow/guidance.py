@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import like
+from pathline.ranges import NotNegativeFloat, Share, ShareBelowOne
 from pathline.types import Field
 
 
@@ -34,7 +35,7 @@ def none(field: Field, *_: object) -> Field:
     return field
 
 
-def cfg(field: Field, other: Field | None, *_: object, scale: float = 3.0) -> Field:
+def cfg(field: Field, other: Field | None, *_: object, scale: NotNegativeFloat = 3.0) -> Field:
     """other + scale·(field − other) on every channel (arXiv 2207.12598); 1 is no guidance."""
     return interval(field, other, scale=scale, low=0.0, high=1.0)
 
@@ -43,15 +44,14 @@ def interval(
     field: Field,
     other: Field | None,
     *_: object,
-    scale: float = 3.0,
-    low: float = 0.0,
-    high: float = 1.0,
+    scale: NotNegativeFloat = 3.0,
+    low: Share = 0.0,
+    high: Share = 1.0,
 ) -> Field:
     """`cfg` for low ≤ t ≤ high; outside, `other` is not evaluated (arXiv 2404.07724)."""
-    if not 0 <= low <= high <= 1:
+    if low > high:
         raise ValueError(
-            f"low={low} high={high} is wrong because guidance wants 0 ≤ low ≤ high ≤ 1. "
-            "Set e.g. low=0 high=1."
+            f"low={low} high={high} is wrong because low is above high. Set e.g. low=0 high=1."
         )
     # Neutral: the field itself, so that nothing is computed twice.
     if scale == 1:
@@ -72,7 +72,9 @@ def interval(
     return guided
 
 
-def autoguidance(field: Field, other: Field | None, *_: object, scale: float = 1.5) -> Field:
+def autoguidance(
+    field: Field, other: Field | None, *_: object, scale: NotNegativeFloat = 1.5
+) -> Field:
     """`cfg` with a weaker network under the same condition as `other` (arXiv 2406.02507)."""
     return cfg(field, other, scale=scale)
 
@@ -81,9 +83,9 @@ def path_drop(
     field: Field,
     other: Field | None,
     *_: object,
-    scale: float = 3.0,
-    low: float = 0.0,
-    high: float = 1.0,
+    scale: NotNegativeFloat = 3.0,
+    low: Share = 0.0,
+    high: Share = 1.0,
 ) -> Field:
     """`interval` with the unconditional field without sprint's route (arXiv 2510.21986)."""
     return interval(field, other, scale=scale, low=low, high=high)
@@ -94,21 +96,16 @@ def contrastive(
     other: Field | None,
     push: Push | None = None,
     *,
-    scale: float = 3.0,
-    low: float = 0.0,
-    high: float = 1.0,
-    weight: float | None = None,
+    scale: NotNegativeFloat = 3.0,
+    low: Share = 0.0,
+    high: Share = 1.0,
+    weight: ShareBelowOne | None = None,
 ) -> Field:
     """`interval`, with the bias of a contrastive loss undone where it guides (ΔFM).
 
     Both fields become (1 − weight)·v + weight·mean there (arXiv 2506.05350), plain flow matching's
     velocity. weight: 0 is `interval`; null: the weight that the run was trained with.
     """
-    if weight is not None and not 0 <= weight < 1:
-        raise ValueError(
-            f"weight={weight} is wrong because it is a share from 0 to below 1. Set the weight of "
-            "the loss term."
-        )
     # Where guidance is on, the velocity of plain flow matching is (1 − λ)·v + λ·m.
     guided_only = interval(field, other, scale=scale, low=low, high=high)
     if scale == 1 or weight == 0:

@@ -22,6 +22,7 @@ from pathline.flow.paths import (
     x0_from_velocity,
     x1_from_velocity,
 )
+from pathline.ranges import NotNegativeFloat, Share
 from pathline.types import Field
 
 State = Float[Tensor, "b *shape"]
@@ -145,14 +146,12 @@ def ancestral(
     noise: Noise,
     path: Path,
     *,
-    eta: float = 1.0,
+    eta: Share = 1.0,
 ) -> Stepped:
     """Euler to less noise than t_next has, then fresh noise; eta 0 … 1, 0 is Euler.
 
     ComfyUI's ancestral step for rectified flow; other paths enter by their ratio σ/α.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta} is wrong because it is a share. Set 0 (no fresh noise) to 1.")
     v, alpha, sigma = field(x, t), path.alpha(t_next), path.sigma(t_next)
     x0, x1 = x0_from_velocity(path, v, x, t), x1_from_velocity(path, v, x, t)
     # the share of noise in x before and after the step, and the smaller one that Euler goes to
@@ -175,7 +174,7 @@ def sde(
     path: Path,
     *,
     diffusion: Literal["constant", "sigma", "linear", "decreasing", "sin2"] = "sigma",
-    churn: float = 1.0,
+    churn: NotNegativeFloat = 1.0,
 ) -> Stepped:
     """Euler-Maruyama of dx = (v + w·score) dt + sqrt(2w) dW, w = churn·DIFFUSIONS[diffusion].
 
@@ -253,10 +252,6 @@ def _corrected(
 
 
 def _diffusion(name: str, churn: float, path: Path, t: float) -> float:
-    if churn < 0:
-        raise ValueError(
-            f"churn={churn} is wrong because it is negative. Set 0 (no noise) or more."
-        )
     return churn * DIFFUSIONS[name](path, t)
 
 

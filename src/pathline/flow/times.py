@@ -2,23 +2,22 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pathline.ranges import Mean, PositiveFloat, Range, Share
+
 Data = Float[Tensor, "b *shape"]
 Times = Float[Tensor, " b"]
 Grid = tuple[float, ...]
+Noise = Annotated[float, Range(1e-6, 1e6)]  # a noise level, whose powers are computed
 
 
 def shifted(t: Any, shift: float) -> Any:
     """t / (t + (1 − t)·shift): above 1 shifts to noise (SD3 arXiv 2403.03206, in our time)."""
-    if not 0 < shift < math.inf:
-        raise ValueError(
-            f"shift={shift} is wrong because it must be finite and above 0. Set 1 for none."
-        )
     return t / (t + (1 - t) * shift) if shift != 1 else t
 
 
@@ -35,53 +34,67 @@ def fixed(x1: Data, _: torch.Generator, *, t: float) -> Times:
     return torch.full((len(x1),), t, device=x1.device)
 
 
-def uniform_draw(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
+def uniform_draw(x1: Data, rng: torch.Generator, *, shift: PositiveFloat = 1.0) -> Times:
     """Uniform in [0, 1]."""
     return shifted(_rand(x1, rng), shift)
 
 
 def logit_normal(
-    x1: Data, rng: torch.Generator, *, mean: float = 0.0, std: float = 1.0, shift: float = 1.0
+    x1: Data,
+    rng: torch.Generator,
+    *,
+    mean: Mean = 0.0,
+    std: PositiveFloat = 1.0,
+    shift: PositiveFloat = 1.0,
 ) -> Times:
     """sigmoid(N(mean, std²)): a mean below 0 leans to noise (JiT: −0.8, 0.8), SD3: 0, 1."""
-    return shifted(torch.sigmoid(mean + _above_0("std", std) * _randn(x1, rng)), shift)
+    return shifted(torch.sigmoid(mean + std * _randn(x1, rng)), shift)
 
 
-def mode(x1: Data, rng: torch.Generator, *, scale: float = 1.29, shift: float = 1.0) -> Times:
+def mode(
+    x1: Data,
+    rng: torch.Generator,
+    *,
+    scale: Annotated[float, Range(-1, 1.75)] = 1.29,
+    shift: PositiveFloat = 1.0,
+) -> Times:
     """SD3's draw with a mode in the middle; scale −1 … 1.75, 0 is uniform (arXiv 2403.03206)."""
-    if not -1 <= scale <= 2 / (math.pi - 2):
-        raise ValueError(
-            f"scale={scale} is wrong because mode is monotonic from -1 to 1.75. Set e.g. 1.29."
-        )
     u = _rand(x1, rng)
     t = u + scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
     return shifted(t.clamp(0, 1), shift)
 
 
 def skewed(
-    x1: Data, rng: torch.Generator, *, mean: float = -1.2, std: float = 1.2, shift: float = 1.0
+    x1: Data,
+    rng: torch.Generator,
+    *,
+    mean: Mean = -1.2,
+    std: PositiveFloat = 1.2,
+    shift: PositiveFloat = 1.0,
 ) -> Times:
     """1 / (1 + s), log s ~ N(mean, std²): EDM's noise levels, leaning to data.
 
     facebookresearch/flow_matching:examples/image, the CIFAR-10 setting.
     """
-    s = torch.exp(mean + _above_0("std", std) * _randn(x1, rng))
+    s = torch.exp(mean + std * _randn(x1, rng))
     return shifted((1 / (1 + s)).clamp(min=1e-4), shift)
 
 
-def stratified(x1: Data, rng: torch.Generator, *, shift: float = 1.0) -> Times:
+def stratified(x1: Data, rng: torch.Generator, *, shift: PositiveFloat = 1.0) -> Times:
     """One time in each B-th of [0, 1], all at one random offset, in random order."""
     rows = torch.randperm(len(x1), generator=rng, device=x1.device)
     offset = torch.rand(1, generator=rng, device=x1.device)
     return shifted(((rows + offset) / len(x1)).clamp(max=1), shift)
 
 
-def uniform_grid(steps: int, *, shift: float = 1.0) -> Grid:
+def uniform_grid(steps: int, *, shift: PositiveFloat = 1.0) -> Grid:
     """Steps of equal length, then shifted."""
-    return _checked(shifted(i / _count(steps), shift) for i in range(steps + 1))
+    return _checked(shifted(i / steps, shift) for i in range(steps + 1))
 
 
-def explicit(_steps: int, *, times: Grid = (0.0, 1.0), shift: float = 1.0) -> Grid:
+def explicit(
+    _steps: int, *, times: tuple[Share, ...] = (0.0, 1.0), shift: PositiveFloat = 1.0
+) -> Grid:
     """These times, with 0 and 1; their count decides the number of steps, not the argument."""
     return _checked(shifted(float(t), shift) for t in times)
 
@@ -89,17 +102,17 @@ def explicit(_steps: int, *, times: Grid = (0.0, 1.0), shift: float = 1.0) -> Gr
 def edm(
     steps: int,
     *,
-    rho: float = 7.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    shift: float = 1.0,
+    rho: Annotated[float, Range(0.1, 100)] = 7.0,
+    sigma_min: Noise = 0.002,
+    sigma_max: Noise = 80.0,
+    shift: PositiveFloat = 1.0,
 ) -> Grid:
     """EDM's noise levels s as t = 1 / (1 + s), fine towards data (arXiv 2206.00364).
 
     The first time is 0 instead of 1 / (1 + sigma_max): we start from noise alone.
     """
-    low, high = (_above_0("sigma", s) ** (1 / _above_0("rho", rho)) for s in (sigma_min, sigma_max))
-    levels = ((high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(1, _count(steps)))
+    low, high = (s ** (1 / rho) for s in (sigma_min, sigma_max))
+    levels = ((high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(1, steps))
     return _checked((0.0, *(shifted(1 / (1 + s), shift) for s in levels), 1.0))
 
 
@@ -110,12 +123,6 @@ def begun_at(grid: Grid, start: float) -> Grid:
             f"A walk cannot start at t = {start}: start at 0 (noise) or later, below 1."
         )
     return (start, *(t for t in grid if t > start))
-
-
-def _count(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"steps={steps} is wrong because a grid has at least 1 step. Set e.g. 25.")
-    return steps
 
 
 def _checked(times: Any) -> Grid:
@@ -137,12 +144,6 @@ def _checked(times: Any) -> Grid:
 
 def _short(grid: Grid) -> str:
     return f"{grid[:4]} … {grid[-1]}" if len(grid) > 6 else str(grid)
-
-
-def _above_0(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name}={value} is wrong because it must be above 0.")
-    return value
 
 
 def _rand(x1: Tensor, rng: torch.Generator) -> Tensor:

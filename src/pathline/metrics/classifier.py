@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathline.metrics.feature import Feature, in_batches, shrinking, shrunk
+from pathline.ranges import Positive, PositiveFloat, Seed
 
 WIDTH = 128
 EMBED = 512  # images of a batch without gradients
@@ -36,11 +37,11 @@ def classifier(
     labels: Tensor | None,
     device: torch.device,
     *,
-    seed: int = 0,
-    updates: int = 300,
-    rate: float = 3e-3,
-    side: int = 32,
-    batch: int = 64,
+    seed: Seed = 0,
+    updates: Positive = 300,
+    rate: PositiveFloat = 3e-3,
+    side: Positive = 32,
+    batch: Positive = 64,
 ) -> Feature:
     """A small network trained on the reference images and their labels; needs no download.
 

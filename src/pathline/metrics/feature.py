@@ -39,8 +39,6 @@ def in_batches(
     pixels: UInt8[Tensor, "n c h w"], batch: int, run: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n d"]:
     """`run` on some pictures at a time; its rows come back as float32 on the CPU."""
-    if batch < 1:
-        raise ValueError(f"the batch of an extractor is {batch}, but it must be at least 1")
     if not len(pixels):
         raise ValueError("there are no pictures to take features of")
     with torch.no_grad():

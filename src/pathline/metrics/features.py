@@ -11,6 +11,7 @@ from pathline.metrics.clip_score import clip_score
 from pathline.metrics.feature import Embed, Extractor, Feature, in_batches, shrinking, shrunk
 from pathline.metrics.inception import inception
 from pathline.metrics.pretrained_features import clip, dinov2
+from pathline.ranges import Positive
 
 __all__ = ["FEATURES", "Embed", "Feature", "classifier", "clip", "dinov2", "inception", "pca"]
 
@@ -22,9 +23,9 @@ def pca(
     labels: Tensor | None,
     device: torch.device,
     *,
-    width: int = 64,
-    side: int = 32,
-    batch: int = 4096,
+    width: Positive = 64,
+    side: Positive = 32,
+    batch: Positive = 4096,
 ) -> Feature:
     """Raw pixels on the principal axes of the reference images; no download.
 

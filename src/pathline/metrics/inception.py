@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 
 from pathline.files import digest
 from pathline.metrics.feature import Feature, in_batches, resized
+from pathline.ranges import Positive
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -179,7 +180,7 @@ def inception(
     *,
     path: Path | None = None,
     resize: Literal["bilinear", "clean"] = "bilinear",
-    batch: int = 64,
+    batch: Positive = 64,
 ) -> Feature:
     """The pooled vector of the Inception network of FID; its weights are read or downloaded.
 

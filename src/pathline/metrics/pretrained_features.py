@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pathline import hub
 from pathline.metrics.feature import Feature, in_batches, resized
+from pathline.ranges import Positive
 
 EXTRACTOR = hub.Use("feature extractor", "model", "eval")
 # mean and standard deviation of the channels that the models were trained with
@@ -24,9 +25,9 @@ def dinov2(
     device: torch.device,
     *,
     model: str = "facebook/dinov2-large",
-    size: int = 224,
+    size: Positive = 224,
     resize: Literal["bilinear", "clean"] = "clean",
-    batch: int = 32,
+    batch: Positive = 32,
 ) -> Feature:
     """The class token of DINOv2: closer to human judgement than Inception's features.
 
@@ -59,7 +60,7 @@ def clip(
     *,
     model: str = "openai/clip-vit-large-patch14-336",
     resize: Literal["bilinear", "clean"] = "clean",
-    batch: int = 32,
+    batch: Positive = 32,
 ) -> Feature:
     """CLIP's projected image features, of length 1; CMMD is computed on these.
 

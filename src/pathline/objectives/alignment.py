@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from pathline.ranges import NotNegative, Share, Width
 from pathline.types import PLAIN_CALL, Batch, Call, Cond, Output, Point
 
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -18,9 +19,9 @@ def alignment(
     out: Output,
     *,
     projector: Literal["conv", "mlp"] = "conv",  # noqa: ARG001
-    width: int = 2048,  # noqa: ARG001
-    standardise: float = 0.6,
-    until: int = 0,  # noqa: ARG001
+    width: Width = 2048,  # noqa: ARG001
+    standardise: Share = 0.6,
+    until: NotNegative = 0,  # noqa: ARG001
 ) -> Float[Tensor, " b"] | None:
     """One minus the cosine between projected hidden states and a frozen encoder's tokens.
 
@@ -33,8 +34,6 @@ def alignment(
         return None
     if out.projected is None:
         raise ValueError("The batch has features to align with, but this network has no projector.")
-    if not 0 <= standardise <= 1:
-        raise ValueError(f"standardise is {standardise}; it is a share and lies in [0, 1]")
     # The encoder's grid is brought to the backbone's; float32, as small cosines are lost in bf16.
     rows, columns = out.projected.shape[2:]
     aim = fitted(point.features.float(), (rows, columns))

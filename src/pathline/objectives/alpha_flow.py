@@ -7,6 +7,7 @@ from typing import Literal
 from pathline.flow.paths import Path
 from pathline.objectives.mean_flow import Aim, build_mean_flow
 from pathline.objectives.mean_flow_target import Target, between, exact
+from pathline.ranges import NotNegativeFloat, Share, ShareAboveZero, ShareBelowOne
 from pathline.types import Objective
 
 LEAST = 0.005  # below this α the derivative is used; above 1 − LEAST there is no lift
@@ -26,16 +27,16 @@ def alpha_flow(
     path: Path,
     *,
     prediction: Literal["v", "x1"] = "v",
-    dropout: float = 0.1,
-    floor: float = 0.05,
-    instant: float = 0.25,
-    guidance: float = 1.0,
-    mix: float = 0.5,
-    low: float = 0.0,
-    high: float = 1.0,
-    alpha: float = 0.5,
-    begin: float = 0.0,
-    end: float = 0.0,
+    dropout: Share = 0.1,
+    floor: ShareAboveZero = 0.05,
+    instant: Share = 0.25,
+    guidance: NotNegativeFloat = 1.0,
+    mix: ShareBelowOne = 0.5,
+    low: Share = 0.0,
+    high: Share = 1.0,
+    alpha: Share = 0.5,
+    begin: Share = 0.0,
+    end: Share = 0.0,
 ) -> Objective:
     """α-Flow: average velocities that agree along a trajectory, learned without a derivative.
 
@@ -44,15 +45,15 @@ def alpha_flow(
     (the paper: 0.5 to 0.83, to alpha 0, where the derivative is used); end 0: it is constant.
     Settings as of mean_flow.
     """
-    if not 0 <= begin <= end <= 1 or (begin == end and end):
+    if begin > end or (begin == end and end):
         raise ValueError(
             f"begin={begin} end={end} is wrong because alpha falls from begin to end. Set "
             "0 ≤ begin < end ≤ 1, or neither."
         )
     # A constant α below LEAST would divide by almost 0; one that falls turns into the derivative.
-    if not (0 if end else LEAST) <= alpha <= 1:
+    if not end and alpha < LEAST:
         raise ValueError(
-            f"alpha={alpha} is wrong because it is {LEAST} to 1, or less where it falls (end above "
+            f"alpha={alpha} is wrong because it is below {LEAST} and constant (end is "
             "0). Set objective=mean_flow for a constant alpha of 0."
         )
     # A constant α, or one that falls with the progress of the training.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import Path, State, Time, velocity_from_x1
+from pathline.ranges import Share, ShareAboveZero
 from pathline.types import Batch, Cond, Field, Objective, Output, Point
 
 
@@ -73,21 +74,6 @@ def _replace_rows(value: Tensor | None, blank: Tensor | None, rows: Tensor) -> T
         longest = max(value.shape[1], blank.shape[1])
         value, blank = padded(value, longest), padded(blank, longest)
     return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), blank, value)
-
-
-def refuse_shares(**shares: float | None) -> None:
-    """Raises ValueError, with the name of the setting, for a share outside [0, 1]."""
-    for name, share in shares.items():
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"{name}={share} is wrong because it is a share. Set it in [0, 1].")
-
-
-def refuse_floor(prediction: str, floor: float) -> None:
-    """Raises ValueError for a floor by which an x1-prediction cannot be divided."""
-    if prediction == "x1" and not 0 < floor <= 1:
-        raise ValueError(
-            f"floor={floor} is wrong because an x1-prediction is divided by it. Set it in (0, 1]."
-        )
 
 
 def read(value: State, xt: State, t: Time, path: Path, prediction: str, floor: float) -> State:
@@ -165,15 +151,13 @@ def flow(
     path: Path,
     *,
     prediction: Literal["v", "x1"] = "v",
-    dropout: float = 0.1,
-    dropout_pooled: float | None = None,
-    floor: float = 0.05,
+    dropout: Share = 0.1,
+    dropout_pooled: Share | None = None,
+    floor: ShareAboveZero = 0.05,
 ) -> Objective:
     """Flow matching. dropout: share of conditions replaced by the null; floor: least 1 − t (or σ)
     by which an x1-prediction is divided. dropout_pooled: share of pooled vectors replaced
     independently, for two encoders (FLUX.1: .447 each, .2 of both); null: together."""
-    refuse_floor(prediction, floor)
-    refuse_shares(dropout=dropout, dropout_pooled=dropout_pooled)
     reading = {"path": path, "prediction": prediction}
     learn = partial(loss, **reading, floor=floor, dropout=dropout, dropout_pooled=dropout_pooled)
     return Objective(learn, partial(field, **reading), prediction)

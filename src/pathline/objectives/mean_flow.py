@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pathline.flow.paths import Path, interpolate, velocity
-from pathline.objectives.flow import drop, padded, read, read_exactly, refuse_floor, refuse_shares
+from pathline.objectives.flow import drop, padded, read, read_exactly
 from pathline.objectives.mean_flow_target import Average, Lift, Target, difference, exact
+from pathline.ranges import NotNegativeFloat, Share, ShareAboveZero, ShareBelowOne, TimeStep
 from pathline.types import Batch, Call, Cond, Field, Objective, Output, Point, rows_of
 
 
@@ -181,18 +182,10 @@ def build_mean_flow(
     follows_network: bool,
     needs: tuple[str, ...] = (),
 ) -> Objective:
-    refuse_shares(instant=instant, dropout=dropout)
-    refuse_floor(prediction, floor)
-    # With mix = 1 the network would be its own target, without any data.
-    if aim.scale < 0 or not 0 <= aim.mix < 1:
+    if aim.low > aim.high:
         raise ValueError(
-            f"guidance={aim.scale} mix={aim.mix} is wrong because it wants guidance ≥ 0 and "
-            "0 ≤ mix < 1. Set e.g. guidance=2 mix=0.5."
-        )
-    if not 0 <= aim.low <= aim.high <= 1:
-        raise ValueError(
-            f"low={aim.low} high={aim.high} is wrong because guidance wants 0 ≤ low ≤ high ≤ 1. "
-            "Set e.g. low=0 high=1."
+            f"low={aim.low} high={aim.high} is wrong because low is above high. Set e.g. low=0 "
+            "high=1."
         )
     reading = {"path": path, "prediction": prediction}
     rows = {"dropout": dropout, "instant": instant, "floor": floor}
@@ -223,15 +216,15 @@ def mean_flow(
     path: Path,
     *,
     prediction: Literal["v", "x1"] = "v",
-    dropout: float = 0.1,
-    floor: float = 0.05,
-    instant: float = 0.75,
-    guidance: float = 1.0,
-    mix: float = 0.5,
-    low: float = 0.0,
-    high: float = 1.0,
+    dropout: Share = 0.1,
+    floor: ShareAboveZero = 0.05,
+    instant: Share = 0.75,
+    guidance: NotNegativeFloat = 1.0,
+    mix: ShareBelowOne = 0.5,
+    low: Share = 0.0,
+    high: Share = 1.0,
     derivative: Derivative = "exact",
-    step: float = 0.005,
+    step: TimeStep = 0.005,
 ) -> Objective:
     """Mean flow: average velocities, sampled in one step or few with solver=jump.
 
@@ -251,14 +244,14 @@ def improved_mean_flow(
     path: Path,
     *,
     prediction: Literal["v", "x1"] = "v",
-    dropout: float = 0.1,
-    floor: float = 0.05,
-    instant: float = 0.5,
-    guidance: float = 1.0,
-    low: float = 0.0,
-    high: float = 1.0,
+    dropout: Share = 0.1,
+    floor: ShareAboveZero = 0.05,
+    instant: Share = 0.5,
+    guidance: NotNegativeFloat = 1.0,
+    low: Share = 0.0,
+    high: Share = 1.0,
     derivative: Derivative = "exact",
-    step: float = 0.005,
+    step: TimeStep = 0.005,
 ) -> Objective:
     """Mean flow whose derivative follows the network's velocity, which has less variance.
 

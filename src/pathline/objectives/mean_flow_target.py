@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pathline.flow.paths import like
+from pathline.ranges import ShareAboveZero, TimeStep
 
 State = Float[Tensor, "b *shape"]
 Times = Float[Tensor, " b"]
@@ -77,13 +78,9 @@ def _dual(x: Tensor, tangent: Tensor) -> Tensor:
 
 @torch.no_grad()
 def difference(
-    average: Average, x: State, t: Times, r: Times, v: State, *, step: float = 0.005
+    average: Average, x: State, t: Times, r: Times, v: State, *, step: TimeStep = 0.005
 ) -> Lift:
     """Two passes a step before and after, in float32; from one side where 0 or r is nearer."""
-    if not 0 < step < 0.5:
-        raise ValueError(
-            f"step={step} is wrong because it is a difference of times. Set it in (0, 0.5)."
-        )
     before, after = (t - step).clamp(min=0), torch.minimum(t + step, r)
     with torch.autocast(x.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
         high, low = (average(x + like(s - t, x) * v, s, r) for s in (after, before))
@@ -93,7 +90,7 @@ def difference(
 
 @torch.no_grad()
 def between(
-    average: Average, x: State, t: Times, r: Times, v: State, *, alpha: float = 0.5
+    average: Average, x: State, t: Times, r: Times, v: State, *, alpha: ShareAboveZero = 0.5
 ) -> Lift:
     """α-Flow's (arXiv 2510.20771): u at the point that v leads to, α of the way to r, less u.
 
@@ -106,8 +103,6 @@ def between(
     ‖Δ‖² / α, one divided by its own size that of the official weight α / ‖Δ‖², and both become
     `exact`'s as α falls. alpha 1 lifts nothing, ½ is like shortcut models.
     """
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha={alpha} is wrong because it is a share. Set it in (0, 1].")
     if alpha == 1:
         return Lift(torch.zeros_like(v))
     s, rest = t + alpha * (r - t), (1 - alpha) / alpha

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pathline.objectives.alignment import alignment
+from pathline.ranges import PositiveFloat, Share
 from pathline.types import Output, Point
 
 Loss = Callable[..., Tensor | None]  # (point, out); None: there is nothing to read
@@ -39,25 +40,20 @@ def l1(point: Point, out: Output) -> Float[Tensor, " b"]:
     return (out.value - point.v).abs().flatten(1).mean(1)
 
 
-def huber(point: Point, out: Output, *, delta: float = 1.0) -> Float[Tensor, " b"]:
+def huber(point: Point, out: Output, *, delta: PositiveFloat = 1.0) -> Float[Tensor, " b"]:
     """Quadratic below delta, linear above."""
     error = F.huber_loss(out.value, point.v, reduction="none", delta=delta)
     return error.flatten(1).mean(1)
 
 
 def adaptive(
-    point: Point, out: Output, *, power: float = 1.0, floor: float = 0.01
+    point: Point, out: Output, *, power: Share = 1.0, floor: PositiveFloat = 0.01
 ) -> Float[Tensor, " b"]:
     """Squared error divided by its size, so that no sample outweighs the others (for mean flows).
 
     Summed over the image and divided by (itself + floor)^power, without gradient: power 0 is a
     plain sum, ½ about a distance, 1 keeps only directions (MeanFlow, arXiv 2505.13447).
     """
-    if not 0 <= power <= 1 or not floor > 0:
-        raise ValueError(
-            f"power={power} floor={floor} is wrong because it wants a power in [0, 1] and a floor "
-            "above 0. Set e.g. power=0.5 floor=0.01."
-        )
     error = (out.value - point.v).square().flatten(1).sum(1)
     return error / (error.detach() + floor) ** power
 
@@ -83,17 +79,13 @@ def dispersive(
     out: Output,
     *,
     distance: Literal["l2", "cosine"] = "l2",
-    temperature: float = 0.5,
+    temperature: PositiveFloat = 0.5,
 ) -> Float[Tensor, " b"]:
     """Spread the hidden states of different samples (arXiv 2506.09027).
 
     log mean exp(−distance / temperature) over all pairs of the batch on this device, each with
     itself too: 0 where all are alike, at least −log of the batch. The same number for every sample.
     """
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature={temperature} is wrong because it must be above 0. Set e.g. 0.5."
-        )
     hidden = _inner(out).flatten(1).float()
     with torch.autocast(hidden.device.type, enabled=False):  # bf16 cannot resolve small distances
         distances = _distances(hidden, distance)
@@ -174,11 +166,6 @@ def compose(terms: Mapping[str, tuple[float, Loss | Term]]) -> Callable:
 def _refuse_unbounded(weights: Mapping[str, float], records: Mapping[str, Term]) -> None:
     # Checked before training: a negative term that wins would send the loss to −∞ for hours.
     for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(
-                f"terms.{name}={weight} is wrong because a weight is finite and not negative. "
-                f"Set terms.{name}=0 to leave the term out."
-            )
         bound = records[name].bounded_by
         if bound and weight and weight >= weights.get(bound, 0.0):
             raise ValueError(

@@ -8,7 +8,7 @@ each hidden state, logit-normal times and the overshoot are from arXiv 2512.1246
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from pathline.flow.solvers import (
     midpoint,
 )
 from pathline.flow.times import DRAWS, uniform_grid
-from pathline.objectives.flow import drop, refuse_shares
+from pathline.objectives.flow import drop
+from pathline.ranges import Depth, NotNegative, PositiveFloat, Range, Share, Width
 from pathline.types import Batch, Call, Cond, Field, Objective, Output, Point
 
 InnerTimes = Literal["uniform", "logit_normal"]
@@ -44,7 +45,7 @@ def loss(
     draws: int,
     steps: int,
     inner_times: InnerTimes,
-    inner_shift: float = 1.0,
+    inner_shift: PositiveFloat = 1.0,
     patch: int = 1,
     training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,9 +127,9 @@ def step(
     noise: Noise,
     _path: Path,
     *,
-    head_steps: int = 4,
+    head_steps: Annotated[int, Range(1, 1000)] = 4,
     head_solver: Literal["midpoint", "heun", "euler"] = "midpoint",
-    overshoot: float = 0.0,
+    overshoot: Share = 0.0,
 ) -> Stepped:
     """A transition: the head samples Y in inner steps, x goes the step's share of it.
 
@@ -136,14 +137,6 @@ def step(
     the rest that x goes beyond t_next, which fresh noise then undoes. The field is
     (y, t, x, s) -> velocity of y.
     """
-    if not 0 <= overshoot <= 1:
-        raise ValueError(
-            f"overshoot={overshoot} is wrong because it is a share. Set 0 (none) to 1."
-        )
-    if head_steps < 1:
-        raise ValueError(
-            f"head_steps={head_steps} is wrong because the head takes steps. Set 1 or more."
-        )
     if noise is None:
         raise ValueError(
             "sample.solver=transition needs fresh noise. Pass `integrate` a noise function."
@@ -167,15 +160,15 @@ def step(
 def transition(
     path: Path,
     *,
-    dropout: float = 0.1,
-    draws: int = 4,
-    steps: int = 0,
+    dropout: Share = 0.1,
+    draws: Annotated[int, Range(1, 1000)] = 4,
+    steps: NotNegative = 0,
     inner_times: InnerTimes = "uniform",
-    inner_shift: float = 1.0,
+    inner_shift: PositiveFloat = 1.0,
     head: Literal["mlp", "transformer"] = "mlp",
-    head_width: int | None = None,
-    head_depth: int = 3,
-    head_group: int = 1,
+    head_width: Width | None = None,
+    head_depth: Depth = 3,
+    head_group: NotNegative = 1,
 ) -> Objective:
     """Difference transition matching: sample with solver=transition.
 
@@ -185,23 +178,13 @@ def transition(
     head depends most on the backbone. The head: its width (null: half the backbone's, or the values
     of its token), depth, and how many tokens along a side it samples together, joined by an mlp,
     attending to one another in a transformer (0 there: all tokens). Raises ValueError for a path
-    that is not straight and for numbers out of range.
+    that is not straight.
     """
     # A step goes a share of Y = x1 − x0, which leads along the path only where it is straight.
     if path is not STRAIGHT:
         raise ValueError(
             "objective=transition is wrong because it needs the straight path. Set path=straight."
         )
-    for name, value, least in (("draws", draws, 1), ("steps", steps, 0)):
-        if value < least:
-            raise ValueError(
-                f"{name}={value} is wrong because it is too small. Set {least} or more."
-            )
-    if not 0 < inner_shift < math.inf:
-        raise ValueError(
-            f"inner_shift={inner_shift} is wrong because it must be finite and above 0. Set e.g. 1."
-        )
-    refuse_shares(dropout=dropout)
     inner = {"inner_times": inner_times, "inner_shift": inner_shift}
     learn = partial(loss, dropout=dropout, draws=draws, steps=steps, **inner)
     head_settings = {"kind": head, "width": head_width, "depth": head_depth, "group": head_group}

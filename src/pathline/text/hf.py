@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import device
 
 from pathline.dtypes import Dtype
+from pathline.ranges import Layer, Positive
 from pathline.text.cached import NOT_ENCODED, LazyText
 from pathline.text.frozen import default_reading, frozen_text
 from pathline.text.loading import Encoder, find_encoder
@@ -17,7 +18,7 @@ SIGLIPS = ("siglip2", "siglip2_text_model", "siglip", "siglip_text_model")
 
 
 def t5(
-    _: Facts, *, path: str = "google-t5/t5-small", length: int = 128, dtype: Dtype = "fp32"
+    _: Facts, *, path: str = "google-t5/t5-small", length: Positive = 128, dtype: Dtype = "fp32"
 ) -> Text:
     """T5's encoder: also v1.1, flan, XXL, mT5, UMT5.
 
@@ -30,7 +31,7 @@ def t5gemma(
     _: Facts,
     *,
     path: str = "google/t5gemma-2b-2b-ul2",
-    length: int = 256,
+    length: Positive = 256,
     dtype: Dtype = "bf16",
 ) -> Text:
     """T5Gemma's encoder; the decoder is not loaded.
@@ -44,7 +45,7 @@ def t5gemma2(
     _: Facts,
     *,
     path: str = "google/t5gemma-2-270m-270m",
-    length: int = 256,
+    length: Positive = 256,
     dtype: Dtype = "bf16",
 ) -> Text:
     """T5Gemma 2's text encoder; decoder and vision tower are not used.
@@ -58,8 +59,8 @@ def clip(
     _: Facts,
     *,
     path: str = "openai/clip-vit-large-patch14",
-    length: int = 77,
-    layer: int = -1,
+    length: Positive = 77,
+    layer: Layer = -1,
     projected: bool = False,
     dtype: Dtype = "fp32",
 ) -> Text:
@@ -76,7 +77,7 @@ def siglip2(
     _: Facts,
     *,
     path: str = "google/siglip2-base-patch16-224",
-    layer: int = -1,
+    layer: Layer = -1,
     dtype: Dtype = "fp32",
 ) -> Text:
     """SigLIP 2's text tower, with its pooled vector; also SigLIP's.
@@ -91,8 +92,8 @@ def hidden(
     _: Facts,
     *,
     path: str = "Qwen/Qwen3-4B",
-    length: int = 512,
-    layer: int = -2,
+    length: Positive = 512,
+    layer: Layer = -2,
     before: str = "",
     chat: bool = False,
     dtype: Dtype = "bf16",
@@ -108,7 +109,7 @@ def hidden(
 
 
 def encoder(
-    _: Facts, *, path: str, length: int | None = None, layer: int = -1, dtype: Dtype = "fp32"
+    _: Facts, *, path: str, length: Positive | None = None, layer: Layer = -1, dtype: Dtype = "fp32"
 ) -> Text:
     """Any text encoder of transformers, by its config.json; pooled as it does itself, or a mean.
 
@@ -124,8 +125,8 @@ def pair(
     *,
     states: str,
     pooled: str,
-    length: int | None = None,
-    layer: int = -1,
+    length: Positive | None = None,
+    layer: Layer = -1,
     dtype: Dtype = "fp32",
 ) -> Text:
     """Two encoders: states of one, pooled vector of the other (FLUX.1: T5 and CLIP).

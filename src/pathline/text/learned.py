@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pathline.nn.attention import Attention
 from pathline.nn.blocks import feed_forward, norm
 from pathline.text.labels import ENCODER
+from pathline.ranges import Positive, Range, Width
 from pathline.types import Cond, Facts, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
@@ -64,7 +66,13 @@ class WordEncoder(nn.Module):
         return x
 
 
-def words(facts: Facts, *, width: int = 128, length: int = LENGTH, layers: int = 1) -> Text:
+def words(
+    facts: Facts,
+    *,
+    width: Width = 128,
+    length: Positive = LENGTH,
+    layers: Annotated[int, Range(0, 1000)] = 1,
+) -> Text:
     """Captions word by word.
 
     width: of a word's vector. length: most words of a caption. layers: transformer blocks.

@@ -47,10 +47,6 @@ class Ema:
 def exponential(network: nn.Module, decay: float) -> Ema:
     """The usual average. The decay is ramped up, min(decay, (1 + n) / (10 + n)) at the n-th update,
     so that the average of a short run is not its initial weights."""
-    if not 0 <= decay < 1:
-        raise ValueError(
-            f"train.ema={decay} is wrong because a decay is in [0, 1). Usual is 0.999."
-        )
     return Ema(network, f"ema-{decay}", lambda n: min(decay, (1 + n) / (10 + n)))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pathline.nn.blocks import SwiGLU
+from pathline.ranges import NotNegative, NotNegativeFloat, PositiveFloat, Share, ShareBelowOne
 from pathline.training.muon import Muon, Together
 
 # Role of a child module or parameter by its name, numbers at the end left out. The outermost child
@@ -91,11 +92,11 @@ def _parts(network: nn.Module) -> Mapping[str, int]:
 def adamw(
     network: nn.Module,
     *,
-    lr: float = 1e-4,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
+    lr: PositiveFloat = 1e-4,
+    beta1: ShareBelowOne = 0.9,
+    beta2: ShareBelowOne = 0.999,
+    weight_decay: NotNegativeFloat = 0.0,
+    eps: PositiveFloat = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW (arXiv 1711.05101), fused."""
     named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
@@ -114,13 +115,13 @@ def _adamw(named: Named, *, weight_decay: float, **settings) -> torch.optim.Adam
 def muon(
     network: nn.Module,
     *,
-    lr: float = 1e-4,
-    other_lr: float | None = None,
-    momentum: float = 0.95,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
+    lr: PositiveFloat = 1e-4,
+    other_lr: PositiveFloat | None = None,
+    momentum: ShareBelowOne = 0.95,
+    beta1: ShareBelowOne = 0.9,
+    beta2: ShareBelowOne = 0.999,
+    weight_decay: NotNegativeFloat = 0.0,
+    eps: PositiveFloat = 1e-8,
 ) -> torch.optim.Optimizer:
     """Muon (arXiv 2502.16982) for the matrices of attention and feed-forward, AdamW for the rest.
 
@@ -158,18 +159,18 @@ def _warm(update: int, warmup: int) -> float:
     return min(1.0, (update + 1) / warmup) if warmup else 1.0
 
 
-def constant(update: int, updates: int, *, warmup: int = 0) -> float:
+def constant(update: int, updates: int, *, warmup: NotNegative = 0) -> float:
     """Share of the learning rate at `update`, counted from 0, of so many: level after warm-up."""
     del updates  # level, however many there are
     return _warm(update, warmup)
 
 
-def linear(update: int, updates: int, *, warmup: int = 0, floor: float = 0.0) -> float:
+def linear(update: int, updates: int, *, warmup: NotNegative = 0, floor: Share = 0.0) -> float:
     """Falls in a straight line to `floor` at the last update."""
     return _warm(update, warmup) * (1 - (1 - floor) * _elapsed(update, updates, warmup))
 
 
-def cosine(update: int, updates: int, *, warmup: int = 0, floor: float = 0.0) -> float:
+def cosine(update: int, updates: int, *, warmup: NotNegative = 0, floor: Share = 0.0) -> float:
     """Falls along half a cosine to `floor` at the last update (arXiv 1608.03983)."""
     fall = (1 - math.cos(math.pi * _elapsed(update, updates, warmup))) / 2
     return _warm(update, warmup) * (1 - (1 - floor) * fall)

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from pathline import hub
 from pathline.deferred import load_on_use
 from pathline.dtypes import TORCH_NAMES, Dtype
+from pathline.ranges import Layer, Positive
 from pathline.types import Vision
 from pathline.weights import DTYPES, submodule
 
@@ -59,7 +60,7 @@ def none() -> Vision:
 
 
 def encoder(
-    *, path: str, size: int | None = None, layer: int | None = None, dtype: Dtype = "fp32"
+    *, path: str, size: Positive | None = None, layer: Layer | None = None, dtype: Dtype = "fp32"
 ) -> Vision:
     """Patch tokens of a vision encoder of transformers: DINOv2, DINOv3, SigLIP 2, CLIP, ViT …
 

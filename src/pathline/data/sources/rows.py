@@ -1,7 +1,7 @@
 """Where pictures come from: every row of SOURCES is a function of its settings to a `Source`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from pathline.data.sources.shapes import caption as caption_of
 from pathline.data.sources.shapes import draw, scene
 from pathline.data.sources.source import Source
 from pathline.data.sources.tables import hub, parquet, tar
+from pathline.ranges import Range, Seed
 from pathline.types import Example
 
 __all__ = ["Source", "detect", "digits", "folder", "hub", "parquet", "shapes", "tar"]
@@ -32,11 +33,12 @@ def digits() -> Source:
 
 
 def shapes(
-    *, count: int = 12_000, seed: int = 0, split: Literal["seen", "held_out"] = "seen"
+    *,
+    count: Annotated[int, Range(1, 10**7)] = 12_000,
+    seed: Seed = 0,
+    split: Literal["seen", "held_out"] = "seen",
 ) -> Source:
     """Captioned scenes, drawn as they are read."""
-    if count < 1:
-        raise ValueError(f"data.source.count={count} must be at least 1")
 
     def read(row: int) -> Example:
         content = scene(seed, row, split=split)
