@@ -40,22 +40,15 @@ ALPHA = ["objective=alpha_flow", *MEAN[1:]]
             ["sample.guidance=contrastive", "terms.contrastive={weight: 0.1, apart: true}"],
             "(apart=false)",
         ),
-        ([*DTM, "sample.solver=transition", "sample.solver.overshoot=2"], "overshoot=2"),
-        ([*DTM, "sample.solver=transition", "sample.solver.head_steps=0"], "head_steps=0"),
-        (
-            ["backbone=ddt", "sample.sharing=every", "sample.sharing.steps=0"],
-            "steps=0",
-        ),
         (["backbone=ddt", "sample.sharing=program", "sample.sharing.calls=99"], "calls=99"),
         (
             ["backbone=ddt", "sample.sharing=program", "sample.solver=heun"],
             "sample.sharing=program: There are 25 steps but 50 evaluations",
         ),
-        (["objective.dropout=1.5"], "objective=flow: dropout=1.5"),
-        (["objective.prediction=x1", "objective.floor=0"], "objective=flow: floor=0"),
-        (["times.shift=-1"], "times=logit_normal: shift=-1"),
-        (["sample.grid.shift=-1"], "sample.grid=uniform: shift=-1"),
-        (["sample.solver=dopri5", "sample.solver.rtol=-1"], "sample.solver=dopri5: "),
+        (
+            ["sample.guidance=interval", "sample.guidance.low=0.5", "sample.guidance.high=0.4"],
+            "sample.guidance=interval: low=0.5 high=0.4 is wrong",
+        ),
         (
             [*MEAN, "objective.derivative=difference", "train.strategy=fsdp2"],
             "needs float32 weights",

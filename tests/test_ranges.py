@@ -2,13 +2,10 @@
 
 import inspect
 import math
-from importlib import import_module
-from types import NoneType
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin
 
 import pytest
 
-from pathline.cli import COMMANDS, GROUPS
 from pathline.codecs.own import NETWORKS
 from pathline.config.codec_run import CodecRun
 from pathline.config.layers import build, keys_of, nest
@@ -30,9 +27,6 @@ FIELDS = [
     (command, key, kind)
     for command, record in RECORDS.items()
     for key, kind in keys_of(record).items()
-]
-PLACES = [place for _, place, _ in COMMANDS] + [
-    p for _, *rest in GROUPS.values() for _, p, _ in rest
 ]
 
 
@@ -124,23 +118,8 @@ def test_the_defaults_of_records_lie_in_their_ranges():
         build(record, {})
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_number_of_a_command_has_a_range(place):
-    module, name = place.split(":")
-    command = getattr(import_module(f"pathline.recipes.{module}"), name)
-    hints = get_type_hints(command, include_extras=True)
-    kinds = {
-        key: [k for k in (get_args(kind) or [kind]) if k is not NoneType]
-        for key, kind in hints.items()
-        if key != "return"
-    }
-    assert [
-        key for key, parts in kinds.items() if parts[0] in (int, float) and len(parts) == 1
-    ] == []
-
-
 def test_words_of_ranges():
-    assert range_words(Range(0)) == "0 or more"
+    assert range_words(Range(0)) == "of 0 or more"
     assert range_words(Range(0, without_low=True)) == "above 0"
     assert range_words(Range(high=0.5, without_high=True)) == "below 0.5"
     assert range_words(Range(0, 1, without_high=True)) == "in [0, 1)"

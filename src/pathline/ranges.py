@@ -27,12 +27,12 @@ def holds(allowed: Range, number: float) -> bool:
 
 
 def range_words(allowed: Range) -> str:
-    """A range in words, after "a number": "0 or more", "above 0", "in [0, 1)"."""
+    """A range in words, after "a number": "of 0 or more", "above 0"."""
     low, high = _plain(allowed.low), _plain(allowed.high)
     if allowed.high == LARGEST:
-        return f"above {low}" if allowed.without_low else f"{low} or more"
+        return f"above {low}" if allowed.without_low else f"of {low} or more"
     if allowed.low == -LARGEST:
-        return f"below {high}" if allowed.without_high else f"{high} or less"
+        return f"below {high}" if allowed.without_high else f"of {high} or less"
     before, after = "[("[allowed.without_low], "])"[allowed.without_high]
     return f"in {before}{low}, {high}{after}"
 

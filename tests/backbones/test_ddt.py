@@ -166,7 +166,6 @@ def test_autocast_keeps_the_stream_wide():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decoder": 0}, "decoder must be at least 1 block deep, got 0"),
         ({"size": "B/3"}, "no DDT size 'B/3'. Did you mean 'B/2'"),
         ({"patch": 4}, "no multiple of 4"),
         ({"width": 20, "heads": 3}, "20 can't be split among 3 heads"),
@@ -293,14 +292,11 @@ def test_likeness_is_a_mean_cosine():
     assert torch.equal(found, found.T)
 
 
-@pytest.mark.parametrize("calls", [0, 9])
-def test_a_plan_that_cannot_be_is_refused(calls):
+def test_a_plan_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="runs 1 to 8 times"):
-        program(GRID, lambda: similar(8, 0), calls=calls)
+        program(GRID, lambda: similar(8, 0), calls=9)
     with pytest.raises(ValueError, match="8 steps but 16 evaluations"):
         program(GRID, lambda: torch.eye(16), calls=2)
-    with pytest.raises(ValueError, match="Set 1 or more"):
-        every(GRID, steps=0)
 
 
 def test_golden_numbers():

@@ -123,8 +123,6 @@ def test_words_are_told_apart_by_their_place():
 
 def test_row():
     assert BACKBONES["stream_dit"] is stream_dit
-    with pytest.raises(ValueError, match="refiners must be at least 0, got -1"):
-        stream_dit(Frame(2, 4, 6), **TINY, refiners=-1)
     with pytest.raises(ValueError, match="even width of at least 6, got 4"):
         stream_dit(Frame(2, 4, 6), **{**TINY, "heads": 8})
 

@@ -35,11 +35,6 @@ def test_normalising_is_per_channel():
     assert normalise(codec, raw).flatten().tolist() == [1, 1, 1]
 
 
-def test_a_std_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="above 0"):
-        CODECS["pixel"](FACTS, std=0.0)
-
-
 # --- what docs/extend.md promises of a row: x1 has a standard deviation of about 1 ----------------
 
 PUBLISHED = {

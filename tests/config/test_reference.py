@@ -68,7 +68,7 @@ def test_meanings_of_fields():
 
 def test_ranges_are_shown():
     page = settings_page(Section, {}, {})
-    assert "- `size` (a whole number, 1 or more; default `4`): Pixels of a side." in page
+    assert "- `size` (a whole number of 1 or more; default `4`): Pixels of a side." in page
 
 
 def test_meanings_of_options():

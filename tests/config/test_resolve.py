@@ -111,7 +111,7 @@ def test_a_size_chooses_the_preset_of_own_pictures(tmp_path, file):
         assert settings.origins["data.flip"] == "your pictures"
     assert read(str(tmp_path), [file("size: large\n")]).run.size == "large"
     assert read(str(tmp_path), overrides=["data.flip=true"], fitted=fitted).run.data.flip
-    assert "one of auto, small, medium, large, got 'huge'" in refusal(
+    assert "size=huge is wrong because it must be one of auto, small, medium, large" in refusal(
         str(tmp_path), [], ["size=huge"]
     )
 
@@ -143,11 +143,11 @@ def test_all_problems_at_once_with_their_origins(file):
     assert said[0] == "7 problems in the settings:"
     assert f"  {mine}:2: train.updats is not a setting. Did you mean train.updates?" in said
     whole = "is wrong because it must be a whole number"
-    assert f"  {mine}:3: train.batch=many {whole}, 1 or more." in said
+    assert f"  {mine}:3: train.batch=many {whole} of 1 or more." in said
     assert f"  {mine}:4: model is not a setting." in said
     assert f"  {mine}:5: lr is not a setting. Did you mean optimizer.lr?" in said
-    assert f"  command line: train.accumulate=0 {whole}, 1 or more." in said
-    assert f"  --seed: seed=-1 {whole}, in [0, {2**63 - 1}]." in said
+    assert f"  command line: train.accumulate=0 {whole} of 1 or more." in said
+    assert f"  --seed: seed=-1 {whole} in [0, {2**63 - 1}]." in said
     lrr = "  command line: optimizer.lrr: The optimizer 'adamw' takes no option 'lrr'."
     assert any(line.startswith(lrr) for line in said)
     assert "config show" in said[-1]
@@ -155,7 +155,7 @@ def test_all_problems_at_once_with_their_origins(file):
 
 def test_one_problem_is_one_line():
     assert refusal("digits", overrides=["train.batch=x"]) == (
-        "command line: train.batch=x is wrong because it must be a whole number, 1 or more."
+        "command line: train.batch=x is wrong because it must be a whole number of 1 or more."
     )
 
 

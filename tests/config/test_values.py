@@ -101,14 +101,14 @@ def test_convert(value, kind, got):
         ("x", dict[str, float], "a mapping"),
         (10**400, float, "a number"),
         ("9" * 5000, int, "999… is wrong"),
-        (0, Positive, r"^0 is wrong because it must be a whole number, 1 or more\.$"),
-        (1.5, Positive, "a whole number, 1 or more"),
+        (0, Positive, r"^0 is wrong because it must be a whole number of 1 or more\.$"),
+        (1.5, Positive, "a whole number of 1 or more"),
         (True, Positive, "true is wrong"),
         (10**10, Positive, "1 or more and at most 1000000000"),
         (2**63, Seed, f"in .0, {2**63 - 1}."),
-        (1.0, ShareBelowOne, r"must be a number, in \[0, 1\)"),
+        (1.0, ShareBelowOne, r"must be a number in \[0, 1\)"),
         ([0.9, 1.0], tuple[ShareBelowOne, ...], r"\[0.9, 1.0\] is wrong .* in \[0, 1\)"),
-        (-1, NotNegativeFloat | None, "a number, 0 or more or null"),
+        (-1, NotNegativeFloat | None, "a number of 0 or more or null"),
     ],
 )
 def test_refused(value, kind, said):

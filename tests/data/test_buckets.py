@@ -39,17 +39,9 @@ def test_sides_are_multiples_within_the_budget_and_mirrored(count, multiple, rat
         assert min(height, width) > count * multiple / math.sqrt(ratio) - 2 * multiple
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"multiple": 12}, "no multiple of 8"),
-        ({"max_ratio": 0.5}, "must be 1 or above"),
-        ({"upscale": float("nan")}, "must be 1 or above"),
-    ],
-)
-def test_settings_that_cannot_be(options, told):
-    with pytest.raises(ValueError, match=told):
-        settle(64, 8, **options)
+def test_settings_that_cannot_be():
+    with pytest.raises(ValueError, match="no multiple of 8"):
+        settle(64, 8, multiple=12)
     with pytest.raises(ValueError, match="Nearest: 96 or 112"):
         settle(100, 16)
     with pytest.raises(ValueError, match="Nearest: 16 or 32"):

@@ -60,9 +60,3 @@ def test_lending_gives_the_own_weights_back_even_after_an_error():
     assert (seen[0] == 7).all()
     assert torch.equal(network.weight, before)
     assert (ema.weights["weight"] == 7).all()
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
-def test_a_decay_outside_its_range_is_refused(decay):
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        exponential(nn.Linear(1, 1), decay)

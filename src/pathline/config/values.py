@@ -80,7 +80,7 @@ def describe_kind(kind: Any) -> str:
         return PLAIN[kind]
     if origin is Annotated:
         ranges = [range_words(note) for note in inner[1:] if isinstance(note, Range)]
-        return ", ".join([describe_kind(inner[0]), *ranges])
+        return " ".join([describe_kind(inner[0]), *ranges])
     if origin is Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(str(choice) for choice in inner)
     if origin is tuple and inner[-1] is Ellipsis:
