@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pathline.nn.attention import Attention
 from pathline.nn.blocks import feed_forward, norm
-from pathline.text.labels import ENCODER
 from pathline.ranges import Positive, Range, Width
+from pathline.text.labels import ENCODER
 from pathline.types import Cond, Facts, Text
 
 PAD, NULL = 0, 1  # the first rows of the table; the words follow
