@@ -1,28 +1,48 @@
-"""Files that are whole or absent, and digests of content."""
+"""Files that are whole or absent, one writer a folder, and digests of content."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 END, BLOCK, BLOCKS = 1 << 20, 4096, 64  # bytes read of a large file: both ends, and 64 blocks
+LOCK, LOCKED_BYTE = ".lock", 1 << 20
+# What the system reports where no more can be written, in words.
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "a file may not be so large there (`ulimit -f`, or the file system)",
+    getattr(errno, "EDQUOT", -1): "your disk quota is used up",
+    112: "the disk is full",  # Windows, in the text of safetensors
+}
 
 
-def write_whole(file: Path, content: bytes | str | Callable[[Path], object]) -> None:
+def write_whole(
+    file: Path, content: bytes | str | Callable[[Path], object], *, need: int = 0
+) -> None:
     """Write a file that is the old or the new one at any moment, never a part, even after a crash.
 
-    content: bytes, text (UTF-8), or a function that writes to the path it is given.
+    content: bytes, text (UTF-8), or a function that writes to the path it is given. need: bytes
+    that such a function writes, for the message of a full disk.
     """
+    if isinstance(content, str):
+        content = content.encode()
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        # On disk before the rename, or a crash could leave the name of an empty file.
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, file)
+        with full_disk_explained(file, need if callable(content) else len(content)):
+            content(temporary) if callable(content) else temporary.write_bytes(content)
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -33,6 +53,86 @@ def unused(file: Path) -> Path:
         return file
     paths = (file.with_stem(f"{file.stem}-{number}") for number in range(2, 10**6))
     return next(path for path in paths if not path.exists())
+
+
+@contextmanager
+def full_disk_explained(target: Path, need: int = 0) -> Iterator[None]:
+    """Raises OSError with the path, the bytes needed and the bytes free where a disk is full.
+
+    Every other error is raised as it is. need: bytes; 0: unknown.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = FULL.get(_error_number(error))
+        if reason is None:
+            raise
+        size = f"{need / 1e6:,.1f} MB" if need else "more space"
+        raise OSError(
+            f"{target} can't be written because {reason}: it needs {size}, and "
+            f"{shutil.disk_usage(_existing(target)).free / 1e6:,.1f} MB are free there. "
+            "Free some space or raise the limit, or write to another disk."
+        ) from error
+
+
+def _error_number(error: Exception) -> int:
+    """Of the system's error; safetensors has it in its text alone."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    number = re.search(r"os error (\d+)", str(error))
+    return int(number[1]) if number else 0
+
+
+def _existing(path: Path) -> Path:
+    return next((each for each in (path, *path.absolute().parents) if each.exists()), Path())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises ValueError where another process holds it.
+
+    The system frees the lock of a process that was killed. Where a file system has no locks, as
+    some network mounts, nothing is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        if not _lock(file.fileno()):
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is being written by another process ({file.read().strip() or '?'}). "
+                "Wait for it or stop it, or choose another --out."
+            )
+        # The number is for the message alone: a full disk may leave it out.
+        with suppress(OSError):
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()}\n".encode())
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing in the folder."""
+    try:
+        with (folder / LOCK).open("r+", encoding="utf-8") as file:
+            return not _lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed; False where another process has it."""
+    try:
+        if sys.platform == "win32":
+            # one byte far behind the text, which another process can then still read
+            os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def digest(content: bytes | str | Path) -> str:

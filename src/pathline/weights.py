@@ -10,9 +10,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pathline.errors import REFUSED, PathlineError, is_out_of_memory
+
 # The number formats of dtypes.py in torch; that module is for settings and imports no torch.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNUSED = "pooler."  # nothing reads a top-level pooler; files of masked language models lack it
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with NaN or infinity in it; "" if there is none."""
+    numbers = ((key, x) for key, x in tensors.items() if x.is_floating_point())
+    return next((key for key, x in numbers if not x.isfinite().all()), "")
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raises PathlineError, naming the first tensor with NaN or infinity, if there is one."""
+    if key := first_not_finite(tensors):
+        raise PathlineError(
+            f"The weights of {source} are not finite: {key} has NaN or infinity in it, so they "
+            "would draw black pictures. Use an earlier checkpoint, and train on from there with "
+            "a lower optimizer.lr.",
+            REFUSED,
+        )
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
@@ -22,6 +41,8 @@ def read_tensors(file: Path) -> dict[str, Any]:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{file} can't be read as weights: {' '.join(str(error).split())}"
         ) from error

@@ -15,9 +15,8 @@ from pathline.config.run import Run
 from pathline.data.sources.rows import digits
 from pathline.flow.paths import PATHS, STRAIGHT, TRIG, VP, draw_point, velocity
 from pathline.objectives.terms import compose, contrastive, mse
-from pathline.runs.contrastive_mean import measure_mean
+from pathline.runs.contrastive_mean import mean_velocity, measure_mean
 from pathline.runs.dataset import Dataset
-from pathline.runs.folder import mean_velocity
 from pathline.types import Cond, Output
 
 TINY = [

@@ -12,7 +12,7 @@ from pathline.cli import main
 from pathline.config.resolve import read
 from pathline.runs import folder as runs
 from pathline.runs import init_weights
-from pathline.runs.sampling import parts_of
+from pathline.runs.sampling import parts_of, weights_of
 from pathline.training import checkpoint
 from pathline.types import Call
 
@@ -98,7 +98,7 @@ def test_the_same_network_takes_every_tensor(preset, source):
         assert train(preset, *TINY, "--out", "own") == 0
         source = Path("own")
     parts, heard = begun(preset, source)
-    wanted, _ = runs.weights_of(runs.open_run(source, print), None)
+    wanted, _ = weights_of(runs.open_run(source, print), None)
     assert all(torch.equal(value, wanted[k]) for k, value in parts.network.state_dict().items())
     assert heard[-1].endswith("(EMA 0.5, update 2)")
 

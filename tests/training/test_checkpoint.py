@@ -1,10 +1,13 @@
 """Checkpoints are whole or not there; what is wrong with one is said in words."""
 
+import errno
+import json
 import shutil
 from collections import namedtuple
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pathline.training import checkpoint
 
@@ -46,7 +49,10 @@ def flip_a_bit(folder):
         (lambda f: (f / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (cut, "bytes instead of"),
         (flip_a_bit, "digest differs"),
-        (lambda f: (f / "stray.txt").write_text("x"), "stray.txt does not belong"),
+        (lambda f: (f / "manifest.json").write_bytes(b'{"files": "\xe9"}'), "cannot be read"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
+        (lambda f: (f / "manifest.json").write_text('{"files": {}}'), "does not list the files"),
+        (lambda f: (f / "manifest.json").write_text("[" * 99999), "manifest.json cannot be read"),
     ],
 )
 def test_harm_is_named_and_an_older_checkpoint_taken(saved, harm, words):
@@ -61,12 +67,59 @@ def test_harm_is_named_and_an_older_checkpoint_taken(saved, harm, words):
     assert words in warnings[0]
 
 
+def test_files_that_are_not_listed_are_no_part_of_a_checkpoint(saved):
+    """A Mac, a network drive and a synchronising program leave such files anywhere."""
+    (saved / ".DS_Store").write_text("x")
+    (saved / "._network.safetensors").write_bytes(b"\0\5\x16\7")
+    (saved / "copy of network.safetensors").write_bytes(b"x")
+    assert checkpoint.newest(saved.parent, pytest.fail) == saved
+    assert checkpoint.load(saved).tensors.keys() == TENSORS.keys()
+
+
+def test_a_copy_beside_the_checkpoints_is_not_one_of_them(saved):
+    shutil.copytree(saved, saved.with_name(f"{saved.name} copy"))
+    (saved.parent / "step-last").mkdir()
+    assert checkpoint.newest(saved.parent, pytest.fail) == saved
+    assert checkpoint.prune(saved.parent, recent=1, every=0) == []
+
+
+def test_where_none_is_whole_what_is_wrong_with_each_is_named(saved):
+    newer = checkpoint.save(saved.parent, 9, TENSORS, STATE, {})
+    cut(newer)
+    (saved / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"No checkpoint in .* is whole") as caught:
+        checkpoint.newest(saved.parent, pytest.fail)
+    assert "step-00000009: network.safetensors has" in str(caught.value)
+    assert "step-00000005: manifest.json is missing" in str(caught.value)
+
+
+def test_a_manifest_cannot_name_files_outside(saved, tmp_path):
+    (tmp_path / "outside.json").write_text("{}")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["../outside.json"] = manifest["files"]["state.json"]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    assert "does not list the files of a checkpoint" in checkpoint.fault_of(saved)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence_with_path_and_size(tmp_path, monkeypatch, number):
+    """In the text of safetensors, whose error is of a class of its own."""
+
+    def fail(*_):
+        raise SafetensorError(f"Error while serializing: I/O error: … (os error {number})")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match=r"step-00000001 can't be written because .* it needs 0.0 MB"):
+        checkpoint.save(tmp_path, 1, TENSORS, STATE, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_save_that_fails_midway_leaves_the_old_one_and_no_rubbish(saved, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="step-00000006 can't be written because the disk is full"):
         checkpoint.save(saved.parent, 6, TENSORS, STATE, {})
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
     assert not checkpoint.fault_of(saved)

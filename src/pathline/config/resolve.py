@@ -36,6 +36,7 @@ from pathline.hints import listing, nearest
 PRESETS = {run.name: run for run in (*PIXEL, *OWN_PICTURES, *LATENT)}
 PRESETS |= {run.name: run for run in methods(PRESETS)}
 COMMAND_LINE = "command line"
+SAVED = "settings of the run"
 YAML = (".yaml", ".yml")
 SIZE = "size"  # the setting that chooses among the presets for own pictures
 R = TypeVar("R")
@@ -90,7 +91,7 @@ def read(
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     *,
-    base: Path | None = None,
+    base: Path | Run | None = None,
     fitted: Sequence[Entry] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
@@ -105,7 +106,7 @@ def read_as(
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     *,
-    base: Path | None = None,
+    base: Path | R | None = None,
     fitted: Sequence[Entry] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> Settings:
@@ -124,7 +125,10 @@ def read_as(
     layers.append([entry for text in overrides for entry in _override(text)])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
     size = size_of(layers)
-    ground = _ground(root, what if what or base is None else str(base), size)
+    if isinstance(base, root.record):
+        ground = Base(base, dict.fromkeys(flatten(to_tree(base)), SAVED), [])
+    else:
+        ground = _ground(root, what if what or base is None else str(base), size)
 
     tree, origins = to_tree(ground.run), dict(ground.origins)
     wrong = list(ground.problems)

@@ -20,7 +20,7 @@ from pathline.runs.launch import signals
 from pathline.runs.methods import METHODS, Say
 from pathline.runs.resume import find_run, require_same_run, restore_players
 from pathline.runs.sample_hook import prepare_grid, sampling_hook
-from pathline.runs.saver import Saver, attempt, saver
+from pathline.runs.saver import Saver, attempt, latest_checkpoint, save_last, saver
 from pathline.training.device import pick_device, pick_precision
 from pathline.training.distributed import World, agreed, broadcast, joined
 from pathline.training.hooks import Show, every, logger, snapshot_hook, validator
@@ -81,8 +81,8 @@ def run_training(
             folder = broadcast(runs.fresh(run.name, out) if is_first else None)
         if not is_first:
             console = open_console(quiet=True)
-        # A run that is refused before its first file leaves no folder.
-        with runs.gone_if_empty(folder):
+        # One training at a time in a folder; one that is refused before its first file leaves none.
+        with runs.held(folder, is_first=is_first):
             context = prepare(
                 method, run, folder, opened, console=console, device=device, world=world
             )
@@ -154,13 +154,14 @@ def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
         with bar as (tick, show), trackers as tracker:
             feed, hooks = hooks_from(feed, start, tracker, save, show)
             outcome = _loop(context, feed, start, hooks=[tick, *hooks], stopped=stopped)
-        # Saved whatever ended the loop; a diverged run has the weights before its first bad update.
-        if outcome.progress.update:
-            save.save(outcome.progress)
-            save.settle()
-            latest = folder / runs.LATEST
-            saved = latest.read_text().strip() if latest.exists() else ""
-            say(f"{outcome.reason} at update {outcome.progress.update}: {folder / saved}")
+            # Saved whatever ended the loop, before a tracker or the screen can fail; a diverged
+            # run has the weights before its first bad update.
+            if outcome.progress.update:
+                save_last(save, outcome.progress, folder, steps.kind)
+    if outcome.progress.update:
+        say(f"{outcome.reason} at update {outcome.progress.update}: {latest_checkpoint(folder)}")
+    if outcome.reason == "interrupted":
+        say(f"go on with: {runs.resume_line(folder, steps.kind)}")
     return Trained(folder, run, context.parts, data, team, outcome)
 
 

@@ -4,17 +4,25 @@ With independent negatives the term learns (v − share·mean) / (1 − share); 
 and training times. It is stored in each checkpoint, because sampling has no access to the data.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from pathline.compatibility import push_share
 from pathline.config.pick import bind
 from pathline.config.run import PLACES, Run
 from pathline.flow import paths
+from pathline.flow.guidance import Push
 from pathline.runs.dataset import Dataset, by_bucket
 from pathline.tables import TABLES
+from pathline.training import checkpoint
 
 MAX_IMAGES = 10_000  # their mean is exact to a hundredth of their spread
 BATCH = 64
+PUSH = "push"  # file of a checkpoint with the mean velocity
+PUSH_MEAN = "push/mean"  # the same in a file of exported weights
 
 
 @torch.no_grad()
@@ -40,3 +48,19 @@ def measure_mean(run: Run, path: paths.Path, data: Dataset, device: torch.device
             rates.append(paths.velocity(path, torch.zeros_like(t), torch.ones_like(t), t))
     mean = torch.stack(sums).sum(0) / (len(rows) * len(orientations))
     return (mean * torch.cat(rates).cpu().double().mean()).float()
+
+
+def mean_velocity(run: Run, saved: Path | None) -> Push | None:
+    """The mean velocity of a run with a contrastive term, from its checkpoint; None without."""
+    if saved is None or not push_share(run):
+        return None
+    if saved.is_file():
+        mean = load_file(saved).get(PUSH_MEAN)
+        return None if mean is None else Push(push_share(run), mean)
+    tensors = checkpoint.load(saved, only=(PUSH,)).tensors.get(PUSH)
+    return Push(push_share(run), tensors["mean"]) if tensors else None
+
+
+def mean_velocity_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
+    """The mean velocity as a checkpoint stores it, by file."""
+    return {} if push is None else {PUSH: {"mean": push.mean}}

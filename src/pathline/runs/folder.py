@@ -1,36 +1,35 @@
 """A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 
-from pathline.compatibility import push_share
 from pathline.config.layers import to_tree
 from pathline.config.resolve import RUN, Root, read_as
 from pathline.config.run import Run
 from pathline.config.yaml_io import Entry
 from pathline.config.yaml_io import write as yaml_of
-from pathline.files import write_whole
-from pathline.flow.guidance import Push
+from pathline.files import LOCK, locked, write_whole
 from pathline.training import checkpoint
-from pathline.training.power_ema import read as read_average
 from pathline.types import CacheInfo, Facts
 
 RUNS = Path("runs")
 SETTINGS, FACTS, ORIGIN = "run.yaml", "facts.json", "origin.json"
 AVERAGES = "averages"  # folder of power-EMA snapshots
-PUSH = "push"  # file of a checkpoint: the mean velocity of a contrastive term
+WEIGHTS = ".safetensors"  # suffix of exported weights
 LATEST, BEST = "latest", "best"  # texts that name a checkpoint
-UNREADABLE = "unreadable.jsonl"  # unreadable images; the only file of a run they stopped
+UNREADABLE = "unreadable.jsonl"  # unreadable images; with the lock all of a run they stopped
 PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
 R = TypeVar("R")
 
@@ -68,7 +67,14 @@ class Opened(Generic[R]):
     folder: Path
     run: R
     facts: Facts
-    saved: Path | None  # the checkpoint; None: there is none yet
+    saved: Path | None  # the checkpoint or exported file; None: there is none yet
+    exported: str = ""  # of an exported file: which weights it has
+    exported_update: int = 0
+
+    @property
+    def update(self) -> int:
+        """The update that the checkpoint is of."""
+        return self.exported_update or checkpoint.update_of(self.checkpoint)
 
     @property
     def checkpoint(self) -> Path:
@@ -81,11 +87,8 @@ class Opened(Generic[R]):
 def fresh(name: str, out: Path | None) -> Path:
     """The empty folder of a new run. A folder that is not empty is refused, not overwritten."""
     if out is None:
-        taken = {path.name for path in RUNS.glob(f"{escape(name)}-*")}
-        number = next(n for n in range(1, 10**6) if f"{name}-{n}" not in taken)
-        out = RUNS / f"{name}-{number}"
-    # The list of unreadable pictures is written before a run begins, and does not count.
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {UNREADABLE}):
+        return _numbered(name)
+    if out.exists() and (not out.is_dir() or not _is_unused(out)):
         raise ValueError(
             f"--out {out} exists and is not empty. Continue it with --resume {out}, or choose "
             "another --out; nothing was overwritten."
@@ -94,15 +97,45 @@ def fresh(name: str, out: Path | None) -> Path:
     return out
 
 
+def _numbered(name: str) -> Path:
+    """The new folder runs/NAME-1, -2, …; of two runs that begin together, each has its own."""
+    for number in range(1, 10**6):
+        with suppress(FileExistsError):
+            (RUNS / f"{name}-{number}").mkdir(parents=True)
+            return RUNS / f"{name}-{number}"
+    raise ValueError(f"{RUNS} has a million runs called {name}. Choose --out.")
+
+
+def _is_unused(folder: Path) -> bool:
+    """Whether there is nothing but what a refused training may leave."""
+    return {path.name for path in folder.iterdir()} <= {LOCK, UNREADABLE}
+
+
 @contextmanager
-def gone_if_empty(folder: Path) -> Iterator[None]:
-    """Delete the folder of a run that was refused before its first file was written."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # not empty, or another process was first
-            folder.rmdir()
-        raise
+def held(folder: Path, *, is_first: bool) -> Iterator[None]:
+    """Hold a run's folder for one training; delete it if that is refused before its first file.
+
+    is_first: of several processes, the one that writes. Raises ValueError where another training
+    holds the folder.
+    """
+    with locked(folder) if is_first else nullcontext():
+        try:
+            yield
+        except BaseException as error:
+            # The list of unreadable pictures stays where the message names it.
+            if is_first and UNREADABLE not in str(error) and _is_unused(folder):
+                _delete(folder)
+            raise
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder without folders, and RUNS if it was the only one there."""
+    with suppress(OSError):  # Windows deletes no file that is open
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+        if folder.parent == RUNS:
+            RUNS.rmdir()
 
 
 def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[str, str]:
@@ -121,14 +154,20 @@ def publish(folder: Path, saved: Path, run: Any) -> None:
     """Name a new checkpoint in `latest`, and delete old ones by run.train.keep_…."""
     write_whole(folder / LATEST, f"checkpoints/{saved.name}\n")
     # The best checkpoint is never deleted, however old.
-    best = (folder / BEST).read_text().split()[:1] if (folder / BEST).is_file() else []
+    named = folder / BEST
+    best = named.read_text("utf-8", errors="replace").split()[:1] if named.is_file() else []
     checkpoint.prune(
         saved.parent,
         recent=run.train.keep_recent,
         every=run.train.keep_every,
-        keep=[Path(named).name for named in best],
-        upto=int(saved.name[5:]),
+        keep=[Path(path).name for path in best],
+        upto=checkpoint.update_of(saved),
     )
+
+
+def resume_line(folder: Path, kind: Kind[Any] = FLOW) -> str:
+    """The command that goes on with a run, to be pasted into a shell."""
+    return f"{kind.command} --resume {shlex.quote(str(folder))}"
 
 
 def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
@@ -144,7 +183,9 @@ def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
 
 
 def open_run(where: Path, warn: Callable[[str], None]) -> Opened[Run]:
-    """A run folder (its newest whole checkpoint) or one checkpoint folder of it."""
+    """A run folder (its newest whole checkpoint), one of its checkpoints, or an exported file."""
+    if where.suffix == WEIGHTS and where.is_file():
+        return _read_exported(where)
     opened = reopen(where, warn, FLOW)
     return replace(opened, saved=opened.checkpoint)
 
@@ -162,66 +203,64 @@ def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]
                 f"{where} is not a whole checkpoint: {fault}. Name the run to use its newest."
             )
         return _read(where.parent.parent, where, kind)
-    if not (where / kind.settings).is_file() or not (where / FACTS).is_file():
-        raise ValueError(
-            f"{where} is not a run folder: it has no {kind.settings}. {kind.command} makes one."
-        )
+    for file in (kind.settings, FACTS):
+        if not (where / file).is_file():
+            raise ValueError(
+                f"{where} is not a run folder: it has no {file}. `{kind.command}` makes one."
+            )
     return _read(where, checkpoint.newest(where / "checkpoints", warn), kind)
 
 
 def _read(folder: Path, saved: Path | None, kind: Kind[R]) -> Opened[R]:
     texts = saved or folder
     run = read_as(kind.root, base=texts / kind.settings).run
-    return Opened(folder, run, _facts((texts / FACTS).read_text()), saved)
+    return Opened(folder, run, _facts(texts / FACTS, (texts / FACTS).read_bytes()), saved)
 
 
-def _facts(text: str) -> Facts:
-    """Facts from JSON, which has no tuples and no records in records."""
-    values = {key: _tupled(value) for key, value in json.loads(text).items()}
-    cache = values.pop("cache", None)
-    return Facts(**values, cache=CacheInfo(*cache) if cache else None)
+def about_export(opened: Opened[Run], named: str) -> dict[str, str]:
+    """What a file of exported weights says of itself, so that it can be sampled from alone.
+
+    named: which weights it has.
+    """
+    texts = opened.checkpoint
+    settings, facts = ((texts / file).read_text("utf-8") for file in (SETTINGS, FACTS))
+    return {"run": settings, "facts": facts, "weights": named, "update": str(opened.update)}
+
+
+def _read_exported(file: Path) -> Opened[Run]:
+    """A file of weights that `pathline export` wrote. Raises ValueError for any other."""
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
+        settings, facts, update = about["run"], about["facts"], int(about["update"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{file} can't be opened as weights that `pathline export` wrote: "
+            f"{f'it has no {error}' if isinstance(error, KeyError) else error}. Name such a file, "
+            "a run folder or one of its checkpoints."
+        ) from None
+    # Settings are read from a file, so that a wrong one is reported with its line.
+    with TemporaryDirectory() as home:
+        Path(home, SETTINGS).write_text(settings, encoding="utf-8")
+        run = read_as(RUN, base=Path(home, SETTINGS)).run
+    return Opened(file.parent, run, _facts(file, facts), file, about.get("weights", ""), update)
+
+
+def _facts(file: Path, text: bytes | str) -> Facts:
+    """Facts from JSON, which has no tuples and no records in records; file: for the message."""
+    try:
+        values = {key: _tupled(value) for key, value in json.loads(text).items()}
+        cache = values.pop("cache", None)
+        return Facts(**values, cache=CacheInfo(*cache) if cache else None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} can't be read as the facts of a run's data ({error}). Restore it from a copy; "
+            f"every checkpoint of the run has one too."
+        ) from None
 
 
 def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
-
-
-def mean_velocity(run: Run, saved: Path | None) -> Push | None:
-    """The mean velocity of a run with a contrastive term, from its checkpoint; None without."""
-    if saved is None or not push_share(run):
-        return None
-    tensors = checkpoint.load(saved, only=(PUSH,)).tensors.get(PUSH)
-    return Push(push_share(run), tensors["mean"]) if tensors else None
-
-
-def mean_velocity_tensors(push: Push | None) -> dict[str, dict[str, Tensor]]:
-    """The mean velocity as a checkpoint stores it, by file."""
-    return {} if push is None else {PUSH: {"mean": push.mean}}
-
-
-def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
-    """The network's tensors for sampling, and which they are; ema as of `sampling.parts_of`."""
-    weights = checkpoint.load(opened.checkpoint, only=("network",)).tensors["network"]
-    average, named = _average(opened, ema)
-    return weights | average, named
-
-
-def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
-    """The averaged weights and their name; none for the weights themselves."""
-    if isinstance(ema, Path):
-        return read_average(ema), f"average {ema.stem}"
-    # The first decay, unless another is asked for.
-    decays = opened.run.train.ema
-    decay = (decays[0] if decays else 0) if ema is None else ema
-    if decay and decay not in decays:
-        raise ValueError(
-            f"--ema {decay} is wrong because this run has no such average. It has "
-            f"{decays or 'none'}; 0 is without EMA."
-        )
-    if not decay:
-        return {}, "weights"
-    stem = f"network-ema-{decay}"
-    return checkpoint.load(opened.checkpoint, only=(stem,)).tensors[stem], f"EMA {decay}"
 
 
 def _origin() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathline.config.resolve import fill
 from pathline.config.run import Run
 from pathline.parts import Parts
 from pathline.runs import folder as runs
+from pathline.runs.sampling import weights_of
 from pathline.tables import TABLES
 from pathline.text.table import reads_of
 from pathline.types import Facts
@@ -75,7 +76,7 @@ def load_init(run: Run, parts: Parts, saved: Path | None, say: Say) -> None:
     if saved or not run.init:
         return
     source = runs.open_run(Path(run.init), lambda text: say(f"warning: {text}"))
-    weights, which = runs.weights_of(source, source.run.sample.ema)
+    weights, which = weights_of(source, source.run.sample.ema)
     own_weights = parts.network.state_dict()
     match = _match(own_weights, weights)
     # with a head, the backbone's own output is not read
@@ -87,8 +88,9 @@ def load_init(run: Run, parts: Parts, saved: Path | None, say: Say) -> None:
     shared = {name: weights[name] for name in match.shared}
     parts.network.load_state_dict({**own_weights, **shared})
     _zero_new_interval(parts.network, match.new)
-    which = f"{which}, update {int(source.checkpoint.name[5:])}"
-    say(f"init: {len(shared)} tensors of {source.folder} ({which}){_report(match, differences)}")
+    name = source.checkpoint if source.exported else source.folder
+    which = f"{which}, update {source.update}"
+    say(f"init: {len(shared)} tensors of {name} ({which}){_report(match, differences)}")
 
 
 def _report(match: Match, differences: list[str]) -> str:

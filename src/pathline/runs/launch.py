@@ -1,4 +1,4 @@
-"""Processes of a training: started by torchrun's own launcher, stopped by Ctrl-C or SIGTERM."""
+"""Processes of a training: started by torchrun's own launcher, stopped by signals."""
 
 import logging
 import os
@@ -17,6 +17,8 @@ from torch.distributed.run import config_from_args, get_args_parser
 
 from pathline.config.run import Run
 
+# Ctrl-C, `kill`, a closed terminal, and the warning of batch systems before the time limit.
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 ECHO = 2.0  # seconds within which a second signal is an echo of the first
 
 
@@ -44,6 +46,8 @@ def launch(procs: int, run: Run, say: Callable[[str], None]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # A free port on this machine, and an id of this run alone.
     rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid4()}"]
+    handled = ",".join(number.name for number in _stopping())
+    rendezvous.append(f"--signals-to-handle={handled}")  # each is sent on to all processes
     options = [*rendezvous, f"--nproc-per-node={procs}", "-m", "pathline", *arguments]
     config, command, command_arguments = config_from_args(get_args_parser().parse_args(options))
     try:
@@ -66,20 +70,35 @@ def _without(arguments: list[str], option: str) -> list[str]:
     return rest
 
 
+def _stopping() -> list[signal.Signals]:
+    """The signals of STOPPING that this system has; one that `nohup` ignores stays ignored."""
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    is_ignored = hangup and signal.getsignal(hangup) is signal.SIG_IGN
+    return [number for number in numbers if not (is_ignored and number == hangup)]
+
+
 @contextmanager
 def signals() -> Iterator[Callable[[], bool]]:
-    """A function that returns whether Ctrl-C or SIGTERM came; a second one stops the process.
+    """A function that returns whether a signal came: Ctrl-C or one of STOPPING.
 
-    A training then ends with a checkpoint.
+    A training then ends with a checkpoint. A second Ctrl-C, or the same signal again after ECHO
+    seconds, stops the process.
     """
-    caught: list[float] = []
+    caught: dict[int, float] = {}
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
-    def catch(*_: Any) -> None:
-        if caught and time.monotonic() - caught[0] > ECHO:  # torchrun repeats it
+    def catch(number: int, _: Any) -> None:
+        # A terminal that was closed takes no more text: writing to it would be an error.
+        for stream in terminals:
+            if not os.isatty(stream):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        # torchrun repeats a signal, and Slurm sends SIGTERM after its warning.
+        first = caught.setdefault(number, time.monotonic())
+        if time.monotonic() - first > ECHO:
             raise KeyboardInterrupt
-        caught.append(time.monotonic())
 
-    old = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, catch) for number in _stopping()}
     try:
         yield lambda: bool(caught)
     finally:

@@ -22,7 +22,11 @@ from pathline.flow.guidance import Push
 from pathline.objectives.with_route import with_route
 from pathline.parts import Parts
 from pathline.runs import codec_method, init_weights
-from pathline.runs.contrastive_mean import measure_mean
+from pathline.runs.contrastive_mean import (
+    mean_velocity,
+    mean_velocity_tensors,
+    measure_mean,
+)
 from pathline.runs.dataset import Dataset, LoadedData
 from pathline.runs.feed import feeder, flow_feeder, load_data
 from pathline.runs.folder import (
@@ -30,8 +34,6 @@ from pathline.runs.folder import (
     Kind,
     Layers,
     Opened,
-    mean_velocity,
-    mean_velocity_tensors,
 )
 from pathline.runs.from_cache import adopt_cache
 from pathline.tables import TABLES

@@ -12,6 +12,7 @@ from pathline.training.distributed import World
 from pathline.training.loop import Progress
 from pathline.training.players import Player, restore
 from pathline.types import Facts
+from pathline.weights import require_finite
 
 Say = Callable[[str], None]
 
@@ -55,6 +56,7 @@ def restore_players(
     # Read whole on every rank: shards may have been written by another number of processes.
     saved = checkpoint.load(opened.checkpoint)
     for player in players:
+        require_finite(saved.tensors.get(player.name, {}), opened.checkpoint)
         restore(player, saved.tensors, saved.state["players"].get(player.name, {}))
     start, processes = Progress(**saved.state["progress"]), saved.state.get("processes", 1)
     if processes != world.size:

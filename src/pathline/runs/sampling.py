@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pathline.assemble import assemble, put_on, sampler
 from pathline.config.resolve import read
 from pathline.config.run import Run, Sample
 from pathline.config.values import read_scalar
+from pathline.errors import is_out_of_memory
 from pathline.generate import check_sampler
 from pathline.hints import nearest
 from pathline.parts import Parts, Sampler
-from pathline.runs.folder import SETTINGS, Opened, mean_velocity, weights_of
+from pathline.runs.contrastive_mean import PUSH_MEAN, mean_velocity
+from pathline.runs.folder import SETTINGS, Opened
 from pathline.tables import TABLES
+from pathline.training import checkpoint
 from pathline.training.ema import Ema
+from pathline.training.power_ema import read as read_average
+from pathline.weights import require_finite
 
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")  # the beginning of a word that is a setting
 SHORT = tuple(field.name for field in fields(Sample))  # steps, solver, …: of `sample`
@@ -75,8 +82,57 @@ def sampling_settings(
     """
     typed = [f"{key}={value}" for key, value in (flags or {}).items() if value is not None]
     overrides = full_keys([*settings, *typed])
-    base = (opened.saved or opened.folder) / SETTINGS
+    base = opened.run if opened.exported else (opened.saved or opened.folder) / SETTINGS
     return read(None, (), overrides, base=base, tables=TABLES).run.sample
+
+
+def weights_of(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The network's tensors for sampling, and which they are; ema as of `sampling.parts_of`."""
+    if opened.exported:
+        return _exported_weights(opened, ema)
+    average, named = _average(opened, ema)
+    weights = _group(opened.checkpoint, "network") | average
+    require_finite(weights, f"{opened.checkpoint} ({named})")
+    return weights, named
+
+
+def _exported_weights(opened: Opened[Run], ema: float | Path | None) -> tuple[dict, str]:
+    """The one set of weights of an exported file."""
+    if ema not in (None, opened.run.sample.ema):
+        raise ValueError(
+            f"--ema {ema} is wrong because {opened.checkpoint} has one set of weights, "
+            f"{opened.exported}. Leave out --ema, or name the run."
+        )
+    weights = load_file(opened.checkpoint)
+    weights.pop(PUSH_MEAN, None)
+    require_finite(weights, opened.checkpoint)
+    return weights, opened.exported
+
+
+def _group(saved: Path, stem: str) -> dict[str, Tensor]:
+    """One file's tensors of a checkpoint. Raises ValueError if it has none."""
+    tensors = checkpoint.load(saved, only=(stem,)).tensors
+    if stem not in tensors:
+        raise ValueError(f"{saved} has no {stem}.safetensors, which its settings ask for.")
+    return tensors[stem]
+
+
+def _average(opened: Opened[Run], ema: float | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The averaged weights and their name; none for the weights themselves."""
+    if isinstance(ema, Path):
+        return read_average(ema), f"average {ema.stem}"
+    # The first decay, unless another is asked for.
+    decays = opened.run.train.ema
+    decay = (decays[0] if decays else 0) if ema is None else ema
+    if decay and decay not in decays:
+        raise ValueError(
+            f"--ema {decay} is wrong because this run has no such average. It has "
+            f"{decays or 'none'}; 0 is without EMA."
+        )
+    if not decay:
+        return {}, "weights"
+    stem = f"network-ema-{decay}"
+    return _group(opened.checkpoint, stem), f"EMA {decay}"
 
 
 def parts_of(
@@ -92,6 +148,8 @@ def parts_of(
     try:
         parts.network.load_state_dict(weights)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{named} is not of this network: {' '.join(str(error).split())}"
         ) from None

@@ -11,19 +11,24 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from pathline.errors import REFUSED, USAGE, PathlineError
 from pathline.runs import folder as runs
 from pathline.training import checkpoint
 from pathline.training import sharded_checkpoint as shards
 from pathline.training.distributed import World, broadcast, gathered
 from pathline.training.loop import Progress
 from pathline.training.players import Player, state_of, tensors_of
+from pathline.weights import first_not_finite
 
 
 class Saver(NamedTuple):
     """Both functions are called on every rank and raise OSError if a checkpoint is not written.
 
-    save: under fsdp2 it returns before the last byte is written and raises for that checkpoint at
+    save: raises PathlineError on every rank, and writes nothing, if weights are not finite.
+
+    Under fsdp2 it returns before the last byte is written and raises for that checkpoint at
     the next call, after its own has begun. settle: waits for what is being written.
     """
 
@@ -67,14 +72,34 @@ def saver(
 
     # Sharded: every rank writes its part in the background.
     if world.strategy == "fsdp2":
-        return _sharded(root, Contents(groups, state, texts), publish, world)
+        sharded = _sharded(root, Contents(groups, state, texts), publish, world)
+        return sharded._replace(save=partial(_save_finite, sharded.save, groups))
 
     def save_whole(progress: Progress) -> None:
         if world.rank == 0:
             checkpoint.save(root, progress.update, groups(), state(progress), texts)
             publish(progress.update)
 
-    return Saver(save_whole, lambda: None)
+    return Saver(partial(_save_finite, save_whole, groups), lambda: None)
+
+
+def _save_finite(
+    save: Callable[[Progress], None], groups: Callable[[], checkpoint.Groups], progress: Progress
+) -> None:
+    """Save, unless a weight or an average is not finite on any rank: it would replace good ones."""
+    weights = {
+        f"{stem}/{key}": x.to_local() if isinstance(x, DTensor) else x
+        for stem, group in groups().items()
+        for key, x in group.items()
+        if not stem.endswith("-optimizer")
+    }
+    if names := [name for name in gathered(first_not_finite(weights)) if name]:
+        raise PathlineError(
+            f"The weights of update {progress.update} are not finite ({names[0]} has NaN or "
+            "infinity in it), and were not saved. Lower optimizer.lr, or raise schedule.warmup.",
+            REFUSED,
+        )
+    save(progress)
 
 
 def state_of_run(progress: Progress, world: World, players: dict[str, Any]) -> dict[str, Any]:
@@ -158,5 +183,25 @@ def attempt(saver: Saver, progress: Progress, console: Console, *, settled: bool
         saver.save(progress)
         if settled:
             saver.settle()
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, PathlineError) as error:
         console.print(f"update {progress.update}: a checkpoint was not saved: {error}")
+
+
+def save_last(saver: Saver, progress: Progress, folder: Path, kind: runs.Kind[Any]) -> None:
+    """Save at the end, or raise PathlineError with what is there and how to go on from it."""
+    try:
+        saver.save(progress)
+        saver.settle()
+    except (OSError, SafetensorError, PathlineError) as error:
+        raise PathlineError(
+            f"Update {progress.update} was not saved. {error}\nThe last checkpoint is "
+            f"{latest_checkpoint(folder) or 'none'}. Go on from it with: "
+            f"{runs.resume_line(folder, kind)}",
+            getattr(error, "code", USAGE),
+        ) from error
+
+
+def latest_checkpoint(folder: Path) -> str:
+    """The checkpoint of a run that was written last; "" if there is none."""
+    latest = folder / runs.LATEST
+    return str(folder / latest.read_text("utf-8").strip()) if latest.exists() else ""

@@ -7,6 +7,7 @@ weights are sharded writes `shards/` instead, each rank its part (`sharded_check
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pathline.files import digest
+from pathline.files import digest, full_disk_explained
 from pathline.training import sharded_checkpoint as shards
 
 MANIFEST, STATE = "manifest.json", "state.json"
+STEP = re.compile(r"step-\d{8}")
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 
 
@@ -40,14 +42,16 @@ def save(
 
     Raises OSError if the disk is too full, before anything is written if the size is known.
     """
-    refuse_full_disk(root, sum(map(bytes_of, tensors.values())))
+    need = sum(map(bytes_of, tensors.values()))
+    refuse_full_disk(root, need)
     work = begin(root, update)
     try:
-        for stem, group in tensors.items():
-            # safetensors stores no views: contiguous copies on the CPU.
-            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
-            save_file(whole, work / f"{stem}.safetensors")
-        return seal(root, update, work, state, texts)
+        with full_disk_explained(root / name(update), need):
+            for stem, group in tensors.items():
+                # safetensors stores no views: contiguous copies on the CPU.
+                whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
+                save_file(whole, work / f"{stem}.safetensors")
+            return seal(root, update, work, state, texts)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -65,9 +69,9 @@ def seal(
 ) -> Path:
     """Make what was written in `work` the checkpoint of `update`: state, manifest, rename."""
     for file, text in {**texts, STATE: json.dumps(state, indent=1)}.items():
-        (work / file).write_text(text)
+        (work / file).write_text(text, encoding="utf-8")
     # Files and folders reach the disk before the manifest that says they are whole.
-    files = {str(path.relative_to(work)): _stamp(path) for path in _files(work)}
+    files = {path.relative_to(work).as_posix(): _stamp(path) for path in _files(work)}
     for folder in {work, *(path.parent for path in _files(work))}:
         _sync(folder)
     _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
@@ -90,45 +94,88 @@ def load(folder: Path, *, only: Collection[str] = ()) -> Checkpoint:
         raise ValueError(
             f"{folder} is not a whole checkpoint: {fault}. Choose another, or --resume latest."
         )
+    # Of the files that the manifest lists, for systems and synchronising programs leave others.
+    files = [folder / file for file in sorted(_listed(folder)) if file.endswith(".safetensors")]
     if (folder / shards.SHARDS).is_dir():
-        tensors = shards.load(folder, only)
+        tensors = shards.load(files, only)
     else:
-        files = sorted(folder.glob("*.safetensors"))
         tensors = {path.stem: load_file(path) for path in files if not only or path.stem in only}
-    return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text()))
+    return Checkpoint(folder, tensors, json.loads((folder / STATE).read_text("utf-8")))
 
 
 def fault_of(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, in words; "" if every file is as it was written."""
-    if not (folder / MANIFEST).is_file():
-        return f"{MANIFEST} is missing"
+    """What is wrong with a checkpoint folder, in words; "" if every file is as it was written.
+
+    Files that its manifest does not list are no part of it.
+    """
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read"
-    # Exactly the files of the manifest: a further one might be read as weights.
-    present = {str(path.relative_to(folder)) for path in _files(folder)} - {MANIFEST}
-    if missing := sorted(set(files) - present):
-        return f"{missing[0]} is missing"
-    if foreign := sorted(present - set(files)):
-        return f"{foreign[0]} does not belong to it"
-    # Sizes first: they are cheap, and a digest reads the whole file.
-    for file, stamp in files.items():
-        size = (folder / file).stat().st_size
-        if size != stamp["bytes"]:
-            return f"{file} has {size} bytes instead of {stamp['bytes']}"
-        if digest(folder / file) != stamp["sha256"]:
+        files = _listed(folder)
+    except ValueError as error:
+        return str(error)
+    return next(filter(None, (_fault_of_file(folder, *each) for each in files.items())), "")
+
+
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    """The files of a checkpoint with size and digest. Raises ValueError in words."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ValueError(f"{MANIFEST} is missing")
+    try:
+        stamps = json.loads(file.read_text("utf-8"))["files"].items()
+        files = {path: (int(stamp["bytes"]), str(stamp["sha256"])) for path, stamp in stamps}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError):
+        raise ValueError(f"{MANIFEST} cannot be read") from None
+    # Nothing outside of the folder is opened, whatever a damaged manifest names.
+    outside = [path for path in files if ".." in Path(path).parts or Path(path).is_absolute()]
+    if outside or STATE not in files:
+        raise ValueError(f"{MANIFEST} does not list the files of a checkpoint")
+    return files
+
+
+def _fault_of_file(folder: Path, file: str, stamp: tuple[int, str]) -> str:
+    """What is wrong with one file; sizes first, for a digest reads it whole."""
+    size, written = stamp
+    try:
+        if not (folder / file).is_file():
+            return f"{file} is missing"
+        if (now := (folder / file).stat().st_size) != size:
+            return f"{file} has {now} bytes instead of {size}"
+        if digest(folder / file) != written:
             return f"{file} is not the file that was written (its digest differs)"
+    except (OSError, ValueError) as error:  # a damaged disk; a name with a zero byte
+        return f"{file} cannot be read ({error})"
     return ""
 
 
+def folders(root: Path) -> list[Path]:
+    """The checkpoint folders under root, whole or damaged, by update; copies of them are none."""
+    return sorted(each for each in root.glob("step-*") if STEP.fullmatch(each.name))
+
+
+def update_of(folder: Path) -> int:
+    """The update of a checkpoint, from its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def newest(root: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint under root; `warn` is called with each damaged newer one."""
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    """The newest whole checkpoint under root; `warn` is called with each damaged newer one.
+
+    None: there is none yet. Raises ValueError, naming what is wrong with each, if all are damaged.
+    """
+    faults = {}
+    for folder in reversed(folders(root)):
         fault = fault_of(folder)
         if not fault:
+            for damaged, reason in faults.items():
+                warn(f"{damaged} is passed over: {reason}.")
             return folder
-        warn(f"{folder} is passed over: {fault}.")
+        faults[folder] = fault
+    if faults:
+        reasons = "".join(f"\n  {folder.name}: {fault}" for folder, fault in faults.items())
+        raise ValueError(
+            f"No checkpoint in {root} is whole, and nothing was changed:{reasons}\n"
+            "Restore one from a copy, or move these folders away to begin again at update 0."
+        )
     return None
 
 
@@ -141,10 +188,10 @@ def prune(
     earlier one has left damaged, are neither counted nor deleted. A folder without a manifest does
     not count as recent, so the last good checkpoint stays.
     """
-    whole = [folder for folder in sorted(root.glob("step-*")) if (folder / MANIFEST).is_file()]
+    whole = [folder for folder in folders(root) if (folder / MANIFEST).is_file()]
     if upto is not None:
-        whole = [folder for folder in whole if folder.name <= name(upto)]
-    old = [f for f in whole[: -max(recent, 1)] if not (every and int(f.name[5:]) % every == 0)]
+        whole = [folder for folder in whole if update_of(folder) <= upto]
+    old = [f for f in whole[: -max(recent, 1)] if not (every and update_of(f) % every == 0)]
     old = [folder for folder in old if folder.name not in keep]
     for folder in old:
         shutil.rmtree(folder)
@@ -180,12 +227,14 @@ def _stamp(path: Path) -> dict[str, Any]:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     _sync(path)
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

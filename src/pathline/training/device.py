@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from pathline.errors import is_out_of_memory
 from pathline.weights import DTYPES
 
 
@@ -38,6 +39,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={name} can't be used: {reason} Try --device auto.") from None
     return device

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pathline.errors import is_out_of_memory
 from pathline.training.device import Precision
 from pathline.training.distributed import always_sync, mean, placed, whole
 from pathline.training.ema import Ema
@@ -175,7 +176,9 @@ def restore(player: Player, tensors: dict[str, dict[str, Tensor]], state: dict[s
         with _naming(f"the average {ema.name} of {player.name}"):
             saved, average = tensors[f"{player.name}-{ema.name}"], ema.state()
             ema.restore({name: placed(saved[name], average[name]) for name in average})
-    _restore_optimizer(player, tensors[f"{player.name}-optimizer"])
+    with _naming(f"the optimizer state of {player.name}"):
+        moments = tensors[f"{player.name}-optimizer"]
+    _restore_optimizer(player, moments)
     if player.precision.scaler and state.get("scaler"):
         player.precision.scaler.load_state_dict(state["scaler"])
 
@@ -205,6 +208,8 @@ def _naming(what: str):
     try:
         yield
     except (KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The checkpoint does not fit this run: {what}: {reason} Were settings of the network, "

@@ -5,7 +5,7 @@ is sealed when all ranks are done. Names are "file stem/name", so that a part ca
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -66,9 +66,10 @@ def save(
     return sealed
 
 
-def load(folder: Path, only: Collection[str]) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors of the stems in `only` (of all, if empty). Not collective."""
-    reader = HuggingFaceStorageReader(str(folder / SHARDS))
+def load(files: Sequence[Path], only: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors of the stems in `only` (of all, if empty), from shards. Not collective."""
+    reader = HuggingFaceStorageReader(str(files[0].parent))
+    reader.fs.ls = lambda _: [str(file) for file in files]  # not whatever else lies beside them
     metadata = reader.read_metadata().state_dict_metadata
     selected = {k: m for k, m in metadata.items() if not only or k.split("/", 1)[0] in only}
     # Read whole, so that a run may continue with other processes than it was saved by.

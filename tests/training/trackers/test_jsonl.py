@@ -1,6 +1,6 @@
 """metrics.jsonl keeps what happened; whatever another tracker does, training goes on."""
 
-import json
+import io
 
 import pytest
 
@@ -37,7 +37,20 @@ def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
 def test_lines_that_are_none_are_passed_over(tmp_path):
     file = tmp_path / METRICS
     file.write_text('{"update": 1, "loss": NaN}\n[]\n7\nnot json\n{"images": 3}\n{"update": 2}\n')
-    assert [line["update"] for line in lines(file)] == [1, 2]
+    warnings = []
+    assert [line["update"] for line in lines(file, warnings.append)] == [1, 2]
+    assert [text.removeprefix(f"{file}:")[0] for text in warnings] == ["2", "3", "4", "5"]
+
+
+def test_a_line_that_is_no_text_is_named_and_the_others_are_read(tmp_path):
+    file, warnings = tmp_path / METRICS, []
+    file.write_bytes(b'{"update": 1}\n{"update": 2, "\xe9\xff": 1}\n{"update": 3}\n')
+    jsonl(file, resumed_at=9, warn=warnings.append)
+    assert [line["update"] for line in lines(file, pytest.fail)] == [1, 3]
+    assert warnings == [f"{file}:2: this line can't be read and is left out"]
+
+
+def test_an_absent_file_has_no_lines(tmp_path):
     assert list(lines(tmp_path / "absent")) == []
 
 
@@ -75,8 +88,36 @@ def test_the_record_is_tried_again_when_the_disk_has_room_again(tmp_path):
     tracker.numbers(2, 16, {"loss": 1.0})
     assert len(told) == 1
     assert "tracker jsonl: IsADirectoryError" in told[0]
-    assert "update 1 is missing" in told[0]
-    assert json.loads((tmp_path / METRICS).read_text())["update"] == 2
+    assert "1 lines wait for the next try" in told[0]
+    assert [line["update"] for line in lines(tmp_path / METRICS)] == [1, 2]
+
+
+def test_lines_that_never_reach_the_disk_are_an_error_at_the_end(tmp_path):
+    tracker = together(tmp_path, {}, lambda _: None)
+    (tmp_path / METRICS).mkdir()
+    tracker.numbers(1, 8, {"loss": 1.0})
+    with pytest.raises(OSError, match=METRICS):
+        tracker.close()
+
+
+def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
+    """A full disk takes a part of a line; the next line must not be glued to it."""
+    from pathline.training.trackers import jsonl as module
+
+    file = tmp_path / METRICS
+    track = jsonl(file)
+    track(1, 8, {"loss": 1.0})
+
+    class Full(io.FileIO):
+        def write(self, data):
+            return super().write(data[:5])
+
+    monkeypatch.setattr(module.Path, "open", lambda self, *_, **__: Full(self, "a"))
+    with pytest.raises(OSError, match=r"metrics.jsonl can't be written because the disk is full"):
+        track(2, 16, {"loss": 1.0})
+    monkeypatch.undo()
+    track(3, 24, {"loss": 1.0})
+    assert [line["update"] for line in lines(file, pytest.fail)] == [1, 3]
 
 
 def test_ctrl_c_is_no_failure_of_a_tracker(tmp_path):

@@ -14,7 +14,6 @@ import torch
 
 from pathline.data.buckets import Buckets
 from pathline.data.cache.index import write_index
-from pathline.data.cache.lock import locked
 from pathline.data.cache.plan import (
     Layout,
     Plan,
@@ -39,6 +38,7 @@ from pathline.data.cache.rows import (
 from pathline.data.cache.shards import inventory, save
 from pathline.data.faults import Fault, read_faults, write_faults
 from pathline.data.sources.source import Source
+from pathline.files import locked
 
 UNREADABLE_OF_PROCESS = ".unreadable-{}.jsonl"  # until the index is written
 

@@ -3,15 +3,22 @@
 A line of metrics.jsonl is {"update": n, "images": n, name: value}.
 """
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pathline.files import write_whole
+from pathline.files import full_disk_explained, write_whole
 
 Track = Callable[[int, int, Mapping[str, float]], None]  # update, images, values
+Warn = Callable[[str], None]
 METRICS = "metrics.jsonl"
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 class Tracker(NamedTuple):
@@ -22,27 +29,44 @@ class Tracker(NamedTuple):
     close: Callable[[], None]
 
 
-def jsonl(file: Path, *, resumed_at: int = 0) -> Track:
+def jsonl(file: Path, *, resumed_at: int = 0, warn: Warn = _ignore) -> Track:
     """A tracker that appends lines to `file`. Lines after `resumed_at` are dropped first, because
     the resumed run writes them again."""
     if file.exists():
-        earlier = [json.dumps(line) + "\n" for line in lines(file) if line["update"] <= resumed_at]
-        write_whole(file, "".join(earlier))
+        earlier = [line for line in lines(file, warn) if line["update"] <= resumed_at]
+        write_whole(file, "".join(json.dumps(line) + "\n" for line in earlier))
 
     def track(update: int, images: int, values: Mapping[str, float]) -> None:
-        with file.open("a") as stream:
-            stream.write(json.dumps({"update": update, "images": images, **values}) + "\n")
+        line = json.dumps({"update": update, "images": images, **values}) + "\n"
+        _append(file, line.encode())
 
     return track
 
 
-def lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file; one that a kill has cut is skipped."""
-    for text in file.read_text().splitlines() if file.is_file() else ():
+def _append(file: Path, line: bytes) -> None:
+    """Append the whole line or nothing: half of one would spoil the next. Raises OSError."""
+    with full_disk_explained(file, len(line)), file.open("ab", buffering=0) as stream:
+        start = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        except OSError:
+            stream.truncate(start)
+            raise
+
+
+def lines(file: Path, warn: Warn = _ignore) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file.
+
+    One that can't be read, as a kill leaves it, is skipped; `warn` is called with its number.
+    """
+    content = file.read_bytes().splitlines() if file.is_file() else []
+    for number, text in enumerate(content, start=1):
         try:
             line = json.loads(text)
             line["update"] = int(line["update"])
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            warn(f"{file}:{number}: this line can't be read and is left out")
             continue
         yield line
 
@@ -57,10 +81,12 @@ def together(
     """metrics.jsonl of the run folder and the others as one tracker.
 
     If another fails, when opened or later, `warn` is called and it is left out from then on.
-    metrics.jsonl is the run's record and is tried again each time.
+    Lines that metrics.jsonl, the run's record, can't take now are written with the next ones;
+    `close` raises OSError if it can't take them at the end either.
     """
     # The file comes first: whatever a dashboard does, the run keeps its record.
-    record = jsonl(folder / METRICS, resumed_at=resumed_at)
+    record = jsonl(folder / METRICS, resumed_at=resumed_at, warn=warn)
+    waiting: list[tuple[int, int, Mapping[str, float]]] = []
     opened: dict[str, Tracker] = {}
 
     # A tracker's fault is printed and never stops the training.
@@ -79,13 +105,23 @@ def together(
                 del opened[name]
 
     def numbers(update: int, images: int, values: Mapping[str, float]) -> None:
-        after = f"update {update} is missing in {METRICS}"
-        tried("jsonl", after, lambda: record(update, images, values))
+        waiting.append((update, images, dict(values)))
+        tried("jsonl", f"{len(waiting)} lines wait for the next try", write_waiting)
         each(lambda tracker: tracker.numbers(update, images, values))
+
+    def write_waiting() -> None:
+        while waiting:
+            record(*waiting[0])
+            del waiting[0]
 
     def picture(update: int, tag: str, file: Path) -> None:
         each(lambda tracker: tracker.picture(update, tag, file))
 
     for name, opener in openers.items():
         tried(name, "left out", lambda n=name, o=opener: opened.update({n: o()}))
-    return Tracker(numbers, picture, lambda: each(lambda tracker: tracker.close()))
+
+    def close() -> None:
+        each(lambda tracker: tracker.close())
+        write_waiting()
+
+    return Tracker(numbers, picture, close)
