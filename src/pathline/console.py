@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 INTERVAL = 10.0  # seconds between plain lines where there is no terminal
+FIRST = 2.0  # seconds until the first of them
 Item = TypeVar("Item")
 Say = Callable[[str], None]
 
@@ -64,7 +65,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Tick]:
-    """A bar for each task on a terminal; elsewhere a plain line for each task every 10 seconds."""
+    """A bar for each task on a terminal; elsewhere a plain line soon and then every 10 seconds."""
     if not console.is_terminal:
         yield _plain_lines(say_on(console))
         return
@@ -118,12 +119,12 @@ def _plain_lines(say: Say) -> Tick:
         now = time.monotonic()
         # Speed from the first call on: what an earlier run has done does not count.
         start, first = starts.setdefault(task, (now, done))
-        if now - last_lines.setdefault(task, now) < INTERVAL:
+        if now - last_lines.setdefault(task, now - INTERVAL + FIRST) < INTERVAL:
             return
         last_lines[task] = now
         speed = (done - first) / max(now - start, 1e-9)
-        left = int((total - done) / speed) if speed else 0
+        left = f"about {duration((total - done) / speed)} left" if speed else "time left unknown"
         end = f"  {note}" if note else ""
-        say(f"{task} {done}/{total}  {speed:.1f}/s  {left // 60}:{left % 60:02d} left{end}")
+        say(f"{task} {done}/{total}  {speed:.1f}/s  {left}{end}")
 
     return tick

@@ -15,6 +15,7 @@ from torch import Tensor
 
 SHEET = "pathline sheet"  # the comment in files of several pictures
 EDGE, GAP, LINE = 96, 6, 13  # least pixels of a tile's side, between tiles, of a line of text
+ROWS = 3  # lines of a title; a longer one ends in …
 
 
 def image(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
@@ -78,7 +79,8 @@ def sheet(
     # Enlarged by whole numbers, so that every pixel stays a square.
     factor = max(1, round(EDGE / max(height, width)))
     tile = (width * factor, height * factor)
-    lines = [textwrap.wrap(title, max(4, tile[0] // 6))[:3] for title in titles]
+    wrap = textwrap.TextWrapper(max(4, tile[0] // 6), max_lines=ROWS, placeholder=" …")
+    lines = [wrap.wrap(title) for title in titles]
     foot = max((len(rows) for rows in lines), default=0) * LINE
     rows = math.ceil(count / columns)
     step = (tile[0] + GAP, tile[1] + GAP + foot)

@@ -92,6 +92,8 @@ class Train(Training):
     strategy: Literal["none", "ddp", "fsdp2"] = "none"  # for several processes
     ema: tuple[ShareBelowOne, ...] = (0.999,)  # decays; samples use the first
     power_ema: tuple[PowerLength, ...] = ()  # relative lengths of averages that others combine
+    # Seconds until a first sample grid, where sample_every is later; 0: none.
+    first_sample: NotNegativeFloat = 60.0
     probe_every: NotNegative = 200  # updates between measurements of gradients; 0: never
     snapshot_every: Positive = 1000  # updates between snapshots of the power averages
 
@@ -113,6 +115,8 @@ class Sample:
     ema: ShareBelowOne | None = None
     batch: Positive = 64  # images sampled at once
     count: Positive = 16  # images in a sample grid
+    # Prompts or class names of sample grids in training, or a text file of them; (): of the data.
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from pathline.runs.folder import (
     Opened,
 )
 from pathline.runs.from_cache import adopt_cache
+from pathline.runs.prompts import with_prompts
 from pathline.tables import TABLES
 from pathline.training.distributed import World, from_first_rank
 from pathline.training.ema import exponential
@@ -65,7 +66,7 @@ class Method(NamedTuple):
 def read_flow_settings(layers: Layers, opened: Opened[Run] | None, say: Say) -> Run:
     """The settings of a flow, with those of its cache. Raises ValueError for all that is wrong."""
     settings = read(*layers[:4], base=layers.base, fitted=layers.fitted, tables=TABLES)
-    run = init_weights.resolve_init(adopt_cache(settings), opened, say)
+    run = with_prompts(init_weights.resolve_init(adopt_cache(settings), opened, say))
     check_settings(run)
     return run
 
@@ -90,16 +91,15 @@ def build_flow(
 
 
 def flow(run: Run, parts: Parts, placement: Placement) -> Team:
-    """One player, the network of a flow; its validation is at fixed times."""
+    """One player, the network of a flow; its validation is as its training, and at fixed times."""
     # Probes count the error by time in the criterion itself, which has velocity and output.
     criterion, error_by_time = timed(parts.criterion)
     watched = parts._replace(criterion=criterion) if run.train.probe_every else parts
-    validation = {
-        t: partial(
-            parts.objective.loss, draw=parts.draw_at(t), criterion=parts.criterion, training=False
-        )
-        for t in VALIDATION_TIMES
-    }
+    # As in training, so that the two can be compared; then at fixed times, where an error grows.
+    draws = {"val/loss": parts.draw}
+    draws |= {f"val/t={t:.2f}": parts.draw_at(t) for t in VALIDATION_TIMES}
+    loss = partial(parts.objective.loss, criterion=parts.criterion, training=False)
+    validation = {name: partial(loss, draw=draw) for name, draw in draws.items()}
     return Team(
         [flow_player(run, watched, placement)],
         validation=validation,

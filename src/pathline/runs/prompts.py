@@ -1,6 +1,7 @@
 """From prompts, labels and image files on the command line to items and their conditioning."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from PIL.Image import Image
 
 from pathline.assemble import labelled
+from pathline.config.run import Run
 from pathline.data.buckets import cut, place
 from pathline.data.cache.reader import read as read_cache
 from pathline.data.cache.reader import refuse_other
@@ -69,21 +71,22 @@ def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[I
     prompts: list[Item] = [*flags.prompts]
     if flags.label is not None:
         prompts.append(flags.label)
-    prompts += _read_lines(flags.file) if flags.file else []
+    prompts += read_lines(flags.file, "--prompt-file") if flags.file else []
     if not prompts:
         return [None] * (n or 16), UNCONDITIONED
     return [item for item in prompts for _ in range(n or 1)], UNCONDITIONED
 
 
-def _read_lines(file: Path) -> list[str]:
+def read_lines(file: Path, setting: str) -> list[str]:
     """The prompts of a file, one a line; empty lines and those that begin with # are none.
 
-    Raises ValueError, or FileNotFoundError, for what is no UTF-8 text with a prompt.
+    setting: what named the file. Raises ValueError, or FileNotFoundError, for what is no UTF-8 text
+    with a prompt.
     """
     if not file.is_file():
         fault = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"--prompt-file {file} {fault}; give a text file with a prompt on each line."
+            f"{setting} {file} {fault}; give a text file with a prompt on each line."
         )
     content = file.read_bytes()
     try:
@@ -91,17 +94,26 @@ def _read_lines(file: Path) -> list[str]:
     except UnicodeDecodeError as fault:
         line = content.count(b"\n", 0, fault.start) + 1
         raise ValueError(
-            f"--prompt-file {file}, line {line}, is no UTF-8 text: byte "
+            f"{setting} {file}, line {line}, is no UTF-8 text: byte "
             f"0x{content[fault.start]:02x} at {fault.start}. Save it as UTF-8; from Latin-1: "
             f"iconv -f latin1 -t utf-8 {quote(str(file))} > prompts-utf8.txt"
         ) from None
     if "\0" in text:
-        raise ValueError(f"--prompt-file {file} is no text: it has null bytes. Give a text file.")
+        raise ValueError(f"{setting} {file} is no text: it has null bytes. Give a text file.")
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
-        raise ValueError(f"--prompt-file {file} has no prompt; write one on each line.")
+        raise ValueError(f"{setting} {file} has no prompt; write one on each line.")
     return prompts
+
+
+def with_prompts(run: Run) -> Run:
+    """The run with the prompts of its sample grids written out, where it names a file of them."""
+    prompts = run.sample.prompts
+    if len(prompts) != 1 or Path(prompts[0]).suffix.lower() != ".txt":
+        return run
+    lines = tuple(read_lines(Path(prompts[0]), "sample.prompts"))
+    return replace(run, sample=replace(run.sample, prompts=lines))
 
 
 def _read_cached(

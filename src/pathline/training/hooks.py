@@ -13,6 +13,7 @@ from pathline.training.power_ema import store
 from pathline.training.trackers.jsonl import Track
 from pathline.types import Batch
 
+DRAWS = 64  # of noise and time, over all held-out images, that a validation loss is the mean of
 Show = Callable[[Progress, Mapping[str, float]], None]
 
 
@@ -77,30 +78,30 @@ def _means(window: Sequence[Reports]) -> dict[str, float]:
 
 def validator(
     player: Player,
-    loss_at: Mapping[float, Callable],
-    batches: Sequence[Batch],
+    losses: Mapping[str, Callable],
+    batches: list[Batch],
     track: Track,
     show: Show,
     *,
     ema: Ema | None,
     seed: int = 0,
 ) -> Hook:
-    """Held-out loss at fixed times with fixed noise, per time and their mean.
+    """Held-out losses with fixed noise and times; few images are read with several.
 
-    loss_at: time -> (forward, batch, rng) -> (loss, terms). Batches are weighted by their size.
+    losses: name -> (forward, batch, rng) -> (loss, terms). Batches are weighted by their size.
     """
+    rounds = max(1, DRAWS // sum(len(batch.x1) for batch in batches))
 
     @torch.no_grad()
     def validate(progress: Progress, _: Reports) -> None:
         # The same noise at every validation, so that only the weights change the loss.
         player.network.eval()
-        columns = [_held_out(player, loss, batches, seed) for loss in loss_at.values()]
+        columns = [_held_out(player, loss, batches * rounds, seed) for loss in losses.values()]
         player.network.train()
         read = torch.stack(columns).tolist()
-        values = {f"val/t={t:.2f}": v for t, v in zip(loss_at, read, strict=True)}
-        values["val/loss"] = sum(read) / len(read)
+        values = dict(zip(losses, read, strict=True))
         track(progress.update, progress.images, values)
-        show(progress, {"val/loss": values["val/loss"]})
+        show(progress, values)
 
     def validate_average(progress: Progress, reports: Reports) -> None:
         if ema is None:

@@ -1,27 +1,19 @@
-"""What is printed of a training: its summary, a bar or plain lines, and skipped updates."""
+"""What is printed of a training: its summary, its progress, and skipped updates."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
 from torch import nn
 
+from pathline.console import progress
 from pathline.training import optim
 from pathline.training.hooks import Show
 from pathline.training.loop import Hook, Progress, Reports
 from pathline.training.players import Lane
 from pathline.training.team import Team
 
+SHOWN = ("loss", "val/loss")  # numbers beside the bar; all are in metrics.jsonl
 Complain = Callable[[Progress, str, Sequence[Lane]], None]
 
 
@@ -65,41 +57,22 @@ def complaints(say: Callable[[str], None], keys: list[str], limit: int = 8) -> C
     return complain
 
 
-def line(progress: Progress, values: Mapping[str, float], updates: int) -> str:
-    """One plain line: the progress of a run and its numbers."""
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-    return f"update {progress.update}/{updates}  images {progress.images}  {numbers}"
-
-
 @contextmanager
 def screen(console: Console, updates: int, start: int) -> Iterator[tuple[Hook, Show]]:
-    """A hook that moves the bar and a function that shows numbers."""
-    # Without a terminal: a line at each log interval.
-    if not console.is_terminal:
-        yield _still, lambda p, values: console.print(line(p, values, updates))
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=updates, completed=start, numbers="")
-        # Loss and validation come at different intervals: each stays until it is measured again.
-        latest: dict[str, float] = {}
+    """A hook that moves the bar, or prints plain lines, and a function that sets its numbers."""
+    latest: dict[str, float] = {}
 
-        def tick(progress: Progress, _: Reports) -> None:
-            bar.update(task, completed=progress.update)
+    def numbers() -> str:
+        shown = [name for name in SHOWN if name in latest]
+        return "  ".join(f"{name} {latest[name]:.4g}" for name in shown)
 
-        def show(_: Progress, values: Mapping[str, float]) -> None:
-            latest.update(values)
-            names = [name for name in ("loss", "val/loss", "images_per_second") if name in latest]
-            bar.update(task, numbers="  ".join(f"{name} {latest[name]:.4g}" for name in names))
+    def show(_: Progress, values: Mapping[str, float]) -> None:
+        latest.update(values)
 
-        yield tick, show
+    with progress(console) as tick:
 
+        def move(progress: Progress, _: Reports) -> None:
+            tick("training", progress.update, updates, numbers())
 
-def _still(_: Progress, __: Reports) -> None:
-    """Plain output has no bar to move."""
+        tick("training", start, updates)
+        yield move, show

@@ -33,7 +33,7 @@ class Team(NamedTuple):
 
     players: Sequence[Player]  # updated in this order; the first is the one that is validated
     frozen: Mapping[str, nn.Module] = NOTHING  # teacher, reference: in eval mode, never saved
-    validation: Mapping[float, Loss] = NOTHING  # time -> loss of the first player
+    validation: Mapping[str, Loss] = NOTHING  # losses of the first player, by name
     hooks: Sequence[Hook] = ()  # after each update, before anything is measured or saved
     tensors: Mapping[str, Mapping[str, Tensor]] = NOTHING  # further files of a checkpoint
     probe_values: Callable[[], dict[str, Tensor]] = dict  # read with the probes of the first player

@@ -28,7 +28,7 @@ SMALL = Run(
         batch=32,
         ema=(0.997,),
         log_every=25,
-        validate_every=250,
+        validate_every=500,
         sample_every=250,
         save_every=250,
     ),
