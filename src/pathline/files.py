@@ -135,6 +135,51 @@ def _lock(handle: int) -> bool:
     return True
 
 
+def decode_text(content: bytes, name: object) -> str:
+    """The text of a file: UTF-8, with or without a mark at its beginning.
+
+    Raises ValueError, naming file and byte, for every other encoding: none is guessed.
+    """
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{name} is text in UTF-16. Save it as UTF-8.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        raise ValueError(
+            f"{name} is not UTF-8 text: byte {fault.start + 1}, in line {line}, is "
+            f"0x{content[fault.start]:02x}. Save it as UTF-8."
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{name} is no text: byte {content.index(0) + 1} is zero. Remove it.")
+    return text
+
+
+def why_missing(path: Path) -> str:
+    """A sentence on what is wrong with a path that can't be opened, or is no folder."""
+    try:
+        path.stat()
+    except OSError as fault:
+        if path.is_symlink():
+            return f"{path} is a link to {os.readlink(path)}, which does not exist."
+        if not isinstance(fault, FileNotFoundError | NotADirectoryError):
+            return f"{path} can't be opened: {fault.strerror}."
+    above = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    if above.is_file():
+        return f"there is no {path.absolute()}: {above} is a file."
+    around = listing_of(above) if above == path.absolute().parent else ""
+    return f"there is no {path.absolute()}{around}."
+
+
+def listing_of(folder: Path, most: int = 12) -> str:
+    """The first names in a folder, for a message about one that is not in it."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return ""
+    return f"; next to it are {', '.join(names[:most])}" if names else ""
+
+
 def digest(content: bytes | str | Path) -> str:
     """SHA-256 of bytes, of text as UTF-8, or of a whole file, in hexadecimal."""
     if isinstance(content, Path):

@@ -69,6 +69,7 @@ class Example(NamedTuple):
     key: str  # stable name: a file, a row
     captions: tuple[str, ...] = ()  # all of them, where there are several
     of: tuple[int, ...] = ()  # the number of the caption that each arranges; (): its own
+    repeats: int = 1  # times it comes in an epoch
 
 
 class Batch(NamedTuple):

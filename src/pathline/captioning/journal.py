@@ -16,19 +16,12 @@ from pathline.captioning.records import (
     read_lines,
     write_records,
 )
-from pathline.data.sources.folder import (
-    METADATA,
-    beside,
-    fields_of,
-    is_classes,
-    is_picture,
-    records,
-    several,
-    sidecar,
-    splits_of,
-    walk,
-)
-from pathline.files import write_whole
+from pathline.data.sources.collection import columns_of, is_classes
+from pathline.data.sources.folder import splits_of
+from pathline.data.sources.items import TEXTS, several
+from pathline.data.sources.listing import is_picture, walk
+from pathline.data.sources.metadata import METADATA, NAMES, is_metadata, records
+from pathline.files import decode_text, write_whole
 
 FAULTS = "caption-faults.jsonl"
 
@@ -67,8 +60,8 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
     out: one other file for all records instead, with names from `root`; its records are kept.
     """
     files = list(walk(root))
-    places = _find_records(file for file in files if file.name == METADATA)
-    fields = fields_of([record for _, record in places.values()], str(root))
+    places = _find_records(file for file in files if is_metadata(file))
+    fields, _ = columns_of([record for _, record in places.values()], str(root))
     if out is not None and out.resolve() == (root / METADATA).resolve():
         out = None
     previous = {r["file_name"]: r for r in records(out)} if out and out.is_file() else {}
@@ -76,11 +69,13 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
     pictures = []
     for base in splits_of(root).values() or [root]:
         paths = [path for path in files if is_picture(path) and path.is_relative_to(base)]
-        has_classes = is_classes(base, paths)
+        has_classes = is_classes([_folder_of(path, base) for path in paths])
         for path in paths:
             key = path.relative_to(root).as_posix()
             metadata, record = places.get(path, (base / METADATA, {}))
             label = record.get(fields.label or "", path.parent.name if has_classes else None)
+            if metadata.suffix.lower() != ".jsonl":  # records of a CSV go on in a file beside it
+                metadata = metadata.with_name(METADATA)
             # One file for all: names from the root, and what the file has already.
             if out:
                 metadata, name, record = out, key, previous.get(key, record)
@@ -95,10 +90,15 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
     return Collection(pictures, fields.caption or "text", home / f"{stem}-parts", home / FAULTS)
 
 
+def _folder_of(path: Path, base: Path) -> str:
+    """A picture's folder below the base; "" for the base itself."""
+    return "" if path.parent == base else path.parent.relative_to(base).as_posix()
+
+
 def _find_records(files: Iterable[Path]) -> dict[Path, tuple[Path, Record]]:
     """Picture -> (metadata file, its first record there)."""
     places: dict[Path, tuple[Path, Record]] = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: NAMES.index(file.name.lower())):
         for record in records(file):
             places.setdefault(file.parent / record["file_name"], (file, record))
     return places
@@ -182,7 +182,7 @@ def _update(
             continue
         row = rows[picture.name]
         # A side-car that holds a person's words is never replaced unless asked for.
-        texts = sidecar(picture.path, set(filter(Path.is_file, beside(picture.path))))
+        texts = _read_side_car(picture.path)
         human = tuple(text for text in texts if text not in model_captions(updated[row]))
         updated[row] = _add_lines(updated[row], new, field, bool(human), replace)
         first = () if replace and new else human
@@ -203,13 +203,24 @@ def _add_lines(
     return record
 
 
+def _read_side_car(path: Path) -> tuple[str, ...]:
+    """The captions beside a picture, one a line."""
+    suffixes = [suffix for lower in TEXTS for suffix in (lower, lower.upper())]
+    for stem in (path.name, path.stem):
+        files = (path.with_name(f"{stem}.{suffix}") for suffix in suffixes)
+        for file in filter(Path.is_file, files):
+            if texts := several(decode_text(file.read_bytes(), file).splitlines()):
+                return texts
+    return ()
+
+
 def _write_side_car(path: Path, captions: tuple[str, ...]) -> bool:
     """The captions next to a picture, one a line; whether there was anything to write."""
-    full, shared = beside(path)
+    full, shared = path.with_name(f"{path.name}.txt"), path.with_suffix(".txt")
     same_stem = [file for file in path.parent.glob(f"{escape(path.stem)}.*") if is_picture(file)]
     file = full if full.is_file() or len(same_stem) > 1 else shared
     text = "".join(f"{caption}\n" for caption in captions)
-    if not text or (file.is_file() and file.read_text("utf-8-sig") == text):
+    if not text or (file.is_file() and decode_text(file.read_bytes(), file) == text):
         return False
     write_whole(file, text)
     return True

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pathline.data.sources.folder import tidy
+from pathline.data.sources.items import tidy
 from pathline.files import digest, write_whole
 
 Record = dict[str, Any]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pathline.files import write_whole
 
+LISTED = 10  # problems in one message
 SHOWN = 5  # unreadable pictures named in an error
 
 
@@ -18,6 +19,16 @@ class Fault(NamedTuple):
     digest: str = ""
     size: tuple[int, int] | None = None  # (height, width) of its bucket, where that is known
     temporary: bool = False  # the file could not be read, whatever is in it: it is tried again
+
+
+def refuse(problems: Sequence[str], where: object) -> None:
+    """Raise ValueError that lists all problems; none for no problems."""
+    if len(problems) > 1:
+        more = [f"… and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        lines = [f"{len(problems)} problems with {where}:", *problems[:LISTED], *more]
+        raise ValueError("\n  ".join(lines))
+    if problems:
+        raise ValueError(problems[0])
 
 
 def write_faults(file: Path, faults: Sequence[Fault]) -> None:

@@ -1,18 +1,15 @@
 """Statistics of a data source: sizes, shapes, colours, labels, captions, unreadable pictures."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
 from pathline.data.sources.source import Source
 from pathline.data.tags import is_tags, split
-from pathline.data.transforms import FORMATS, fit, recolour
+from pathline.data.transforms import fit, open_picture, read_bytes, recolour
 from pathline.types import Example
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -105,8 +102,8 @@ def stored(source: Source, row: int) -> tuple[str, bool]:
     if source.encoded is None:
         return "", False
     encoded = source.encoded(row)
-    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else Path(encoded)
-    with Image.open(file, formats=FORMATS) as image:
+    content = encoded if isinstance(encoded, bytes) else read_bytes(encoded)
+    with open_picture(content) as image:
         return image.mode, image.mode in ALPHA or "transparency" in image.info
 
 

@@ -1,16 +1,47 @@
 """From an encoded picture to uint8 pixels, and from any size to a square."""
 
 import io
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-# What pictures come in. Others that Pillow reads need programs of their own (EPS: Ghostscript).
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
+# What pictures come in: formats of Pillow and their suffixes. Others that it reads need programs of
+# their own (EPS: Ghostscript), or any file passes for one of them (TGA, PCX).
+KINDS = {
+    "PNG": ("png", "apng"),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "mpo"),
+    "WEBP": ("webp",),
+    "AVIF": ("avif", "avifs"),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "TIFF": ("tif", "tiff"),
+    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpx", "jpf"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "QOI": ("qoi",),
+    "ICO": ("ico",),
+    "PSD": ("psd",),
+    "DDS": ("dds",),
+}
+Image.init()
+FORMATS = tuple(kind for kind in KINDS if kind in Image.OPEN)  # older ones lack AVIF
+SUFFIXES = frozenset(suffix for kind in FORMATS for suffix in KINDS[kind])
+SIGNS = {  # beginnings of files that are taken for pictures -> what they are
+    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<svg": "SVG, which is not read: convert it to PNG",
+    b"\xff\x0a": "JPEG XL, which is not read: convert it to PNG",
+    b"\x00\x00\x00\x0cjxl ": "JPEG XL, which is not read: convert it to PNG",
+    b"%pdf": "PDF, which is not read: convert it to PNG",
+}
+HEIF = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")  # brands, from byte 8 on
 MOST_PIXELS = 89_478_485  # where Pillow begins to suspect a decompression bomb: 256 MB of RGB
 SRGB = ImageCms.createProfile("sRGB")
 
@@ -27,21 +58,60 @@ def decode(
         raise ValueError(f"{channels} channels cannot be decoded; choose 1 (grey) or 3 (colour)")
     name = name or (str(picture) if isinstance(picture, str | Path) else "a picture")
     if isinstance(picture, str | Path):
-        picture = Path(picture).read_bytes()  # Pillow's own faults are OSErrors too
+        picture = read_bytes(Path(picture))  # Pillow's own faults are OSErrors too
     try:
         image = upright(_open(picture))
         mode = "L" if channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
     except Exception as fault:  # broken files make Pillow's readers raise almost anything
-        raise ValueError(f"{name} cannot be read as a picture: {fault}") from fault
+        reason = why_no_picture(picture, fault)
+        raise ValueError(f"{name} cannot be read as a picture: {reason}") from fault
     return from_image(image)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises OSError, also for a pipe or device, which might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return path.read_bytes()
+
+
+@cache
+def has_heif() -> bool:
+    """Whether HEIC pictures can be read; from the first call on Pillow does so."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The picture of an encoded file, not decoded yet."""
+    formats = (*FORMATS, "HEIF") if content[8:12] in HEIF and has_heif() else FORMATS
+    return Image.open(io.BytesIO(content), formats=formats)
+
+
+def why_no_picture(content: Any, fault: Exception) -> str:
+    """What is wrong with a file that can't be read as a picture, from its first bytes."""
+    if not isinstance(fault, UnidentifiedImageError) or not isinstance(content, bytes):
+        return str(fault) or type(fault).__name__
+    if not content.strip(b"\0"):
+        return "it is empty" if not content else "it holds nothing but zeros"
+    if content[8:12] in HEIF and not has_heif():
+        return "it is HEIC, for which pathline needs a package: pip install pillow-heif"
+    head = content[:64].lstrip().lower()
+    kinds = (kind for sign, kind in SIGNS.items() if head.startswith(sign))
+    state = next(kinds, "its content is of no kind that is read, or damaged at the beginning")
+    return f"it is {state}" if state in SIGNS.values() else state
 
 
 def _open(picture: bytes | Image.Image) -> Image.Image:
     """The picture, loaded whole, so that a cut file fails here."""
     if isinstance(picture, Image.Image):
         return picture.copy()
-    with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+    with open_picture(picture) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(
                 f"{image.width}x{image.height} is more than {MOST_PIXELS} pixels; scale it down"

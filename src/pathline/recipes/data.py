@@ -46,6 +46,8 @@ def data(
     refuse_inside(out, run)
     console = open_console()
     console.print(f"{what}: read as {run.data.source.name}")
+    for note in source.notes:
+        console.print(note)
     return 0 if inspect(source, out=out, console=console).sizes else 2
 
 

@@ -1,6 +1,5 @@
 """Look at every picture of a source without decoding it: its digest, size and captions."""
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from PIL import Image
 from pathline.data.ahead import map_ahead
 from pathline.data.faults import Fault
 from pathline.data.sources.source import Source
-from pathline.data.transforms import FORMATS, MOST_PIXELS
+from pathline.data.transforms import MOST_PIXELS, open_picture, read_bytes, why_no_picture
 from pathline.files import digest
 from pathline.types import Example
 
@@ -115,7 +114,7 @@ def _read_info(source: Source, row: int, encoded: bytes | Path | None) -> FileIn
         shape = tuple(image.shape)
         content = repr(shape).encode() + image.numpy().tobytes()
         return FileInfo(None, digest(content), shape[1], shape[2])
-    content = encoded.read_bytes() if isinstance(encoded, Path) else encoded
+    content = read_bytes(encoded) if isinstance(encoded, Path) else encoded
     return FileInfo(None, digest(content), *size_from_header(content, encoded))
 
 
@@ -123,12 +122,14 @@ def size_from_header(content: bytes, name: bytes | Path) -> tuple[int, int]:
     """Height and width of an encoded picture as it is meant to be shown, undecoded."""
     named = f"{name} " if isinstance(name, Path) else ""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_picture(content) as image:
             width, height = image.size
             fits = width * height <= MOST_PIXELS
             is_turned = fits and _is_turned(image)
     except Exception as error:
-        raise ValueError(f"{named}cannot be read as a picture: {error}") from error
+        raise ValueError(
+            f"{named}cannot be read as a picture: {why_no_picture(content, error)}"
+        ) from error
     if not fits:
         raise ValueError(
             f"{named}has {width}x{height} pixels, more than {MOST_PIXELS}. Scale it down."

@@ -1,11 +1,17 @@
 """Which column of a table is the picture, which the caption, which the label."""
 
+import re
+from collections.abc import Iterable
+from math import isnan
 from typing import Any, NamedTuple
 
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 CAPTIONS = ("text", "caption", "txt", "prompt", "tag_string")
 SEVERAL = ("captions",)
 LABELS = ("label", "labels", "cls", "class")
+CAPTION_KINDS = ("text", "texts", "int", "float", "bool")
+LABEL_KINDS = ("class", "int", "text", "bool")
+CHOOSE = "data.source.caption=… and data.source.label=… choose"
 MOST_CLASSES = 100_000
 
 
@@ -13,9 +19,9 @@ class Columns(NamedTuple):
     """Names of columns; None where the table has none."""
 
     image: str
-    caption: str | None
+    caption: str | None  # of one text
     label: str | None
-    captions: str | None = None  # lists of texts: further captions of a picture
+    captions: tuple[str, ...] = ()  # all that hold captions, that of the first caption first
 
 
 def choose(
@@ -28,39 +34,86 @@ def choose(
 ) -> Columns:
     """The columns by what was asked for, else by kind and customary name.
 
-    kinds: column -> "image", "bytes", "text", "texts" (a list), "class", "int" or "other", in the
-    table's order. `caption` may name a list too, which then holds all captions. Raises ValueError,
-    listing the columns, where one is missing, unfit or ambiguous.
+    kinds: column -> "image", "bytes", "class", or one of `kind_of`, in the table's order. `caption`
+    may name a list too, which then holds all captions. Raises ValueError, listing the columns,
+    where one is missing, unfit or ambiguous.
     """
-    # By type first; by customary name where types leave several.
     pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
-    captions = _called(_of(kinds, "text"), CAPTIONS)
-    labels = _of(kinds, "class") or _called(_of(kinds, "int", "text"), LABELS)
+    captions = _called(_of(kinds, *CAPTION_KINDS), CAPTIONS)
+    labels = _of(kinds, "class") or _called(_of(kinds, *LABEL_KINDS), LABELS)
     picture = _pick(kinds, "image", image, pictures, ("image", "bytes"), where)
     if picture is None:
         raise ValueError(
             f"{where} has no column of pictures; {_listing(kinds)}. Name it by image=…"
         )
-    text_column = _pick(kinds, "caption", caption, captions, ("text", "texts"), where)
-    label_column = _pick(kinds, "label", label, labels, ("class", "int", "text"), where)
-    if text_column is not None and kinds[text_column] == "texts":
-        return Columns(picture, None, label_column, text_column)
-    several = _called(_of(kinds, "texts"), SEVERAL)
-    return Columns(picture, text_column, label_column, several[0] if several else None)
+    text_column = _pick(kinds, "caption", caption, captions, CAPTION_KINDS, where)
+    label_column = _pick(kinds, "label", label, labels, LABEL_KINDS, where)
+    # A list named outright holds all captions; others of customary name follow the first caption.
+    is_list = text_column is not None and kinds[text_column] == "texts"
+    further = [] if is_list and caption else _called(_of(kinds, "texts"), SEVERAL)
+    every = tuple(dict.fromkeys([*([text_column] if text_column else []), *further]))
+    return Columns(picture, None if is_list else text_column, label_column, every)
+
+
+def unused(kinds: dict[str, str], columns: Columns) -> list[str]:
+    """Columns that may hold captions or labels and are not used, with their kinds."""
+    used = {columns.image, columns.label, *columns.captions}
+    telling = ("text", "texts", "class", "bool", "float", "other")
+    named = (*CAPTIONS, *SEVERAL, *LABELS)
+    return [
+        f"{column} ({kind})"
+        for column, kind in kinds.items()
+        if column not in used and (kind in telling[:4] or _called([column], named))
+    ]
+
+
+def kind_of(values: Iterable[Any]) -> str | None:
+    """What a column of Python values holds, from all of them; None for nothing at all.
+
+    "text" also stands for words among numbers, "texts" for lists among texts; "int" for whole
+    numbers of any type, "float" for others.
+    """
+    kinds = {kind for value in values if (kind := _kind_of_value(value))}
+    if not kinds or "other" in kinds:
+        return "other" if kinds else None
+    if "texts" in kinds:
+        return "texts"
+    if len(kinds) == 1:
+        return kinds.pop()
+    return "float" if kinds == {"int", "float"} else "text"
+
+
+def _kind_of_value(value: Any) -> str | None:
+    match value:
+        case None | "" | []:
+            return None
+        case bool():
+            return "bool"
+        case int():
+            return "int"
+        case str():
+            return "text"
+        case float():
+            return None if isnan(value) else "int" if value.is_integer() else "float"
+        case list() | tuple():
+            return "texts" if all(isinstance(v, str | int | float) for v in value) else "other"
+    return "other"
 
 
 def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[str, ...]]:
     """Whole numbers or words as labels 0 … K − 1, and the names of the classes; None stays None.
 
     Numbers keep their value and are named by their digits; words are numbered by the alphabet.
+    Truth values, and numbers among words, are words.
     """
-    # Words become classes in alphabetical order; numbers keep their meaning.
+    values = [_plain_label(value) for value in values]
     present = [value for value in values if value is not None]
-    if all(isinstance(value, str) for value in present):
-        names = tuple(sorted(set(present)))
+    if any(isinstance(value, bool | str) for value in present):
+        words = [None if value is None else str(value) for value in values]
+        names = tuple(sorted({word for word in words if word is not None}))
         numbers = {name: index for index, name in enumerate(names)}
-        return [None if value is None else numbers[value] for value in values], names
-    wrong = [v for v in present if isinstance(v, bool) or not isinstance(v, int) or v < 0]
+        return [None if word is None else numbers[word] for word in words], names
+    wrong = [v for v in present if not isinstance(v, int) or v < 0]
     if wrong:
         raise ValueError(
             f"{where} has the label {wrong[0]!r}; wanted whole numbers from 0, or words throughout"
@@ -74,13 +127,28 @@ def class_rows(values: list[Any], where: str) -> tuple[list[int | None], tuple[s
     return values, tuple(str(number) for number in range(greatest + 1))
 
 
+def _plain_label(value: Any) -> Any:
+    """A label without what tables add to it: whole floats as integers, none for NaN and ""."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, float):
+        return None if isnan(value) else int(value) if value.is_integer() else value
+    return value
+
+
+def number_of(text: str) -> int | str | None:
+    """A label in a text: a whole number such as 1 or 1.0, else the text; None for an empty one."""
+    match = re.fullmatch(r"\s*(\d{1,18})(\.0+)?\s*", text)
+    return int(match[1]) if match else text.strip() or None
+
+
 def _of(kinds: dict[str, str], *sought: str) -> list[str]:
     return [column for column, kind in kinds.items() if kind in sought]
 
 
 def _called(columns: list[str], names: tuple[str, ...]) -> list[str]:
     """Those of a customary name; of a nested column (`json.prompt`) the last part counts."""
-    return [column for column in columns if column.lower().rpartition(".")[2] in names]
+    return [c for c in columns if c.strip().lower().rpartition(".")[2] in names]
 
 
 def _pick(

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from pathline.data.sources.folder import existing_folder, folder, is_picture, walk
+from pathline.data.sources.archives import tar
+from pathline.data.sources.folder import existing_folder, folder
+from pathline.data.sources.listing import is_picture, walk
+from pathline.data.sources.metadata import is_metadata
 from pathline.data.sources.shapes import caption as caption_of
 from pathline.data.sources.shapes import draw, scene
 from pathline.data.sources.source import Source
-from pathline.data.sources.tables import hub, parquet, tar
+from pathline.data.sources.tables import hub, parquet
 from pathline.ranges import Range, Seed
 from pathline.types import Example
 
@@ -59,6 +62,7 @@ def detect(path: Path) -> tuple[str, dict[str, Any]]:
     kinds = {
         rows.get(file.suffix.lower(), "folder" if is_picture(file) else "")
         for file in walk(existing_folder(path))
+        if not is_metadata(file)
     } - {""}
     if len(kinds) > 1:
         raise ValueError(

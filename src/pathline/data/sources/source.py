@@ -20,3 +20,5 @@ class Source(NamedTuple):
     captioned: bool  # whether any picture may have a caption
     encoded: Callable[[int], bytes | Path] | None = None  # row -> file or its bytes, undecoded
     about: Callable[[int], Example] | None = None  # the same example with no pixels, undecoded
+    notes: tuple[str, ...] = ()  # what is read, from where, and what is left out, in sentences
+    are_files: bool = False  # whether the keys are names of files

@@ -1,25 +1,30 @@
-"""Pictures in tables: parquet, webdataset tars, the hub, all read by HF `datasets`.
+"""Pictures in tables: parquet and the hub, read by HF `datasets`.
 
 The library copies local tables to its cache on disk. Ours are keyed there by name, size and times
 of the files, so that a changed file is read again; the pictures are decoded by us.
 """
 
 import hashlib
-import re
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from pathline.data.sources.columns import IMAGES, choose, class_rows
-from pathline.data.sources.folder import example, existing_folder, several, walk
+from pathline.data.sources.columns import CHOOSE, Columns, choose, class_rows, kind_of, unused
+from pathline.data.sources.items import several
 from pathline.data.sources.source import UNDECODED, Source
+from pathline.data.sources.split_files import files_below, files_of_split
 from pathline.data.transforms import decode
 from pathline.types import Example
 
-NAMED = re.compile(r"(train|training|test|val|valid|validation)(?![a-z])")  # a file after its split
-SAME = {"training": "train", "val": "validation", "valid": "validation"}
+DTYPES = {  # kind -> how the library calls numbers and texts of it
+    "text": ("string", "large_string"),
+    "bytes": ("binary", "large_binary"),
+    "int": ("int", "uint"),
+    "float": ("float", "double", "decimal"),
+    "bool": ("bool",),
+    "null": ("null",),
+}
 
 
 def parquet(
@@ -31,25 +36,10 @@ def parquet(
     label: str | None = None,
 ) -> Source:
     """A parquet file, or a folder of them; of files named after splits, train is the default."""
-    files, split = _of_split(_files(path, ".parquet"), split)
+    files, split = files_of_split(files_below(path, ".parquet"), split)
     roots = [path.parent if path.is_file() else path]
     name = split or path.stem
     return _table(_load("parquet", files), image, caption, label, name, str(path), roots)
-
-
-def tar(
-    *,
-    path: Path,
-    split: str | None = None,
-    image: str | None = None,
-    caption: str | None = None,
-    label: str | None = None,
-) -> Source:
-    """Webdataset shards: a tar file or a folder of them; pictures, txt, cls, json by key."""
-    files, _ = _of_split(_files(path, ".tar"), split)
-    features = _features([suffix for file in files for suffix in _suffixes(file)], str(path))
-    table = _load("webdataset", files, features=features)
-    return _table(table, image, caption, label, path.stem, str(path), [path.parent])
 
 
 def hub(
@@ -82,35 +72,6 @@ def _caches(datasets: Any, path: Path) -> list[Path]:
     config = datasets.config
     caches = [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE]
     return [*([path] if path.is_dir() else []), *map(Path, caches)]
-
-
-def _files(path: Path, suffix: str) -> list[Path]:
-    """The file itself, or the sorted files of that kind below a folder."""
-    if path.is_file():
-        return [path]
-    files = [file for file in walk(existing_folder(path)) if file.suffix.lower() == suffix]
-    if not files:
-        raise ValueError(f"{path} holds no {suffix} file")
-    return files
-
-
-def _of_split(files: list[Path], split: str | None) -> tuple[list[Path], str | None]:
-    """The files whose name begins with the split's, if any are named so; else all."""
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        word = NAMED.match(file.stem.lower())
-        by_split.setdefault(SAME.get(word[1], word[1]) if word else "", []).append(file)
-    # No file is named after a split: all of them are the data.
-    if split is None and (len(files) == 1 or set(by_split) == {""}):
-        return files, None
-    name = (split or "train").lower()
-    name = SAME.get(name, name)
-    if name not in by_split:
-        raise ValueError(
-            f"no file is named after the split {split or name!r}: "
-            f"{', '.join(file.name for file in files[:8])}; choose by split=…"
-        )
-    return by_split[name], name
 
 
 def _datasets() -> Any:
@@ -152,13 +113,12 @@ def _table(
     """A data set of the library as a source. roots: where files that its cells name may lie."""
     # Columns by their type and name, unless they are given.
     cells = dict(_cells(table))
-    kinds = {name: _kind(feature) for name, (feature, _) in cells.items()}
+    kinds = {name: kind for name, cell in cells.items() if (kind := _kind_of_cells(*cell))}
     columns = choose(kinds, image=image, caption=caption, label=label, where=where)
     pictures = cells[columns.image][1]
-    caption, further = columns.caption, columns.captions
-    # Captions: the column's, then those of a list.
-    texts = [cells[name][1] for name in (caption, further) if name]
-    by_line = caption is not None and caption.lower().rpartition(".")[2] == "txt"  # as side-cars
+    # Captions: the column's, then those of a list. Text of a side-car has one a line.
+    texts = [cells[name][1] for name in columns.captions]
+    by_line = (columns.caption or "").lower().rpartition(".")[2] == "txt"
     keys = cells["__key__"][1] if "__key__" in cells else None
     labels, names = ([None] * len(table), ())
     if columns.label:
@@ -174,13 +134,37 @@ def _table(
         captions = [column[row].as_py() for column in texts]
         if by_line and captions[0] is not None:
             captions[0] = captions[0].splitlines()
-        return example(UNDECODED, several(*captions), labels[row], key(row))
+        lines = several(*captions)
+        return Example(UNDECODED, lines[0] if lines else None, labels[row], key(row), lines)
 
     def read(row: int) -> Example:
         image = decode(encoded(row), name=f"{where}: {key(row)}")
         return about(row)._replace(image=image)
 
-    return Source(len(table), read, names, bool(texts), encoded, about)
+    notes = _notes(kinds, columns, len(table))
+    return Source(len(table), read, names, bool(texts), encoded, about, notes)
+
+
+def _notes(kinds: dict[str, str], columns: Columns, count: int) -> tuple[str, ...]:
+    """Sentences on which columns are used, and which might hold captions or labels and are not."""
+    used = {"pictures": [columns.image], "captions": columns.captions, "classes": [columns.label]}
+    listed = [f"{noun} from {', '.join(c)}" for noun, names in used.items() if (c := _set(names))]
+    notes = [f"{count} rows: {'; '.join(listed)}"]
+    if spare := unused(kinds, columns):
+        notes.append(f"columns not used: {', '.join(spare)}; {CHOOSE}")
+    return tuple(notes)
+
+
+def _set(names: Iterable[str | None]) -> list[str]:
+    return [name for name in names if name]
+
+
+def _kind_of_cells(feature: Any, column: Any) -> str | None:
+    """What a column holds; None where all of it is empty. Numbers are looked at one by one."""
+    kind = _kind(feature)
+    if kind == "float":
+        return kind_of(column.to_pylist())
+    return None if kind == "null" or column.null_count == len(column) else kind
 
 
 def _cells(table: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -224,13 +208,9 @@ def _kind(feature: Any) -> str:
         return "bytes" if "bytes" in feature else "other"
     if named in ("List", "LargeList", "Sequence") or isinstance(feature, list):
         inner = feature[0] if isinstance(feature, list) else feature.feature
-        return "texts" if _kind(inner) == "text" else "other"
+        return "texts" if _kind(inner) in ("text", "int", "float") else "other"
     dtype = str(getattr(feature, "dtype", ""))
-    if dtype in ("string", "large_string"):
-        return "text"
-    if dtype in ("binary", "large_binary"):
-        return "bytes"
-    return "int" if dtype.startswith(("int", "uint")) else "other"
+    return next((kind for kind, begins in DTYPES.items() if dtype.startswith(begins)), "other")
 
 
 def _labels(feature: Any, column: Any, where: str) -> tuple[list[int | None], tuple[str, ...]]:
@@ -243,44 +223,3 @@ def _labels(feature: Any, column: Any, where: str) -> tuple[list[int | None], tu
     if wrong:
         raise ValueError(f"{where} has the label {wrong[0]}, but only {len(names)} classes")
     return [None if value == -1 else value for value in values], tuple(names)
-
-
-def _suffixes(file: Path) -> list[str]:
-    """The suffixes of a tar's members, read from their headers."""
-    try:
-        with tarfile.open(file, "r:") as members:
-            names = [member.name for member in members if member.isfile()]
-            end = members.offset
-        with file.open("rb") as raw:
-            raw.seek(end)
-            rest = raw.read(tarfile.BLOCKSIZE)
-        if any(rest) or len(rest) % tarfile.BLOCKSIZE:  # tarfile takes a cut header for the end
-            raise tarfile.ReadError(f"it is cut short after {len(names)} members")
-    except (tarfile.TarError, OSError) as fault:
-        raise ValueError(f"{file} cannot be read as a plain tar: {fault}") from fault
-    # What follows the first dot, by which WebDataset tells the members of a sample apart.
-    bases = [name.rpartition("/")[2] for name in names]
-    return list(dict.fromkeys(base.partition(".")[2] for base in bases if "." in base[1:]))
-
-
-def _features(suffixes: list[str], where: str) -> Any:
-    """Columns for a tar's suffixes; given outright, a sample may lack one.
-
-    None where there is json, whose fields the library has to find out by itself.
-    """
-    if not any(suffix.lower() in IMAGES for suffix in suffixes):
-        listed = ", ".join(sorted(set(suffixes))) or "none"
-        raise ValueError(f"{where} holds no picture; the suffixes of its members are {listed}")
-    if any(suffix.lower().endswith(("json", "jsn")) for suffix in suffixes):
-        return None
-    datasets = _datasets()
-    kinds: dict[str, Callable] = {
-        **dict.fromkeys(IMAGES, datasets.Image),
-        **{name: lambda: datasets.Value("string") for name in ("txt", "text", "__key__")},
-        **{name: lambda: datasets.Value("int64") for name in ("cls", "id", "index")},
-    }
-    # Members with other suffixes are not read.
-    columns = [*dict.fromkeys(suffixes), "__key__"]
-    return datasets.Features(
-        {name: kinds[name.lower()]() for name in columns if name.lower() in kinds}
-    )
