@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pathline.data.captions import choose
+from pathline.data.sources.archives import tar
 from pathline.data.sources.folder import folder
-from pathline.data.sources.tables import parquet, tar
+from pathline.data.sources.tables import parquet
 
 
 def said(source):

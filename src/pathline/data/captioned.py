@@ -13,7 +13,7 @@ from pathline.hints import listing
 from pathline.types import Example
 
 NUMBER = re.compile(r"([\s_.-]*(\(\d+\)|\d+))+$")  # at the end of a name: -03, _12, " (2)"
-MOST_REPEATS = 10_000
+MOST_REPEATS = 100_000
 
 
 def caption_of(key: str) -> str | None:
@@ -77,7 +77,7 @@ def repeats_of(
     """How often each picture comes in an epoch, as whole numbers; None: all of them once.
 
     repeats: by the source. chosen: folder -> weight; the innermost folder counts that is named, by
-    its path or its own name. Weights such as 0.5 make the epoch longer:
+    its path or its own name, 5_cats also by cats. Weights such as 0.5 make the epoch longer:
     0.5 and 1 are 1 and 2. Raises ValueError for a folder that holds no picture.
     """
     weights = [Fraction(number) for number in repeats]
@@ -110,4 +110,5 @@ def repeats_of(
 def _folders(key: str) -> list[str]:
     """The folders that a picture is in, by path and by name, the innermost first."""
     parents = [path for path in PurePosixPath(key).parents if path.name]
-    return [name for path in parents for name in dict.fromkeys((path.as_posix(), path.name))]
+    names = ((path.as_posix(), path.name, re.sub(r"^\d+_", "", path.name)) for path in parents)
+    return [name for of_path in names for name in dict.fromkeys(of_path) if name]

@@ -48,11 +48,18 @@ def shared(weights: Sequence[float], of: Sequence[int]) -> list[float]:
     return [weights[min(number, len(weights) - 1)] / counts[number] for number in of]
 
 
+def missing_captions(captions: Mapping[str, Sequence[str] | str | None]) -> str:
+    """A sentence where pictures have no caption; "" where all have. captions: by picture's key."""
+    missing = [key for key, texts in captions.items() if not texts]
+    if not missing:
+        return ""
+    return (
+        f"{len(missing)} of {len(captions)} pictures have no caption, the first {missing[0]}. "
+        "Caption them, or train them unconditionally with data.missing_captions=null."
+    )
+
+
 def refuse_missing_captions(captions: Mapping[str, Sequence[str] | str | None]) -> None:
     """Raise ValueError where a picture has no caption. captions: by the key of the picture."""
-    missing = [key for key, texts in captions.items() if not texts]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(captions)} pictures have no caption, the first {missing[0]}. "
-            "Caption them, or train them unconditionally with data.missing_captions=null."
-        )
+    if problem := missing_captions(captions):
+        raise ValueError(problem)

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pathline.data.ahead import map_ahead
-from pathline.data.faults import Fault, refuse_unreadable, write_faults
+from pathline.data.captions import missing_captions
+from pathline.data.faults import Fault, refuse, unreadable_problem, write_faults
 from pathline.data.sources.source import UNDECODED, Source
 from pathline.data.transforms import fit, recolour
 from pathline.types import Example
@@ -31,6 +32,7 @@ class Pictures(NamedTuple):
     keys: list[str]
     names: tuple[str, ...]  # of the classes
     unreadable: list[Fault]  # of row 7 with the key "row 7"
+    repeats: list[int]  # times each comes in an epoch
 
 
 def load(
@@ -41,13 +43,15 @@ def load(
     max_bad: float = 0.01,
     memory_gb: float = 8.0,
     report: Path | None = None,
+    needs: Collection[str] = ("labels",),
     progress: Progress = iter,
 ) -> Pictures:
     """Decode every picture, cut square and scaled to size × size.
 
     What can't be read is left out and listed, one JSON object a line, in `report`. Raises
-    ValueError if that is more than the share `max_bad`, if nothing is left, or if only some
-    pictures have a label. Pixels above `memory_gb` are in a temporary file.
+    ValueError, with all that is wrong, if that is more than the share `max_bad`, if nothing is
+    left, or if only some pictures have what the run `needs`: "labels", "captions". Pixels above
+    `memory_gb` are in a temporary file.
     """
     # One array at the final size, in memory or in a temporary file.
     pixels = _allocate((source.count, channels, size, size), memory_gb)
@@ -63,18 +67,26 @@ def load(
             # The pixels go into the array; examples keep captions and labels only.
             pixels[len(examples)] = example.image
             examples.append(example._replace(image=UNDECODED))
-    # Every fault is listed before a share of them stops the run.
+    # Every fault is listed before a share of them stops the run; the reasons are told together.
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         write_faults(report, unreadable)
-    refuse_unreadable(unreadable, source.count, max_bad, report, usable=len(examples))
+    captions = {example.key: example.captions or example.caption for example in examples}
+    problems = [
+        unreadable_problem(unreadable, source.count, max_bad, report, usable=len(examples)),
+        missing_labels(examples) if "labels" in needs else "",
+        missing_captions(captions) if "captions" in needs else "",
+    ]
+    refuse([problem for problem in problems if problem], "the pictures")
+    labels = [example.label for example in examples]
     return Pictures(
         pixels=pixels[: len(examples)],
-        labels=_labels(examples),
+        labels=None if not labels or None in labels else torch.tensor(labels),
         captions=[example.caption for example in examples] if source.captioned else None,
         keys=[example.key for example in examples],
         names=source.names,
         unreadable=unreadable,
+        repeats=[example.repeats for example in examples],
     )
 
 
@@ -104,14 +116,12 @@ def _allocate(shape: tuple[int, ...], memory_gb: float) -> Tensor:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
-def _labels(examples: Sequence[Example]) -> Tensor | None:
-    labels = [example.label for example in examples if example.label is not None]
-    if not labels:
-        return None
-    if len(labels) < len(examples):
-        key = next(example.key for example in examples if example.label is None)
-        raise ValueError(
-            f"{len(examples) - len(labels)} of {len(examples)} pictures have no label, the first "
-            f"{key}. Label all of them or none."
-        )
-    return torch.tensor(labels)
+def missing_labels(examples: Sequence[Example]) -> str:
+    """A sentence where some pictures have a label and others none; "" for all or none."""
+    unlabelled = [example.key for example in examples if example.label is None]
+    if len(unlabelled) in (0, len(examples)):
+        return ""
+    return (
+        f"{len(unlabelled)} of {len(examples)} pictures have no label, the first "
+        f"{unlabelled[0]}. Label all of them or none."
+    )

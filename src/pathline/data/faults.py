@@ -48,15 +48,16 @@ def read_faults(file: Path) -> list[Fault]:
         return []
 
 
-def refuse_unreadable(
+def unreadable_problem(
     faults: Sequence[Fault], count: int, max_bad: float, report: Path | None, *, usable: int
-) -> None:
-    """Raise ValueError where too many of `count` pictures are unreadable, or none is usable."""
+) -> str:
+    """A sentence where too many of `count` pictures are unreadable, or none is usable; else ""."""
     if len(faults) > max_bad * count or not usable:
         first = "; ".join(fault.reason for fault in faults[:SHOWN])
         listed = f" All are listed in {report}." if report is not None else ""
-        raise ValueError(
+        return (
             f"{len(faults)} of {count} pictures can't be read, more than data.max_bad={max_bad:g} "
             f"allows: {first}{' …' if len(faults) > SHOWN else ''}.{listed} Repair or remove them, "
             "or raise data.max_bad."
         )
+    return ""

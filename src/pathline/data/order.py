@@ -8,7 +8,7 @@ sort by hash.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -57,6 +57,20 @@ def batch_rows(
         mask = epochs == epoch
         rows[mask] = epoch_order(seed, int(epoch), count)[places[mask]]
     return rows
+
+
+def repeat_rows(
+    rows: Int64[np.ndarray, " n"], repeats: Sequence[int] | None
+) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """The rows as often as an epoch has each, and the number 0, 1 … of each among its copies.
+
+    repeats: of every row of the data, by its number; None: all once.
+    """
+    if repeats is None:
+        return rows, np.zeros_like(rows)
+    counts = np.asarray(repeats, np.int64)[rows]
+    begins = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(rows, counts), np.arange(counts.sum()) - begins
 
 
 def bucket_batches(

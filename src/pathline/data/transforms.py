@@ -71,7 +71,7 @@ def decode(
 
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises OSError, also for a pipe or device, which might never end."""
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(f"{path} is no regular file")
     return path.read_bytes()
 

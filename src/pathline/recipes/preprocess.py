@@ -77,6 +77,8 @@ def preprocess(
     folder = out or Path(run.data.cache or CACHES / run.name)
     # A cache among the pictures would be read as data by the next command.
     refuse_inside(folder, inputs.run)
+    for note in inputs.source.notes:
+        console.print(note)
     if dry_run:
         return _show_plan(folder, inputs, console)
     try:

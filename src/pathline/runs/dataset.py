@@ -34,6 +34,7 @@ class Dataset(NamedTuple):
     pixels: Callable[[Tensor], Tensor]  # rows -> uint8 [n c h w], to compare samples with
     bucket: Tensor | None = None  # [N]; rows of one bucket have one size. None: all rows do
     features: OnDevice | None = None  # of the run's vision encoder
+    repeats: list[int] | None = None  # [N] times each row comes in an epoch; None: once
 
 
 class LoadedData(NamedTuple):

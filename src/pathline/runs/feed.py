@@ -65,7 +65,8 @@ def feeder(
     Raises ValueError if the batch cannot be divided into lanes.
     """
     lanes = _lanes(run, world)
-    positions_of = _positions(run, data)
+    train_rows, copies = order.repeat_rows(data.train.numpy(), data.repeats)
+    positions_of = _positions(run, data, train_rows)
 
     def feed(progress: Progress) -> list[Lane]:
         batches = []
@@ -73,9 +74,10 @@ def feeder(
         # A lane's rows and noise depend on its number alone, whichever rank takes it.
         for lane in range(world.rank, lanes, world.size):
             positions, epochs = positions_of(progress.images, lane, lanes)
-            # Flips and captions are a function of (seed, epoch, row), never of the process.
-            rows = data.train[torch.as_tensor(positions)]
-            at = (run.seed, epochs, rows.numpy())
+            # Flips and captions are a function of (seed, epoch, row), never of the process. The
+            # copies of a picture in one epoch have others, as if they were of further epochs.
+            rows = torch.as_tensor(train_rows[positions])
+            at = (run.seed, epochs + (copies[positions] << 32), rows.numpy())
             flips = torch.as_tensor(order.coins(*at, 0.5)) if run.data.flip else None
             choices = torch.as_tensor(order.caption_numbers(*at))
             options = {"flips": flips, "choices": choices, "with_features": with_features}
@@ -108,11 +110,15 @@ def _lanes(run: Any, world: World) -> int:
     return lanes
 
 
-def _positions(run: Any, data: Dataset) -> Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]:
-    """(images so far, lane, lanes) -> the lane's positions in data.train, and their epochs."""
-    count, batch = len(data.train), run.train.batch
+def _positions(
+    run: Any, data: Dataset, rows: np.ndarray
+) -> Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]:
+    """(images so far, lane, lanes) -> the lane's positions in `rows`, and their epochs."""
+    count, batch = len(rows), run.train.batch
     if data.bucket is not None:
-        return order.bucket_batches(data.bucket[data.train].numpy(), batch, seed=run.seed)
+        return order.bucket_batches(
+            data.bucket[torch.as_tensor(rows)].numpy(), batch, seed=run.seed
+        )
 
     def positions(images: int, lane: int, lanes: int) -> tuple[np.ndarray, np.ndarray]:
         at = {"seed": run.seed, "rank": lane, "world": lanes}

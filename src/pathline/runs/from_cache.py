@@ -16,6 +16,7 @@ from pathline.config.resolve import Settings, fill
 from pathline.config.resolve import read as read_settings
 from pathline.config.run import Run
 from pathline.data.cache.reader import Cache, read
+from pathline.data.captioned import repeats_of
 from pathline.data.captions import choose, refuse_missing_captions
 from pathline.parts import Parts
 from pathline.runs.dataset import (
@@ -170,6 +171,7 @@ def _dataset(run: Run, cache: Cache, parts: Parts) -> Dataset:
         pixels=partial(_decode, cache, parts),
         bucket=cache.bucket if len(cache.sizes) > 1 else None,
         features=features if parts.facts.vision_width else None,
+        repeats=repeats_of(cache.keys, cache.repeats, run.data.repeats),
     )
 
 

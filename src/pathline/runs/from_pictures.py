@@ -1,6 +1,6 @@
 """Data from pictures, decoded once at the run's size and encoded when they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor
 from pathline.codecs.normalise import normalise
 from pathline.config.codec_run import CodecRun
 from pathline.config.pick import Pick, bind
-from pathline.config.run import Run
+from pathline.config.run import Data, Run
 from pathline.config.sections import Images
 from pathline.console import tracked
+from pathline.data.captioned import recaptioned, repeats_of
 from pathline.data.captions import refuse_missing_captions
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
@@ -48,7 +49,7 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> LoadedData
     """
     _refuse_cache_settings(run)
     run, source = open_source(run)
-    originals = load_pictures(run.data, source, report, console)
+    originals = load_pictures(run.data, source, report, console, _needs(run, source))
     pictures = _with_tags_in_order(run, originals)
     run, facts = _facts_of(run, pictures)
     vision: Vision = bind(TABLES["vision"], run.vision, "vision encoder")()
@@ -64,7 +65,11 @@ def open_source(run: AnyRun) -> tuple[AnyRun, Source]:
     if pick.name == "auto":
         pick = Pick(*detect(Path(str(pick.options.get("path", "")))))
         run = replace(run, data=replace(run.data, source=pick))
-    return run, bind(TABLES["data.source"], pick, "data source")()
+    source: Source = bind(TABLES["data.source"], pick, "data source")()
+    if isinstance(run.data, Data):  # a codec learns no captions
+        by_name = run.data.captions == "filenames"
+        source = recaptioned(source, filenames=by_name, trigger=run.data.trigger)
+    return run, source
 
 
 def refuse_inside(out: Path, run: Run) -> None:
@@ -83,8 +88,26 @@ def tag_options(run: Run) -> tuple[int, dict[str, Any]]:
     return tags.pop("variants"), tags
 
 
-def load_pictures(data: Images, source: Source, report: Path | None, console: Console) -> Pictures:
-    """Every readable picture at data.size; the unreadable are listed in `report`, if any."""
+def _needs(run: Run, source: Source) -> tuple[str, ...]:
+    """What every picture must have for the run's text encoder: a caption, a label or nothing."""
+    reads = reads_of(run.text.name)
+    if reads is None:  # auto takes captions before classes
+        reads = "words" if source.captioned else "labels"
+    if reads in ("words", "captions"):
+        is_needed = source.captioned and run.data.missing_captions == "refuse"
+        return ("captions",) if is_needed else ()
+    return ("labels",) if reads == "labels" else ()
+
+
+def load_pictures(
+    data: Images, source: Source, report: Path | None, console: Console, needs: Collection[str] = ()
+) -> Pictures:
+    """Every readable picture at data.size; the unreadable are listed in `report`, if any.
+
+    Prints what is read and what is left out. needs: "captions" or "labels", of every picture.
+    """
+    for note in source.notes:
+        console.print(note)
     pictures = load(
         source,
         size=data.size,
@@ -92,6 +115,7 @@ def load_pictures(data: Images, source: Source, report: Path | None, console: Co
         max_bad=data.max_bad,
         memory_gb=data.memory_gb,
         report=report,
+        needs=needs,
         progress=partial(tracked, task="reading pictures", console=console),
     )
     if pictures.unreadable:
@@ -184,6 +208,7 @@ def _dataset(
         null=parts.text.null,
         pixels=lambda rows: pictures.pixels[rows],
         features=features if vision.width else None,
+        repeats=repeats_of(pictures.keys, pictures.repeats, run.data.repeats),
     )
 
 

@@ -24,7 +24,7 @@ from pathline.data.cache.reader import (
 from pathline.data.cache.rows import MIRRORED, SUMS, VALUES, PlacedPicture
 from pathline.data.cache.shards import Shard, inventory, is_shard, places, renamed, tensors
 from pathline.data.captions import shared
-from pathline.data.faults import Fault, refuse_unreadable, write_faults
+from pathline.data.faults import Fault, refuse, unreadable_problem, write_faults
 from pathline.files import digest, write_whole
 
 Places = Mapping[str, tuple[int, int]]  # row id -> (number of its shard, row in it)
@@ -51,7 +51,9 @@ def write_index(
     digests = {fault.digest for fault in torn}
     pictures = [placed for placed in layout.pictures if placed.picture.digest not in digests]
     count = len(unreadable) + len(pictures) + len(layout.refused)
-    refuse_unreadable(unreadable, count, max_bad, folder / UNREADABLE, usable=len(pictures))
+    report = folder / UNREADABLE
+    problem = unreadable_problem(unreadable, count, max_bad, report, usable=len(pictures))
+    refuse([problem] if problem else [], folder)
     # Where each row is: (shard, position), by kind.
     ids = {LATENTS: (p.id for p in pictures), TEXT: plan.captions, FEATURES: plan.features}
     shards = {kind: _final(folder / kind, plan.shards[kind], list(ids[kind])) for kind in ids}
@@ -136,6 +138,7 @@ def _line(
         # Arrangements of one tag list share the weight of a caption.
         "weights": shared([1.0], picture.of or range(len(picture.captions))),
         "of": picture.of,
+        "repeats": picture.repeats,
     }
 
 

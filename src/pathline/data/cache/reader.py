@@ -42,6 +42,7 @@ class Cache(NamedTuple):
     bucket: Int64[Tensor, " n"]  # of a row
     captions: list[tuple[str, ...]]  # [N]; () where there is none
     weights: list[tuple[float, ...]]  # [N], of the captions
+    repeats: list[int]  # [N] times each comes in an epoch
     labels: Int64[Tensor, " n"] | None
     names: tuple[str, ...]  # of the classes
     channels: int  # of the latents
@@ -88,6 +89,7 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cache:
         bucket=buckets,
         captions=[tuple(line["captions"]) for line in lines],
         weights=[tuple(line["weights"]) for line in lines],
+        repeats=[line.get("repeats", 1) for line in lines],
         labels=None if not lines or None in labels else torch.tensor(labels),
         names=tuple(head["names"]),
         channels=head["channels"],

@@ -41,6 +41,7 @@ class Picture(NamedTuple):
     captions: tuple[str, ...]
     label: int | None
     of: tuple[int, ...] = ()  # the number of the caption that each arranges; (): its own
+    repeats: int = 1  # times it comes in an epoch
 
 
 def scan(
@@ -104,7 +105,9 @@ def _look_at(
         return Fault(key, undecodable[info.digest], info.digest)
     captions, of = captions_of(example)
     size = info.height, info.width
-    return Picture(row, key, info.digest, version, *size, captions, example.label, of)
+    return Picture(
+        row, key, info.digest, version, *size, captions, example.label, of, example.repeats
+    )
 
 
 def _read_info(source: Source, row: int, encoded: bytes | Path | None) -> FileInfo:

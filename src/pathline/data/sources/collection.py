@@ -7,7 +7,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from pathline.data.faults import refuse
-from pathline.data.sources.columns import CHOOSE, Columns, choose, class_rows, kind_of, unused
+from pathline.data.sources.columns import (
+    CHOOSE,
+    LABELS,
+    SEVERAL,
+    Columns,
+    choose,
+    class_rows,
+    kind_of,
+    named,
+    unused,
+)
 from pathline.data.sources.items import UNUSED_TEXTS, Item, Items, Reasons, several
 from pathline.data.sources.listing import sentences, shown
 from pathline.data.sources.metadata import METADATA
@@ -66,7 +76,7 @@ def source_of(
     refuse(problems, where)
     used = sorted({name for part in parts for name in part.used})
     notes = [
-        _note_on_captions(entries, used),
+        *([f"captions from side-cars: {', '.join(used)}"] if used else []),
         *notes,
         *(f"left out, {text}" for text in sentences(left_out, rest)),
     ]
@@ -97,10 +107,13 @@ def kinds_of(records: Table) -> dict[str, str]:
 def columns_of(records: Table, where: str, asked: Asked = NOTHING) -> tuple[Columns, list[str]]:
     """Columns of captions and labels, and those that might hold some and are not used."""
     kinds = {"file_name": "image", **kinds_of(records)}
-    columns = choose(
-        kinds, image="file_name", caption=asked.caption, label=asked.label, where=where
-    )
+    columns = _choose(kinds, where, asked)
     return columns, unused(kinds, columns)
+
+
+def _choose(kinds: dict[str, str], where: str, asked: Asked) -> Columns:
+    picture = {"image": "file_name", "caption": asked.caption, "label": asked.label}
+    return choose(kinds, where=where, **picture)
 
 
 def _with_captions(
@@ -122,15 +135,16 @@ def _with_captions(
     of_metadata = Asked(*(None if name in in_json else name for name in asked[:2]))
     columns, spare = columns_of(records, f"{METADATA} of {where}", of_metadata)
     has_texts = any(item.texts for item in items) or bool(columns.captions)
-    json_columns, spare_json = Columns("", None, None), []
-    if in_json or not has_texts:
-        of_json = Asked(*(name if name in in_json else None for name in asked[:2]))
-        json_columns, spare_json = columns_of(fields, where, of_json)
-    elif any(fields):
-        count = sum(bool(item.fields) for item in items)
-        notes.append(f"not used: {count} side-cars in JSON, since captions come from elsewhere")
-    if spare + spare_json:
-        listed = ", ".join(spare + spare_json)
+    # Beside other captions only the lists of JSON count, which follow them.
+    kinds = kinds_of(fields)
+    is_chosen = asked.caption in in_json or not has_texts
+    names = set(kinds) if is_chosen else {asked.label, *named([*kinds], (*SEVERAL, *LABELS))}
+    of_json = Asked(*(name if name in in_json else None for name in asked[:2]))
+    of_fields = {"file_name": "image"} | {n: kind for n, kind in kinds.items() if n in names}
+    json_columns = _choose(of_fields, f"JSON beside pictures of {where}", of_json)
+    spare += unused(kinds, json_columns)
+    if spare:
+        listed = ", ".join(spare)
         notes.append(f"columns not used: {listed}; {CHOOSE}")
     if columns.captions or json_columns.captions:
         listed = ", ".join(columns.captions + json_columns.captions)
@@ -143,10 +157,11 @@ def _entry(item: Item, key: str, columns: tuple[Columns, Columns], left_out: Rea
     lists = [c for c in of_metadata.captions if c != of_metadata.caption]
     first = several(item.record.get(of_metadata.caption or ""))
     further = several(*(item.record.get(column) for column in lists))
+    json_first = several(item.fields.get(of_json.caption or ""))
     json_texts = several(*(item.fields.get(column) for column in of_json.captions))
-    if first and set(item.texts) - set(first + further):
+    if (json_first or first) and set(item.texts) - set(first + further):
         left_out.setdefault(UNUSED_TEXTS, []).append(item.side_car)
-    captions = several(list(first or item.texts), list(further)) or json_texts
+    captions = several(list(json_first or first or item.texts), list(further), list(json_texts))
     label = item.record.get(of_metadata.label or "")
     for other in (item.label, item.fields.get(of_json.label or "")):
         label = other if label is None else label
@@ -230,18 +245,11 @@ def _repeats_of(folders: set[str], meaning: Folders) -> dict[str, tuple[int, str
 
 
 def _note_on_repeats(repeated: dict[str, tuple[int, str]]) -> str:
-    listed = [f"{shown(name)} {count} times" for count, name in sorted(set(repeated.values()))]
+    listed = [f"{shown(name)} ×{count}" for count, name in sorted(set(repeated.values()))]
     return (
         f"folders called REPEATS_name, as for kohya's trainers: {', '.join(listed[:8])} an epoch; "
         "data.source.folders=classes takes them as plain names"
     )
-
-
-def _note_on_captions(entries: Sequence[Entry], used: Sequence[str]) -> str:
-    """How many pictures there are, and how many have captions."""
-    captioned = sum(bool(entry.captions) for entry in entries)
-    origin = f", side-cars {', '.join(used)}" if used else ""
-    return f"{len(entries)} pictures, {captioned} with a caption{origin}"
 
 
 def _numbered(entries: Sequence[Entry]) -> list[Entry]:

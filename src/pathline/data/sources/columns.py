@@ -38,9 +38,9 @@ def choose(
     may name a list too, which then holds all captions. Raises ValueError, listing the columns,
     where one is missing, unfit or ambiguous.
     """
-    pictures = _of(kinds, "image") or _called(_of(kinds, "bytes"), IMAGES)
-    captions = _called(_of(kinds, *CAPTION_KINDS), CAPTIONS)
-    labels = _of(kinds, "class") or _called(_of(kinds, *LABEL_KINDS), LABELS)
+    pictures = _of(kinds, "image") or named(_of(kinds, "bytes"), IMAGES)
+    captions = named(_of(kinds, *CAPTION_KINDS), CAPTIONS)
+    labels = _of(kinds, "class") or named(_of(kinds, *LABEL_KINDS), LABELS)
     picture = _pick(kinds, "image", image, pictures, ("image", "bytes"), where)
     if picture is None:
         raise ValueError(
@@ -50,7 +50,7 @@ def choose(
     label_column = _pick(kinds, "label", label, labels, LABEL_KINDS, where)
     # A list named outright holds all captions; others of customary name follow the first caption.
     is_list = text_column is not None and kinds[text_column] == "texts"
-    further = [] if is_list and caption else _called(_of(kinds, "texts"), SEVERAL)
+    further = [] if is_list and caption else named(_of(kinds, "texts"), SEVERAL)
     every = tuple(dict.fromkeys([*([text_column] if text_column else []), *further]))
     return Columns(picture, None if is_list else text_column, label_column, every)
 
@@ -59,11 +59,11 @@ def unused(kinds: dict[str, str], columns: Columns) -> list[str]:
     """Columns that may hold captions or labels and are not used, with their kinds."""
     used = {columns.image, columns.label, *columns.captions}
     telling = ("text", "texts", "class", "bool", "float", "other")
-    named = (*CAPTIONS, *SEVERAL, *LABELS)
+    customary = (*CAPTIONS, *SEVERAL, *LABELS)
     return [
         f"{column} ({kind})"
         for column, kind in kinds.items()
-        if column not in used and (kind in telling[:4] or _called([column], named))
+        if column not in used and (kind in telling[:4] or named([column], customary))
     ]
 
 
@@ -96,7 +96,8 @@ def _kind_of_value(value: Any) -> str | None:
         case float():
             return None if isnan(value) else "int" if value.is_integer() else "float"
         case list() | tuple():
-            return "texts" if all(isinstance(v, str | int | float) for v in value) else "other"
+            is_plain = all(isinstance(part, str | int | float) for part in value)
+            return "texts" if is_plain and any(isinstance(p, str) for p in value) else "other"
     return "other"
 
 
@@ -146,7 +147,7 @@ def _of(kinds: dict[str, str], *sought: str) -> list[str]:
     return [column for column, kind in kinds.items() if kind in sought]
 
 
-def _called(columns: list[str], names: tuple[str, ...]) -> list[str]:
+def named(columns: list[str], names: tuple[str, ...]) -> list[str]:
     """Those of a customary name; of a nested column (`json.prompt`) the last part counts."""
     return [c for c in columns if c.strip().lower().rpartition(".")[2] in names]
 
