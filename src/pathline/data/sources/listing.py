@@ -1,5 +1,6 @@
 """What lies below a folder: the files that are read, and what is left out, with the reason."""
 
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,10 @@ UNREAD = {  # kinds of files in which people have pictures -> their suffixes
     ),
 }
 LISTED = 5  # names in a sentence
+SHEETS = re.compile(  # names that pathline gives to pages of several pictures
+    r"(contact-sheet|sheet|check|seen|unseen|held_out|codec-check)(-\d+)?\.png"
+    r"|trajectory(-\d+)?\.(png|gif)|[\w-]+-\d{8}\.png"
+)
 
 
 class Survey(NamedTuple):
@@ -90,7 +95,8 @@ def _reason_against(path: Path, above: frozenset[Path], linked: set[Path]) -> st
         return _reason_against_folder(path, above, linked)
     if not stat.S_ISREG(mode):
         return "no regular files (pipes, sockets, devices)"
-    return "contact sheets and grids that pathline wrote" if is_sheet(path) else ""
+    is_page = SHEETS.fullmatch(path.name) and is_sheet(path)  # few files need be opened
+    return "contact sheets and grids that pathline wrote" if is_page else ""
 
 
 def _reason_against_folder(path: Path, above: frozenset[Path], linked: set[Path]) -> str | None:
