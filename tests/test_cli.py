@@ -166,7 +166,7 @@ def test_wrong_rows_and_options_are_told(capsys):
     assert "3 problems" in said
     assert "Did you mean 'heun'?" in said
     assert "Did you mean 'lr'?" in said
-    assert "depth wants a whole number or null, got 'x'" in said
+    assert "backbone.depth=x is wrong because it must be a whole number" in said
 
 
 def test_list(capsys):

@@ -2,17 +2,19 @@
 
 import inspect
 import math
-from typing import Annotated, get_args, get_origin
+from importlib import import_module
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
+from pathline.cli import COMMANDS, GROUPS, main
 from pathline.codecs.own import NETWORKS
 from pathline.config.codec_run import CodecRun
 from pathline.config.layers import build, keys_of, nest
 from pathline.config.pick import Pick, options_of
 from pathline.config.pick import problems as wrong_in
 from pathline.config.run import Run
-from pathline.config.values import convert
+from pathline.config.values import convert, is_number
 from pathline.ranges import LARGEST, Range, holds, range_words
 from pathline.tables import TABLES
 
@@ -116,6 +118,41 @@ def test_a_default_lies_in_its_range(place, name, key, kind):
 def test_the_defaults_of_records_lie_in_their_ranges():
     for record in RECORDS.values():
         build(record, {})
+
+
+PLACES = [place for _, place, _ in COMMANDS] + [
+    place for _, *rest in GROUPS.values() for _, place, _ in rest
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_number_of_a_command_has_a_range(place):
+    module, name = place.split(":")
+    command = getattr(import_module(f"pathline.recipes.{module}"), name)
+    kinds = get_type_hints(command, include_extras=True)
+    bare = [key for key, kind in kinds.items() if key != "return" and is_number(kind)]
+    bare = [key for key in bare if any(allowed is None for _, allowed in ranges(kinds[key]))]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--n 2.9", "--n=2.9 is wrong because it must be a whole number of 1 or more or null."),
+        ("--steps 1.9", "--steps=1.9 is wrong because it must be a whole number"),
+        ("--seed 3.7", "--seed=3.7 is wrong because it must be a whole number in [0, "),
+        (f"--seed {2**64}", f"--seed={2**64} is wrong because it must be a whole number in [0, "),
+        ("--seed -1", "--seed=-1 is wrong"),
+        ("--n 0", "--n=0 is wrong"),
+        ("--label x", "--label=x is wrong"),
+        ("--strength nan", "--strength=nan is wrong because it must be a number in (0, 1]."),
+        ("--guidance inf", "--guidance=inf is wrong"),
+        ("--n 2.9 --seed 3.7", "--seed=3.7 is wrong"),
+    ],
+)
+def test_a_number_on_the_command_line_is_not_rounded(option, words, tmp_path, capsys):
+    assert main(["generate", str(tmp_path), *option.split()]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_words_of_ranges():

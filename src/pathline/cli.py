@@ -8,12 +8,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import BoundArguments
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
+from pathline.config.values import convert as as_kind
+from pathline.config.values import is_number
 from pathline.errors import DONE, FAILED, INTERRUPTED, USAGE, PathlineError, describe
 from pathline.hints import nearest
 
@@ -59,7 +62,9 @@ def _build(load: Callable[[str], Any]) -> App:
         version_flags="--version",
         error_formatter=lambda error: f"pathline: {error}",
         # no --no-debug and --empty-config; no "[default: ()]"
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(
+            negative=(), show_default=_shown_default, converter=_read_option
+        ),
     )
 
     def fill(group: App, commands: Sequence[tuple[str, str, str]]) -> App:
@@ -74,6 +79,25 @@ def _build(load: Callable[[str], Any]) -> App:
 
 def _shown_default(value: object) -> str | None:
     return None if value is None or value is False or value == () else str(value)
+
+
+def _read_option(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A number stays text until `_read_numbers`; cyclopts would round 2.9 to a whole number."""
+    return tokens[0].value if is_number(kind) else convert(kind, tokens)
+
+
+def _read_numbers(bound: BoundArguments) -> None:
+    """Read the numbers of a command as settings are read: whole ones unrounded, in their range."""
+    wrong = []
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].annotation
+        if isinstance(value, str) and is_number(kind):
+            try:
+                bound.arguments[name] = as_kind(value, kind)
+            except ValueError as error:
+                wrong.append(f"--{name.replace('_', '-')}={error}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 app = _build(lambda place: f"pathline.recipes.{place}")
@@ -131,6 +155,7 @@ def _run(tokens: list[str], debug: bool) -> int:
     # no command is imported for its help: torch alone would take seconds
     commands = _build(partial(_lazy_outline, tokens)) if {"--help", "-h"} & {*tokens} else app
     command, bound, _ = commands.parse_args(tokens, exit_on_error=False)
+    _read_numbers(bound)
     if debug and "debug" in bound.signature.parameters:
         bound.arguments["debug"] = True
     code = command(*bound.args, **bound.kwargs)

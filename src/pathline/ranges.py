@@ -57,3 +57,4 @@ PowerLength = Annotated[float, Range(0, 0.2886, without_low=True)]
 Depth = Annotated[int, Range(1, 1000)]  # blocks or layers, which are built one by one
 Width = Annotated[int, Range(1, 2**17)]  # channels or numbers in a token
 TimeStep = Annotated[float, Range(0, 0.5, without_low=True, without_high=True)]
+Port = Annotated[int, Range(1, 65535)]

@@ -201,12 +201,6 @@ def test_a_dry_run_writes_nothing(tiny, pictures, speaking, capsys):
     assert {p.suffix for p in pictures.iterdir()} == {".png", ".txt"}
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"retries": -1}, {"pixels": 0}])
-def test_settings_out_of_range(tiny, pictures, wrong):
-    with pytest.raises(ValueError, match="is wrong because it is below"):
-        caption(pictures, model=str(tiny), **wrong)
-
-
 def test_a_folder_without_pictures(tiny, tmp_path):
     with pytest.raises(ValueError, match="has no picture"):
         caption(tmp_path, model=str(tiny))

@@ -124,8 +124,6 @@ def test_another_codec_is_told(root, capsys):
 def test_bad_asks(root):
     with pytest.raises(ValueError, match="is inside the image folder"):
         preprocess(str(root), *TINY, out=root / "cache")
-    with pytest.raises(ValueError, match="must be at least 1, and --check 0 at least 0"):
-        preprocess(str(root), *TINY, batch=0)
     with pytest.raises(ValueError, match="Nearest: 96 or 100"):
         preprocess(str(root), *TINY, "data.size=99")
     (root / "torn.png").write_bytes(b"\x89PNG")

@@ -73,6 +73,15 @@ def is_typeable(kind: Any) -> bool:
     )
 
 
+def is_number(kind: Any) -> bool:
+    """Whether values of this kind are numbers or null, within a range or without."""
+    if get_origin(kind) is Annotated:
+        return is_number(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return all(part is NoneType or is_number(part) for part in get_args(kind))
+    return kind in (int, float)
+
+
 def describe_kind(kind: Any) -> str:
     """A kind in words, for messages and lists, with its range."""
     origin, inner = get_origin(kind), get_args(kind)

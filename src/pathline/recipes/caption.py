@@ -26,6 +26,7 @@ from pathline.captioning.templates import Template, load_template, opens_badly
 from pathline.console import Say, open_console, progress, say_on
 from pathline.data.sources.folder import existing_folder
 from pathline.dtypes import DtypeName, short_name
+from pathline.ranges import NotNegative, NotNegativeFloat, Positive, Seed
 from pathline.training.device import pick_device
 from pathline.training.distributed import World, joined
 
@@ -44,15 +45,15 @@ def caption(
     side_cars: bool = False,
     resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
     replace: bool = False,
-    max_new_tokens: int = 512,
-    batch: int = 4,
-    temperature: float = 0.0,
-    retries: int = 2,
-    seed: int = 0,
-    pixels: int = 589_824,
+    max_new_tokens: Positive = 512,
+    batch: Positive = 4,
+    temperature: NotNegativeFloat = 0.0,
+    retries: NotNegative = 2,
+    seed: Seed = 0,
+    pixels: Positive = 589_824,
     device: str = "auto",
     dtype: Literal["auto", DtypeName] = "auto",
-    dry_run: int = 0,
+    dry_run: NotNegative = 0,
 ) -> int:
     """Caption the images of a folder with a vision-language model, into metadata.jsonl.
 
@@ -96,8 +97,6 @@ def caption(
     dry_run:
         Print captions of so many images, and write nothing.
     """
-    _check_at_least(1, batch=batch, max_new_tokens=max_new_tokens, pixels=pixels)
-    _check_at_least(0, retries=retries, temperature=temperature, dry_run=dry_run)
     chosen = load_template(template)
     model_folder, version = captioner.find_model(model, revision)
     maker = _describe_maker(model, version, chosen, temperature, pixels, seed)
@@ -202,10 +201,3 @@ def _finish(say: Say, collection: Collection, **merging: bool) -> int:
     if faults:
         say(f"{len(faults)} images have no caption; all are listed in {collection.faults}")
     return 1 if faults and not captions else 0
-
-
-def _check_at_least(least: int, **settings: int | float) -> None:
-    for name, value in settings.items():
-        if value < least:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag}={value} is wrong because it is below {least}. Raise it.")

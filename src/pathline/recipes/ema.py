@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pathline.console import open_console, say_on
 from pathline.hints import command_line
+from pathline.ranges import NotNegative, PowerLength
 from pathline.runs import folder as runs
 from pathline.runs.folder import AVERAGES
 from pathline.training.power_ema import Snapshot, rebuild, snapshots, write
@@ -16,8 +17,8 @@ def ema(
     run: Path,
     /,
     *,
-    sigma_rel: float = 0.1,
-    update: int | None = None,
+    sigma_rel: PowerLength = 0.1,
+    update: NotNegative | None = None,
     out: Path | None = None,
 ) -> int:
     """Rebuild an average of a run's weights, of any length, from the snapshots it stored.

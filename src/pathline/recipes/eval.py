@@ -11,6 +11,7 @@ from pathline.console import open_console
 from pathline.evaluation.measure import Request, measure
 from pathline.evaluation.reference import is_run
 from pathline.evaluation.report import print_results
+from pathline.ranges import NotNegativeFloat, Positive, Seed, ShareBelowOne
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
 
@@ -22,17 +23,17 @@ def evaluate(
     /,
     *words: str,
     reference: Path | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    steps: int | None = None,
+    n: Positive | None = None,
+    seed: Seed = 0,
+    steps: Positive | None = None,
     solver: str | None = None,
-    guidance: float | None = None,
-    ema: float | None = None,
+    guidance: NotNegativeFloat | None = None,
+    ema: ShareBelowOne | None = None,
     feature: Sequence[str] = (),
     metric: str | None = None,
     sweep: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
-    batch: int | None = None,
-    size: int | None = None,
+    batch: Positive | None = None,
+    size: Positive | None = None,
     device: str = "auto",
     out: Path | None = None,
     json: bool = False,

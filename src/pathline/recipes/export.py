@@ -7,13 +7,14 @@ from safetensors.torch import save_file
 
 from pathline.console import open_console, say_on
 from pathline.files import write_whole
+from pathline.ranges import ShareBelowOne
 from pathline.runs import folder as runs
 from pathline.runs.contrastive_mean import PUSH_MEAN
 from pathline.runs.sampling import parts_of
 from pathline.training.checkpoint import bytes_of
 
 
-def export(run: Path, /, *, out: Path, ema: float | None = None) -> int:
+def export(run: Path, /, *, out: Path, ema: ShareBelowOne | None = None) -> int:
     """Write a run's weights, however many processes trained them, as one safetensors file.
 
     The file has the run's settings in it: `pathline generate FILE` samples from it alone, and

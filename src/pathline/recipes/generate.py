@@ -9,6 +9,7 @@ import torch
 from pathline.console import Say, open_console, say_on
 from pathline.hints import command_line
 from pathline.parts import Parts
+from pathline.ranges import NotNegative, NotNegativeFloat, Positive, Seed, ShareAboveZero
 from pathline.runs import folder as runs
 from pathline.runs.picture_files import prepare_request, write_images
 from pathline.runs.prompts import InputFlags, PromptFlags
@@ -23,19 +24,19 @@ def generate(
     run: Path,
     /,
     *prompts: str,
-    n: int | None = None,
-    steps: int | None = None,
+    n: Positive | None = None,
+    steps: Positive | None = None,
     solver: str | None = None,
-    guidance: float | None = None,
-    label: int | None = None,
+    guidance: NotNegativeFloat | None = None,
+    label: NotNegative | None = None,
     class_grid: bool = False,
     prompt_file: Path | None = None,
     from_cache: Sequence[str] = (),
     negative: str | None = None,
     size: str | None = None,
     init: Path | None = None,
-    strength: float = 0.6,
-    seed: int = 0,
+    strength: ShareAboveZero = 0.6,
+    seed: Seed = 0,
     trajectory: bool = False,
     out: Path | None = None,
     ema: float | Path | None = None,

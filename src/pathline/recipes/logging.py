@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import yaml
 
 from pathline.console import open_console
+from pathline.ranges import Port
 from pathline.runs.folder import LATEST, RUNS, SETTINGS, newest_run
 from pathline.training.trackers.dashboards import PROJECT, TRACKERS, installed, parts, pictures
 from pathline.training.trackers.jsonl import METRICS, Tracker, lines
@@ -33,7 +34,7 @@ def logging(
     /,
     *,
     backend: Literal["trackio", "tensorboard"] = "trackio",
-    port: int | None = None,
+    port: Port | None = None,
     debug: bool = False,
 ) -> int:
     """Look at runs in a browser: losses, gradients, sample grids.

@@ -17,6 +17,7 @@ from pathline.data.cache.report import bucket_table, list_faults
 from pathline.data.cache.shards import inventory
 from pathline.dtypes import DtypeName, short_name
 from pathline.evaluation.cache_check import check_cache
+from pathline.ranges import NotNegative, Positive
 from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders, write_settings
 from pathline.runs.from_pictures import refuse_inside
 from pathline.tables import TABLES
@@ -35,9 +36,9 @@ def preprocess(
     config: Sequence[Path] = (),
     out: Path | None = None,
     dry_run: bool = False,
-    check: int = 0,
+    check: NotNegative = 0,
     device: str | None = None,
-    batch: int = 32,
+    batch: Positive = 32,
     dtype: DtypeName = "fp16",
     text_dtype: DtypeName = "fp16",
 ) -> int:
@@ -69,8 +70,6 @@ def preprocess(
     text_dtype:
         Of the stored text states: fp16, bf16, fp32.
     """
-    if batch < 1 or check < 0:
-        raise ValueError(f"--batch {batch} must be at least 1, and --check {check} at least 0.")
     run = read(what, config, overrides, {"device": device}, tables=TABLES).run
     console = open_console(quiet=launched_rank() > 0)
     inputs = cache_inputs(run, short_name(dtype), short_name(text_dtype))

@@ -18,6 +18,7 @@ from pathline.files import unused
 from pathline.generate import sample_images
 from pathline.images import save_sheet, sheet
 from pathline.metrics.scenes import Adherence, adherence
+from pathline.ranges import Seed
 from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.tables import TABLES
 
@@ -28,7 +29,7 @@ SPLITS = {"seen": "trained colour-shape pairs", "held_out": "unseen colour-shape
 def quickstart(
     *settings: str,
     out: Path | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     device: str | None = None,
     debug: bool = False,
 ) -> int:

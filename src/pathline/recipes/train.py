@@ -8,6 +8,7 @@ from pathline.console import Say, open_console, say_on
 from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.hints import command_line
+from pathline.ranges import NotNegative, Seed
 from pathline.runs.folder import Layers, Opened
 from pathline.runs.launch import launch
 from pathline.training.distributed import launched_rank
@@ -20,9 +21,9 @@ def train(
     config: Sequence[Path] = (),
     resume: str | None = None,
     out: Path | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     device: str | None = None,
-    procs: int = 1,
+    procs: NotNegative = 1,
     debug: bool = False,
 ) -> int:
     """Train a flow on a preset's data or on your own images.

@@ -20,6 +20,7 @@ from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
 from pathline.files import unused
 from pathline.images import save_sheet, sheet
+from pathline.ranges import Positive
 from pathline.runs.from_pictures import open_source
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
@@ -44,9 +45,9 @@ def codec_check(
     /,
     *overrides: str,
     config: Sequence[Path] = (),
-    count: int = 64,
-    size: int | None = None,
-    batch: int = 4,
+    count: Positive = 64,
+    size: Positive | None = None,
+    batch: Positive = 4,
     device: str | None = None,
     out: Path = Path("codec-check.png"),
 ) -> int:
@@ -73,8 +74,6 @@ def codec_check(
     out:
         PNG of original, decoded and difference; numbers go to a .json of the same name.
     """
-    if min(count, batch, 1 if size is None else size) < 1:
-        raise ValueError(f"--count {count} --batch {batch} --size {size}: all must be above 0.")
     settings = [f"codec={codec}", *overrides]
     run = read(folder, config, settings, {"device": device}, tables=TABLES).run
     run, source = open_source(run)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pathline.console import open_console, say_on
 from pathline.evaluation.codec_hook import codec_trial, store_codec
 from pathline.evaluation.training import EXIT, read_command, run_training
+from pathline.ranges import Seed
 from pathline.runs.folder import Layers
 
 
@@ -16,7 +17,7 @@ def codec_train(
     config: Sequence[Path] = (),
     resume: str | None = None,
     out: Path | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     device: str | None = None,
     debug: bool = False,
 ) -> int:
