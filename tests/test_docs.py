@@ -38,7 +38,7 @@ def fault_of(words):
     settings = [w for w in words[1:] if "=" in w and not w.startswith("-")]
     settings = [w for w in settings if not w.startswith("init=") and "…" not in w]
     if preset is None:
-        preset = "own-small"
+        preset = "."  # any folder stands for the one that the page names
         kind = "parquet" if any(w.endswith(".parquet") for w in plain) else "folder"
         settings += [f"data.source={kind}", "data.source.path=."]
     try:
@@ -70,7 +70,12 @@ def test_commands_exist(page):
 
 @pytest.mark.parametrize(
     ("line", "fault"),
-    [("pathline trian digits", "no command"), ("pathline train digits train.updats=5", "updats")],
+    [
+        ("pathline trian digits", "no command"),
+        ("pathline train digits train.updats=5", "updats"),
+        ("pathline train digits size=medium", "size"),
+        ("pathline train path/to/my/pictures data.source.captoin=title", "captoin"),
+    ],
 )
 def test_a_wrong_command_is_noticed(line, fault):
     (words,) = commands_of(f"```console\n$ {line}  # a comment\n```\n")
