@@ -55,25 +55,25 @@ def write_json(out: Path, stem: str, results: Sequence[dict[str, Any]]) -> Path:
 
 def _plot(results: Sequence[dict[str, Any]], file: Path, console: Console) -> None:
     for at, feature in enumerate(results[0]["features"]):
-        spots = [Spot(result["setting"], _scores(result, at)) for result in results]
+        spots = [Spot(result["setting"], scores_of(result, at)) for result in results]
         metrics = _columns(results, at)
         suffix = f"-{feature['feature']}" if len(results[0]["features"]) > 1 else ""
         picture = file.with_name(f"{file.stem}{suffix}.png")
         title = f"{results[0]['what']}: {_describe(results[0])}; {feature['feature']}"
         try:
-            curves(spots, metrics, _baseline(results[0], at), title, picture)
+            curves(spots, metrics, baseline_of(results[0], at), title, picture)
         except ImportError as error:
             console.print(f"no curves: {error}")
             return
         console.print(f"curves: {picture}")
 
 
-def _scores(result: Mapping[str, Any], at: int) -> dict[str, float]:
+def scores_of(result: Mapping[str, Any], at: int) -> dict[str, float]:
     """All that a table or a curve may show of a feature, by name."""
     return result["features"][at]["scores"] | _adherence(result, "sampled")
 
 
-def _baseline(result: Mapping[str, Any], at: int) -> dict[str, float]:
+def baseline_of(result: Mapping[str, Any], at: int) -> dict[str, float]:
     """Scores of real images."""
     feature = result["features"][at]
     baseline, scores = dict(feature["baseline"]), feature["scores"]
@@ -93,7 +93,7 @@ def _adherence(result: Mapping[str, Any], images: str) -> dict[str, float]:
 def _columns(results: Sequence[Mapping[str, Any]], at: int) -> list[str]:
     """Names of the metrics that a sweep shows: the one it is ranked by, the usual ones, others."""
     frechet_name = results[0]["features"][at]["frechet_name"]
-    names = dict.fromkeys(name for result in results for name in _scores(result, at))
+    names = dict.fromkeys(name for result in results for name in scores_of(result, at))
     first = [metric_name(results[0]["metric"], frechet_name), frechet_name, *FIRST]
     rest = [name for name in names if name not in HIDDEN]
     return [name for name in dict.fromkeys([*first, *rest]) if name in names]
@@ -122,7 +122,7 @@ def _print_single(result: Mapping[str, Any], console: Console) -> None:
     say(f"{result['what']}: {_describe(result)}")
     say(f"real images: {result['reference']}")
     for at, feature in enumerate(result["features"]):
-        say(_feature_table(feature, _baseline(result, at)))
+        say(_feature_table(feature, baseline_of(result, at)))
         if feature["note"]:
             say(f"{feature['feature']}: {feature['note']}")
     if "adherence" in result:
@@ -169,10 +169,10 @@ def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None
         for name in names:
             table.add_column(name, overflow="fold")
         for result in results:
-            scores = _scores(result, at)
+            scores = scores_of(result, at)
             table.add_row(*result["setting"].values(), *(_number(scores.get(m)) for m in names))
         # Real images last: their score is what sampled ones can reach.
-        baseline = _baseline(first, at)
+        baseline = baseline_of(first, at)
         blank = [""] * (len(first["setting"]) - 1)
         table.add_section()
         table.add_row("real", *blank, *(_number(baseline.get(m)) for m in names))
@@ -184,11 +184,11 @@ def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None
 
 def _print_best(results: Sequence[Mapping[str, Any]], at: int, console: Console) -> None:
     metric = metric_name(results[0]["metric"], results[0]["features"][at]["frechet_name"])
-    scored = [result for result in results if metric in _scores(result, at)]
+    scored = [result for result in results if metric in scores_of(result, at)]
     if not scored:
         return
     choose = min if is_lower_better(metric) else max
-    best = choose(scored, key=lambda result: _scores(result, at)[metric])
+    best = choose(scored, key=lambda result: scores_of(result, at)[metric])
     setting = " ".join(f"{key}={value}" for key, value in best["setting"].items())
     console.print(f"best {metric}: {setting}")
 

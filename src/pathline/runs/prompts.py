@@ -26,7 +26,7 @@ SHOWN = 5  # names in a message
 class PromptFlags(NamedTuple):
     """What the command line says about the images; at most one of the first five."""
 
-    prompts: Sequence[str] = ()
+    prompts: Sequence[Item] = ()  # prompts, or classes by name or number
     file: Path | None = None
     cached: Sequence[str] = ()  # names of pictures in the run's cache
     label: int | None = None
@@ -59,7 +59,9 @@ def read_items(opened: Opened, parts: Parts, flags: PromptFlags) -> tuple[list[I
         raise ValueError(f"--n {n} samples no image; give 1 or more.")
     if flags.cached:
         return _read_cached(opened, parts, flags.cached, n or 1)
-    if (flags.class_grid or flags.label is not None) and not labelled(parts.text):
+    is_class = flags.class_grid or flags.label is not None
+    is_class = is_class or any(isinstance(item, int) for item in flags.prompts)
+    if is_class and not labelled(parts.text):
         raise ValueError(
             "--label and --class-grid are for runs trained on classes, and this run has none; "
             "give prompts, or nothing for unconditional images."

@@ -1,0 +1,1 @@
+"""What `import pathline` offers: the steps of the commands, with PIL images and exceptions."""
