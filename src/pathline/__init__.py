@@ -6,6 +6,7 @@
 `train`, `load` and `evaluate` are imported when they are first used, for they import torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'pathline' has no attribute {name!r}")
+    # As the command does, for torch reads it when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value  # this function is not called for it again
     return value

@@ -1,4 +1,4 @@
-"""Training and scoring from a program: the settings, the numbers and the manners of the commands."""
+"""Training and scoring from a program: settings, numbers and errors are those of the commands."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pathline.cli import main
 from pathline.errors import PathlineError
 
 
-def test_nested_and_dotted_settings_are_the_same(digits, tiny, tmp_path):
+def test_nested_and_dotted_settings_are_the_same(tiny, tmp_path):
     tiny = {**tiny, **{"train.updates": np.int64(1), "optimizer.lr": 1e-5}}
     flow = pathline.train("digits", out=str(tmp_path / "run"), quiet=True, **tiny)
     assert flow.settings["train"]["updates"] == 1
@@ -26,7 +26,8 @@ def test_nested_and_dotted_settings_are_the_same(digits, tiny, tmp_path):
 def test_training_is_that_of_the_command_to_the_bit(digits, tmp_path):
     typed = ["backbone.width=32", "backbone.depth=1", "backbone.heads=2", "train.ema=[0.5,0.9]"]
     typed += ["train.precision=fp32", "train.validate_every=0", "train.sample_every=0"]
-    typed += ["train.updates=2", "sample.steps=3"]
+    typed += ["train.updates=10", "sample.steps=3", "optimizer.lr=0.01", "schedule=constant"]
+    typed += ["schedule.warmup=0"]
     assert main(["train", "digits", *typed, "--out", str(tmp_path / "run")]) == 0
     other = pathline.load(tmp_path / "run")
     weights, others = digits.parts.network.state_dict(), other.parts.network.state_dict()
@@ -50,7 +51,7 @@ def test_an_interruption_saves_and_the_run_goes_on(tiny, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt, match="pathline.train\\(resume="):
+    with pytest.raises(KeyboardInterrupt, match=r"pathline.train\(resume="):
         pathline.train("digits", out=run, **tiny)
     saved = pathline.load(run)
     update = int(saved.checkpoint.name.removeprefix("step-"))
@@ -59,10 +60,20 @@ def test_an_interruption_saves_and_the_run_goes_on(tiny, tmp_path):
     assert flow.checkpoint.name == f"step-{update + 1:08d}"
 
 
+def test_a_training_may_run_in_a_thread(tiny, tmp_path):
+    flows = []
+    thread = threading.Thread(
+        target=lambda: flows.append(pathline.train("digits", out=tmp_path / "run", **tiny))
+    )
+    thread.start()
+    thread.join()
+    assert flows[0].folder == tmp_path / "run"
+
+
 def test_a_loss_that_is_not_finite_is_an_error_with_its_code(tiny, tmp_path):
-    tiny = {**tiny, "train": {**tiny["train"], "updates": 50}}
+    tiny = {**tiny, "train": {**tiny["train"], "updates": 50}, "optimizer": {"lr": 1e9}}
     with pytest.raises(PathlineError, match=r"not\s+finite") as raised:
-        pathline.train("digits", out=tmp_path / "run", optimizer={"lr": 1e30}, **tiny)
+        pathline.train("digits", out=tmp_path / "run", **tiny)
     assert raised.value.code == 3
 
 
@@ -96,11 +107,14 @@ def test_scores_are_those_of_the_command(digits, tmp_path, capfd):
     assert "kid" in scores._repr_html_()
 
 
-def test_scores_of_two_features_have_two_names(digits):
-    scores = pathline.evaluate(
-        str(digits.folder), n=8, steps=1, feature=["pca", "pixels"], pca={"width": 4}
-    )
-    assert {"kid", "pixels.kid"} <= set(scores)
+def test_scores_of_a_second_feature_have_its_name():
+    features = [
+        {"feature": "pca", "scores": {"kid": 2.0}, "baseline": {"kid": 1.0}},
+        {"feature": "clip", "scores": {"kid": 4.0}, "baseline": {}},
+    ]
+    scores = pathline.Scores({"features": features})
+    assert scores == {"kid": 2.0, "clip.kid": 4.0}
+    assert scores.real == {"kid": 1.0}
 
 
 def test_scores_are_of_the_weights_that_were_loaded(digits):

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,8 +84,11 @@ def signals() -> Iterator[Callable[[], bool]]:
     """A function that returns whether a signal came: Ctrl-C or one of STOPPING.
 
     A training then ends with a checkpoint. A second Ctrl-C, or the same signal again after ECHO
-    seconds, stops the process.
+    seconds, stops the process. Outside of the main thread Python hands out no signals.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     caught: dict[int, float] = {}
     terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
