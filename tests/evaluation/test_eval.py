@@ -65,7 +65,9 @@ def test_a_result_says_how_it_was_got_and_none_is_overwritten(run, tmp_path, cap
     assert feature["feature"] == "pca-64"
     assert feature["scores"].keys() >= {"FD-pca", "kid", "nearest_ratio", "diversity"}
     assert feature["baseline"]["FD-pca"] < feature["scores"]["FD-pca"]
-    assert feature["held_out_n"] == feature["reference_n"] == feature["baseline_n"] == 12
+    assert feature["reference_n"] == feature["baseline_n"] == 12
+    assert "held_out" not in feature
+    assert any(text.startswith("no distance to held-out") for text in feature["cautions"])
     printed = capsys.readouterr().out
     for word in ("n 12", "seed 3", "2 steps", "euler", "EMA 0.9", "pca-64", "real against real"):
         assert word in printed

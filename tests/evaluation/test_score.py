@@ -36,6 +36,16 @@ def test_copies_of_training_pictures_are_found_out(pixels):
     assert 0.8 < score(scorer, new, [], 0)["scores"]["nearest_ratio"] < 1.2
 
 
+@pytest.mark.parametrize(("held_count", "is_scored"), [(3, False), (49, False), (50, True)])
+def test_few_held_out_pictures_have_no_distance(pixels, held_count, is_scored):
+    reference = Reference("digits", pixels[:300], held=pixels[300 : 300 + held_count])
+    result = score(prepare_scorer(Pick("pca"), reference, 60, 0, CPU), pixels[450:510], [], 0)
+    assert ("held_out" in result) == is_scored
+    assert ("nearest_ratio" in result["scores"]) == is_scored
+    message = f"no distance to held-out pictures: {held_count} are too few, it needs 50 or more"
+    assert any(message in text for text in result["cautions"]) != is_scored
+
+
 def test_a_prompt_that_always_gives_one_picture_has_no_diversity(pixels):
     scorer = prepare_scorer(Pick("pca"), Reference("digits", pixels), 100, 0, CPU)
     same, different = pixels[:1].repeat(8, 1, 1, 1), pixels[:8]

@@ -25,6 +25,7 @@ HIGHER = (
     *("precision", "recall", "density", "coverage"),
     *("accuracy", "inception_score", "clip_score", "adherence"),
 )
+LEAST_HELD = 50  # held-out images; a distance to fewer is mostly their own scatter
 
 
 class Scorer(NamedTuple):
@@ -96,11 +97,18 @@ def score(scorer: Scorer, images: Tensor, items: Sequence[Item], seed: int) -> d
         "baseline_n": scorer.baseline_n,
         "cautions": notes,
     }
-    if scorer.held is not None:
-        few = min(len(scorer.held), n)  # sets of unequal size can't be compared
-        held = _score_sets(scorer, scorer.held[:few], features[:few], seed)
-        result |= {"held_out": held, "held_out_n": few}
-        scores |= _score_memorisation(scorer, scorer.held, features, notes)
+    held = scorer.real[:0] if scorer.held is None else scorer.held
+    few = min(len(held), n)  # sets of unequal size can't be compared
+    if few >= LEAST_HELD:
+        distances = _score_sets(scorer, held[:few], features[:few], seed)
+        result |= {"held_out": distances, "held_out_n": few}
+    elif few:
+        notes.append(
+            f"no distance to held-out pictures: {few} are too few, it needs {LEAST_HELD} or more "
+            "of them and of generated images"
+        )
+    if len(held) >= LEAST_HELD:
+        scores |= _score_memorisation(scorer, held, features, notes)
     return result
 
 
