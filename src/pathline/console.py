@@ -1,5 +1,6 @@
 """What a person reads while a command runs: one console, plain lines, one progress bar."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.text import Text
 
 INTERVAL = 10.0  # seconds between plain lines where there is no terminal
 FIRST = 2.0  # seconds until the first of them
+PLAIN = 160  # columns of a table where there is no terminal
 Item = TypeVar("Item")
 Say = Callable[[str], None]
 
@@ -40,10 +42,13 @@ def open_console(
     """A console that prints text as it is: no wrapping, no markup in file names, no colours.
 
     Every command prints on one of these, so that no name, caption or label is read as markup.
-    width: of tables; None: the terminal's.
+    width: of tables; None: the terminal's, and wide where there is none.
     """
     plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
-    return Console(quiet=quiet, stderr=stderr, width=width, file=file, **plain)
+    console = Console(quiet=quiet, stderr=stderr, width=width, file=file, **plain)
+    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN
+    return console
 
 
 def say_on(console: Console) -> Say:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 SHEET = "pathline sheet"  # the comment in files of several pictures
+HEAD = 4096  # bytes of a file in which its comment stands
 EDGE, GAP, LINE = 96, 6, 13  # least pixels of a tile's side, between tiles, of a line of text
 ROWS = 3  # lines of a title; a longer one ends in …
 
@@ -32,8 +33,7 @@ def save_png(picture: Image.Image, file: Path, about: Mapping[str, Any]) -> None
     info = PngInfo()
     info.add_text("parameters", parameters(about, picture.size))
     info.add_text("pathline", json.dumps(about))
-    # A page of pictures may be wanted as JPEG, which has a comment instead of texts.
-    picture.save(file, pnginfo=info, comment=about.get("comment", ""))
+    picture.save(file, pnginfo=info)
 
 
 def save_sheet(page: Image.Image, file: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -42,16 +42,17 @@ def save_sheet(page: Image.Image, file: Path, about: Mapping[str, Any] | None = 
 
 
 def is_sheet(file: Path) -> bool:
-    """Whether pathline wrote this file as a sheet, strip or animation; its metadata says so.
+    """Whether pathline wrote this PNG or GIF as a sheet, strip or animation; the file says so.
 
-    A file that is no picture is none; whoever reads it will say what is wrong with it.
+    Only its beginning is read, where such texts stand.
     """
-    try:
-        with Image.open(file) as picture:
-            text, comment = picture.info.get("pathline", ""), picture.info.get("comment", b"")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    if file.suffix.lower() not in (".png", ".gif"):
         return False
-    return comment in (SHEET, SHEET.encode()) or f'"comment": "{SHEET}"' in str(text)
+    try:
+        with file.open("rb") as stream:
+            return SHEET.encode() in stream.read(HEAD)
+    except OSError:  # whoever reads it will say what is wrong with it
+        return False
 
 
 def parameters(about: Mapping[str, Any], size: tuple[int, int]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pathline.evaluation.plots import Spot, abscissa
+from pathline.images import gif, save_sheet
 from pathline.metrics.features import FEATURES
 from pathline.recipes.eval import evaluate
 from pathline.recipes.train import train
@@ -152,6 +153,15 @@ def test_the_frechet_distance_is_ranked_by_any_of_its_names(run, tmp_path, capsy
     assert FEATURES["inception"].frechet_name == "FID"
 
 
+def test_sheets_are_no_samples(pixels, tmp_path):
+    drawn, real = folder_of(tmp_path / "a", pixels[:9]), folder_of(tmp_path / "b", pixels[9:40])
+    save_sheet(Image.new("RGB", (300, 300)), drawn / "sheet.png", {"seed": 1})
+    save_sheet(Image.new("RGB", (300, 300)), drawn / "of any name.png")
+    gif([Image.new("RGB", (300, 300))] * 2, drawn / "trajectory.gif")
+    assert evaluate(drawn, real, out=tmp_path / "out") == 0
+    assert results(tmp_path / "out" / "eval-0001.json")[0]["n"] == 9
+
+
 def test_folders_that_cannot_be_compared(run, pixels, tmp_path):
     one, few = folder_of(tmp_path / "one", pixels[:1]), folder_of(tmp_path / "few", pixels[:4])
     mixed, empty = folder_of(tmp_path / "mixed", pixels[:2]), tmp_path / "empty"
@@ -169,11 +179,13 @@ def test_folders_that_cannot_be_compared(run, pixels, tmp_path):
         "a.png is 16x16, not 8x8": (large, run, {}),
         "is not the size|are 16x16": (large, run, {"size": 16}),
         "give the real ones too": (few, None, {}),
+        "fwe; next to it are .*few": (tmp_path / "fwe", one, {}),
+        "nowhere; next to it are": (few, tmp_path / "nowhere", {}),
         "--steps is for sampling from a run": (few, one, {"steps": 3}),
         "--n 9 is more than the 4 images": (few, few, {"n": 9}),
     }
     for words, (drawn, real, options) in told.items():
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
             evaluate(drawn, *([real] if real else []), **options)
     with pytest.raises(ValueError, match="once"):
         evaluate(few, few, reference=few)

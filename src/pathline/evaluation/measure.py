@@ -30,6 +30,7 @@ from pathline.evaluation.training_images import (
     training_items,
     training_reference,
 )
+from pathline.hints import command_line
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.sampling import checked_sampler, full_keys, parts_of, split_words
@@ -72,6 +73,8 @@ def measure(request: Request, device: torch.device, console: Console) -> list[di
     groups = sweeps.sort_settings(settings)
     full_keys(groups.sampling, OPTIONS)
     real = _read_reference_path(paths, request.reference)
+    for path in (request.what, *([real] if real else [])):
+        references.refuse_missing(path)
     opened = _open(request.what, console) if references.is_run(request.what) else None
     defaults = sweeps.eval_settings(opened, groups.evaluation)
     features = sweeps.read_features(request.feature, groups.options) or [defaults.feature]
@@ -211,8 +214,8 @@ def _score_folder(
     """A folder of sampled images against a folder or the training data of a run."""
     if real is None:
         raise ValueError(
-            f"{what} is no run; to score a folder of images, give the real ones too: "
-            f"pathline eval {what} --reference FOLDER (or a run)."
+            f"{what} is no run; to score a folder of images, give the real ones too, a folder or "
+            f"a run: {command_line('eval', what, '--reference', 'REAL')}"
         )
     console, seed = task.console, task.seed
     opened = _open(real, console) if references.is_run(real) else None

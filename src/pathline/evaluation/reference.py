@@ -14,6 +14,7 @@ from pathline.console import tracked
 from pathline.data.decoded import Pictures, load
 from pathline.data.sources.rows import detect
 from pathline.evaluation.training_images import Reference, training_reference
+from pathline.files import why_missing
 from pathline.parts import Parts
 from pathline.runs import folder as runs
 from pathline.runs.dataset import Dataset, changed
@@ -27,6 +28,16 @@ def is_run(path: Path) -> bool:
     """Whether this names a run or a checkpoint, rather than a folder of images."""
     is_name = path.name.startswith("step-") or (path.name == runs.LATEST and not path.exists())
     return is_name or (path / runs.SETTINGS).is_file()
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises FileNotFoundError for a path that is not there, with what lies beside it."""
+    if not path.exists() and not is_run(path):
+        reason = why_missing(path)
+        raise FileNotFoundError(
+            f"{reason[0].upper()}{reason[1:]} Give a run, or a folder of images; a path with "
+            "spaces needs quotes."
+        )
 
 
 def load_folder(

@@ -8,6 +8,7 @@ from pathline.metrics.frechet import frechet, statistics
 from pathline.metrics.manifold import density_coverage, kid, precision_recall
 
 MOST = 10_000  # images of a set for all but the Fréchet distance
+LEAST = 50  # images of a set, below which its scores say little
 NEAR, WIDE = 3, 5  # neighbours of precision and recall, of density and coverage
 
 
@@ -50,6 +51,8 @@ def cautions(real: Float[Tensor, "n d"], sampled: Float[Tensor, "m d"]) -> list[
     """Warnings about comparing these sets."""
     n, m, width = len(real), len(sampled), real.shape[1]
     fewest, notes = min(n, m), []
+    if fewest < LEAST:
+        notes.append(f"{fewest} images are too few: below {LEAST} all scores are mostly chance")
     if fewest < width:
         notes.append(
             f"{fewest} images are fewer than the feature's width {width}: the Fréchet distance "

@@ -15,8 +15,6 @@ from pathline.ranges import NotNegativeFloat, Positive, Seed, ShareBelowOne
 from pathline.training.device import pick_device
 from pathline.training.distributed import joined, place
 
-PLAIN = 160  # columns of a table where there is no terminal
-
 
 def evaluate(
     what: Path,
@@ -91,8 +89,7 @@ def evaluate(
     request = Request(what, words, reference, n, seed, feature, metric, sweep, size, flags)
     strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     with joined(strategy, pick_device(device)) as (_, chosen):
-        width = None if open_console().is_terminal else PLAIN
-        console = open_console(stderr=json, quiet=place()[0] > 0, width=width)
+        console = open_console(stderr=json, quiet=place()[0] > 0)
         results = measure(request, chosen, console)
         if place()[0] == 0:
             if out is None and is_run(what):
