@@ -156,7 +156,7 @@ def test_the_frechet_distance_is_ranked_by_any_of_its_names(run, tmp_path, capsy
 def test_sheets_are_no_samples(pixels, tmp_path):
     drawn, real = folder_of(tmp_path / "a", pixels[:9]), folder_of(tmp_path / "b", pixels[9:40])
     save_sheet(Image.new("RGB", (300, 300)), drawn / "sheet.png", {"seed": 1})
-    save_sheet(Image.new("RGB", (300, 300)), drawn / "of any name.png")
+    save_sheet(Image.new("RGB", (300, 300)), drawn / "sheet-2.png")
     gif([Image.new("RGB", (300, 300))] * 2, drawn / "trajectory.gif")
     assert evaluate(drawn, real, out=tmp_path / "out") == 0
     assert results(tmp_path / "out" / "eval-0001.json")[0]["n"] == 9
