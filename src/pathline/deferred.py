@@ -61,8 +61,8 @@ def load_by_id(
         part = make()
         if part.id != id:
             raise ValueError(
-                f"The cache has {made_what} {id!r}, but the settings name {part.id!r}. Take the "
-                "one that made them, or run pathline preprocess again."
+                f"data.cache is wrong because it has {made_what} {id!r}, and the settings name "
+                f"{part.id!r}. Use the one that made it, or run pathline preprocess again."
             )
         return part
 

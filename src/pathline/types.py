@@ -142,7 +142,7 @@ class Codec(NamedTuple):
     std: Tensor  # [C] of raw
     factor: int  # pixels a latent position stands for, along one side
     channels: int  # of raw
-    id: str = ""  # what made a latent: row, weights, revision
+    id: str  # what raw latents depend on: row, weights, options; never empty
     to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 

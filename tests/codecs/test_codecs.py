@@ -1,5 +1,8 @@
 """The pixel codec and the one normalisation."""
 
+import json
+import re
+
 import pytest
 import torch
 
@@ -37,14 +40,14 @@ def test_normalising_is_per_channel():
 
 # --- what docs/extend.md promises of a row: x1 has a standard deviation of about 1 ----------------
 
-PUBLISHED = {
-    "kl",
-    "dcae",
-    "taesd",
-    "taef2",
-    "rae",
-    "detok",
-}  # constants of published weights
+DIFFUSERS = {  # rows that read a folder of diffusers, and its config.json
+    "kl": {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "force_upcast": False},
+    "dcae": {"_class_name": "AutoencoderDC", "scaling_factor": 0.5},
+    "taesd": {"_class_name": "AutoencoderTiny"},
+    "rae": {"_class_name": "AutoencoderRAE"},
+}
+FILES = {"taef2": "taef2.safetensors", "detok": "detok-BB-gamm3.0-m0.7-decoder_tuned.pth"}
+PUBLISHED = {*DIFFUSERS, *FILES}  # with constants of published weights
 NETWORK = {"channels": 3, "factor": 2, "patch": 1, "width": 8, "depth": 1}
 
 
@@ -77,6 +80,28 @@ def trained_codec(folder):
 
 
 OFFLINE = {"pixel": pixel_codec, "trained": trained_codec}
+
+
+def published_codec(row, folder, weights):
+    """A row with published weights on a folder of its files; nothing reads the weights yet."""
+    folder.mkdir()
+    (folder / FILES.get(row, "diffusion_pytorch_model.safetensors")).write_bytes(weights)
+    if row in DIFFUSERS:
+        (folder / "config.json").write_text(json.dumps(DIFFUSERS[row]), encoding="utf-8")
+    return CODECS[row](FACTS, path=str(folder))
+
+
+@pytest.mark.parametrize("row", CODECS)
+def test_the_id_says_the_row_and_what_decides_its_latents(row, tmp_path):
+    """An empty id would let a cache of one codec be taken for another's."""
+    if row in OFFLINE:
+        codec = OFFLINE[row](tmp_path)
+    else:
+        codec = published_codec(row, tmp_path / "one", b"one")
+        assert published_codec(row, tmp_path / "two", b"two").id != codec.id
+        assert published_codec(row, tmp_path / "copy", b"one").id == codec.id
+    assert codec.id
+    assert re.split("[:@ ]", codec.id)[0] == row
 
 
 def test_every_row_is_in_one_of_the_lists():

@@ -25,4 +25,5 @@ def pixel(
 ) -> Codec:
     """Images as they are. mean, std: of the pixels in [-1, 1], the same for every channel."""
     c = facts.channels
-    return Codec(encode, decode, torch.full((c,), mean), torch.full((c,), std), 1, c)
+    # mean and std normalise raw latents and change none, so they are no part of the id.
+    return Codec(encode, decode, torch.full((c,), mean), torch.full((c,), std), 1, c, "pixel")

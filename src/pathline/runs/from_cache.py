@@ -42,7 +42,7 @@ DECODE_BATCH = 32
 def adopt_cache(settings: Settings) -> Run:
     """The run with its cache's codec, text encoder, source and size where no setting differs.
 
-    Raises ValueError for a size that the cache does not have.
+    Raises ValueError for a size or a codec that the cache was not made with.
     """
     run = settings.run
     if not run.data.cache:
@@ -61,6 +61,12 @@ def adopt_cache(settings: Settings) -> Run:
             )
     # Other rows are the cache's, too, unless another one is chosen by name.
     source = _adopt_pick("data.source", run.data.source, cached.data.source, chosen)
+    if "codec.name" in chosen and run.codec.name != cached.codec.name:
+        raise ValueError(
+            f"codec={run.codec.name} is wrong because the cache {run.data.cache} has latents of "
+            f"codec={cached.codec.name}. Leave codec out, or make another cache: `pathline "
+            f"preprocess … codec={run.codec.name} --out ANOTHER`."
+        )
     codec = _adopt_pick("codec", run.codec, cached.codec, chosen)
     text = _adopt_pick("text", run.text, cached.text, chosen)
     vision = run.vision

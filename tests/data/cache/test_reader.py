@@ -123,9 +123,11 @@ def test_no_cache_and_another_one_are_told(root, tmp_path, made):
     cached = read(tmp_path / "out")
     refuse_other(cached, "fake-codec", "fake-text")
     refuse_other(cached, "fake-codec", "")
-    with pytest.raises(ValueError, match=r"made by 'fake-codec'.*codec is 'kl'"):
+    with pytest.raises(ValueError, match=r"latents of 'fake-codec'.*codec is 'kl'"):
         refuse_other(cached, "kl", "fake-text")
-    with pytest.raises(ValueError, match=r"made by 'fake-text'.*text is 't5'"):
+    with pytest.raises(ValueError, match=r"latents of 'fake-codec'.*codec is ''"):
+        refuse_other(cached, "", "fake-text")
+    with pytest.raises(ValueError, match=r"text states of 'fake-text'.*text is 't5'"):
         refuse_other(cached, "fake-codec", "t5")
 
 
@@ -136,7 +138,7 @@ def test_without_an_encoder_of_words_captions_alone_are_kept(root, tmp_path, mad
     assert cached.captions[1] == ("picture number 1 of the set",)
     assert cached.cond(torch.tensor([0]), torch.zeros(1)) == Cond()
     assert cached.null == Cond()
-    with pytest.raises(ValueError, match="text states are not in it"):
+    with pytest.raises(ValueError, match="has no text states"):
         refuse_other(cached, "fake-codec", "t5")
 
 

@@ -59,7 +59,7 @@ def row(encode, decode, factor=1):
     def made(facts):
         """A codec of a test."""
         del facts
-        return Codec(encode, decode, torch.zeros(3), torch.ones(3), factor, 3)
+        return Codec(encode, decode, torch.zeros(3), torch.ones(3), factor, 3, "broken")
 
     return made
 

@@ -111,15 +111,17 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cache:
 def refuse_other(cache: Cache, codec: str, text: str) -> None:
     """Raise ValueError where another codec or text encoder made the cache.
 
-    text: "" where the run needs no stored states.
+    codec, text: ids. text: "" where the run needs no stored states.
     """
-    for setting, stored, needed in (("codec", cache.codec, codec), ("text", cache.text, text)):
-        if needed and stored != needed:
-            origin = f"were made by {stored!r}" if stored else "are not in it"
-            rows = "latents" if setting == "codec" else "text states"
+    rows = [("codec", "latents", cache.codec, codec)]
+    rows += [("text", "text states", cache.text, text)] if text else []
+    for setting, values, stored, needed in rows:
+        if stored != needed:
+            origin = f"has {values} of {stored!r}" if stored else f"has no {values}"
             raise ValueError(
-                f"{cache.folder}: the {rows} {origin}, but this run's {setting} is {needed!r}. Use "
-                f"that {setting}, or run `pathline preprocess` with this one into another --out."
+                f"data.cache={cache.folder} is wrong because it {origin}, and this run's {setting} "
+                f"is {needed!r}. Use the {setting} that made the cache, or make another one: "
+                "`pathline preprocess … --out ANOTHER`."
             )
 
 

@@ -131,7 +131,7 @@ def report_of(codec: Codec, sample: Sample, sums: Sums) -> dict[str, Any]:
     variance = fmean(std**2 for std in raw["std"]) or 1.0
     turned = {turn: sums.commute[turn] for turn in TURNS if turn not in sums.unmeasured}
     return {
-        "codec": codec.id or "pixel",
+        "codec": codec.id,
         "pictures": len(each),
         "left_out": len(sample.bad),
         "size": list(sample.pixels.shape[2:]),
