@@ -56,8 +56,10 @@ def fault(run: Path, before: int) -> str:
     return f"update {before} was saved, now {reached} is the newest" if reached < before else ""
 
 
-def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Random) -> list[dict]:
-    """Kill and go on, `kills` times; what each kill found."""
+def killed(
+    run: Path, updates: int, kills: int, more: list[str], rng: random.Random, *, longest: float
+) -> list[dict]:
+    """Kill and go on, `kills` times, within `longest` seconds; what each kill found."""
     records, before, start = [], 0, 0.0
     while len(records) < kills:
         process = subprocess.Popen(
@@ -69,7 +71,8 @@ def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Ran
             lines.append(line)
             if line.startswith(("resumed", "text ")):
                 break
-        time.sleep(rng.uniform(0.0, 1.5))
+        earlier = set(run.glob("checkpoints/.tmp-*"))
+        time.sleep(rng.uniform(0.0, longest))
         start = time.time()
         process.kill()
         lines += process.stdout.readlines()
@@ -79,7 +82,7 @@ def killed(run: Path, updates: int, kills: int, more: list[str], rng: random.Ran
             raise SystemExit(f"kill {len(records)}: exit {code}, {wrong}\n{''.join(lines)}")
         newest = checkpoint.newest(run / "checkpoints", lambda _: None)
         before = int(newest.name[5:]) if newest else 0
-        torn = len(list(run.glob("checkpoints/.tmp-*")))
+        torn = set(run.glob("checkpoints/.tmp-*")) - earlier
         records.append({"at": before, "in_a_save": bool(torn), "seconds": time.time() - start})
         print(
             f"kill {len(records)}: newest whole {before}{', in a save' if torn else ''}", flush=True
@@ -94,13 +97,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=1.5, help="seconds until a kill")
     parser.add_argument("--control", action="store_true")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as home:
         straight, cut = Path(home, "straight"), Path(home, "cut")
         more = ["seed=1"] if options.control else []
-        records = killed(cut, options.updates, options.kills, more, rng)
+        records = killed(cut, options.updates, options.kills, more, rng, longest=options.longest)
         subprocess.run(command(cut, options.updates, more), check=True, stdout=subprocess.DEVNULL)
         subprocess.run(
             command(straight, options.updates, []), check=True, stdout=subprocess.DEVNULL

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from pathline.files import write_whole
+
 SHEET = "pathline sheet"  # the comment in files of several pictures
 HEAD = 4096  # bytes of a file in which its comment stands
 EDGE, GAP, LINE = 96, 6, 13  # least pixels of a tile's side, between tiles, of a line of text
@@ -33,7 +35,16 @@ def save_png(picture: Image.Image, file: Path, about: Mapping[str, Any]) -> None
     info = PngInfo()
     info.add_text("parameters", parameters(about, picture.size))
     info.add_text("pathline", json.dumps(about))
-    picture.save(file, pnginfo=info)
+    write_picture(picture, file, pnginfo=info)
+
+
+def write_picture(picture: Image.Image, file: Path, **options: Any) -> None:
+    """Write a picture whole or not at all, in the format of its suffix. Raises OSError."""
+    Image.init()
+    form = Image.EXTENSION.get(file.suffix.lower())
+    if form not in Image.SAVE:
+        raise ValueError(f"{file} can't be written as a picture: name a file .png or .jpg.")
+    write_whole(file, lambda part: picture.save(part, form, **options))
 
 
 def save_sheet(page: Image.Image, file: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -100,4 +111,4 @@ def gif(frames: Sequence[Image.Image], file: Path, *, seconds: float = 3.0) -> N
     each = max(20, int(1000 * seconds / len(frames)))
     times = [*[each] * (len(frames) - 1), 1000]
     more = {"append_images": frames[1:], "duration": times, "loop": 0}
-    frames[0].save(file, save_all=True, comment=SHEET, **more)
+    write_picture(frames[0], file, save_all=True, comment=SHEET, **more)

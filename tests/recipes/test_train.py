@@ -192,7 +192,7 @@ def test_a_finished_run_says_that_nothing_is_left(capfd):
 
 
 def test_a_diverging_run_exits_3_with_a_good_checkpoint(capfd):
-    code = train("digits", *TINY, "optimizer.lr=1e30", "train.updates=20", "--out", "run")
+    code = train("digits", *TINY, "optimizer.lr=1e9", "train.updates=20", "--out", "run")
     told = capfd.readouterr().out
     assert code == 3
     assert "not taken: network: the" in told
@@ -308,7 +308,12 @@ BAD = {
         "micro-batch of 1: it rounds to 0 samples.* micro-batch of 2",
     ),
     "an interval that is none": (
-        ["digits", "sample.guidance=interval", "sample.guidance.low=2"],
+        [
+            "digits",
+            "sample.guidance=interval",
+            "sample.guidance.low=0.9",
+            "sample.guidance.high=0.5",
+        ],
         "low ≤ high",
     ),
     "a shift below 0": (["digits", "times.shift=-1"], "above 0"),

@@ -220,3 +220,40 @@ def test_out_of_memory_is_answered_with_what_to_lower(place, monkeypatch, capfd)
     assert "train.accumulate" in error
     assert "fault in pathline" not in error
     assert "does not fit" not in error
+
+
+@pytest.mark.parametrize("words", [[], ["train.updates=5"], ["--seed", "3"]])
+def test_train_without_data_says_what_to_type(words, capfd):
+    assert main(["train", *words]) == 2
+    error = capfd.readouterr().err
+    assert "pathline train FOLDER" in error
+    assert "digits" in error
+    assert "pathline train --resume latest" in error
+    assert main(["codec", "train", *words]) == 2
+    assert "pathline codec train PRESET" in capfd.readouterr().err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("place", ["", "/checkpoints/step-00000002"])
+def test_a_run_in_the_place_of_pictures_is_offered_to_go_on(run, place, capfd):
+    before = digests(run)
+    assert train(f"run{place}") == 2
+    error = capfd.readouterr().err
+    assert "is a run and no folder of pictures" in error
+    assert "pathline train --resume run\n" in error
+    assert digests(run) == before
+
+
+def test_half_a_picture_is_never_left(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from pathline.images import save_png
+
+    def full(_, file, *__, **___):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=r"a.png can't be written because the disk is full"):
+        save_png(Image.new("RGB", (4, 4)), tmp_path / "a.png", {})
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pathline.files import write_whole
+
 COLUMNS, WIDTH, HEIGHT = 3, 4.2, 3.2  # plots in a row; inches of each
 WIDE = 4  # ratio of greatest to least from which an axis is logarithmic
 
@@ -45,7 +47,7 @@ def curves(
         fullest.legend(fontsize=7)
     for panel in panels[len(metrics) :]:
         panel.set_axis_off()
-    page.savefig(file, dpi=110)
+    write_whole(file, lambda part: page.savefig(part, dpi=110, format="png"))
 
 
 def abscissa(spots: Sequence[Spot]) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pathline.evaluation.plots import Spot, curves
 from pathline.evaluation.score import is_lower_better, metric_name
+from pathline.files import write_whole
 
 FIRST = ("kid", "precision", "recall", "coverage", "diversity")  # columns of a sweep, in order
 HIDDEN = (
@@ -48,8 +49,7 @@ def write_json(out: Path, stem: str, results: Sequence[dict[str, Any]]) -> Path:
     """The results as the next unused file STEM-0001.json, …"""
     numbers = [int(path.stem[-4:]) for path in out.glob(f"{stem}-[0-9][0-9][0-9][0-9].json")]
     file = out / f"{stem}-{max(numbers, default=0) + 1:04d}.json"
-    with file.open("x") as stream:
-        json.dump({"results": results}, stream, indent=1)
+    write_whole(file, json.dumps({"results": results}, indent=1))
     return file
 
 

@@ -17,6 +17,7 @@ from pathline.config.run import Run
 from pathline.console import open_console
 from pathline.evaluation import timing
 from pathline.evaluation.timing import GIB, Meter, Shares
+from pathline.files import write_whole
 from pathline.generate import sample_images
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset, first_rows
@@ -92,13 +93,15 @@ def bench(
     console = open_console()
     if json and not json.parent.is_dir():
         raise ValueError(f"--json {json} can't be written: there is no folder {json.parent}.")
+    if json and json.exists():
+        raise ValueError(f"--json {json} exists. Choose another file; nothing was overwritten.")
     layers = Layers(what, config, overrides, {"device": device})
     run = read_flow_settings(layers, None, console.print)
     report = measure(set_up(run, console), console, compiled=compile)
     console.print(_table(report))
     console.print(_notes(report))
     if json:
-        json.write_text(text.dumps(report, indent=1) + "\n")
+        write_whole(json, text.dumps(report, indent=1) + "\n")
     return 0
 
 

@@ -38,6 +38,9 @@ def ema(
     stored = stored_in(run)
     update = _update(stored, update)
     rebuilt = rebuild(stored, sigma_rel, update)
+    if out and out.exists():
+        raise ValueError(f"--out {out} exists. Choose another file; nothing was overwritten.")
+    # The default name says what is in the file, so that the same average has the same name.
     out = out or run / AVERAGES / f"rebuilt-{sigma_rel}-{update:08d}.safetensors"
     write(out, rebuilt.weights, {"sigma_rel": repr(sigma_rel), "update": str(update)})
     # An average much shorter or longer than those stored is no mixture of them.

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pathline.config.resolve import PRESETS
 from pathline.config.run import Run
 from pathline.console import Say, open_console, say_on
 from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.hints import command_line
 from pathline.ranges import NotNegative, Seed
-from pathline.runs.folder import Layers, Opened
+from pathline.runs.folder import FLOW, Layers, Opened
 from pathline.runs.launch import launch
+from pathline.runs.resume import require_data
 from pathline.training.distributed import launched_rank
 
 
@@ -67,5 +69,7 @@ def read_settings(
     layers: Layers, *, resume: str | None, out: Path | None, say: Say
 ) -> tuple[Run, Opened | None]:
     """The settings of a training, fitted to own pictures, and the run that it resumes."""
-    layers = layers if resume else fit_settings(layers, say)
+    if resume is None:
+        require_data(layers, FLOW, PRESETS)
+        layers = fit_settings(layers, say)
     return read_command("flow", layers, resume=resume, out=out, say=say)

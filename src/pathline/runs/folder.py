@@ -1,7 +1,6 @@
 """A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
 
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathline.config.run import Run
 from pathline.config.yaml_io import Entry
 from pathline.config.yaml_io import write as yaml_of
 from pathline.files import LOCK, locked, write_whole
+from pathline.hints import command_line
 from pathline.training import checkpoint
 from pathline.types import CacheInfo, Facts
 
@@ -167,7 +167,7 @@ def publish(folder: Path, saved: Path, run: Any) -> None:
 
 def resume_line(folder: Path, kind: Kind[Any] = FLOW) -> str:
     """The command that goes on with a run, to be pasted into a shell."""
-    return f"{kind.command} --resume {shlex.quote(str(folder))}"
+    return command_line(*kind.command.split()[1:], "--resume", folder)
 
 
 def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
@@ -195,7 +195,8 @@ def reopen(where: Path, warn: Callable[[str], None], kind: Kind[R]) -> Opened[R]
     if where.name == LATEST and not where.exists():
         where = newest_run(None, kind)
     if not where.is_dir():
-        raise ValueError(f"{where} is not a run folder: it does not exist. Runs are under {RUNS}/.")
+        what = "it is a file" if where.exists() else "it does not exist"
+        raise ValueError(f"{where} is not a run folder: {what}. Runs are under {RUNS}/.")
     # A checkpoint that was named must be whole; no other one takes its place in silence.
     if (where / checkpoint.MANIFEST).is_file() or where.name.startswith("step-"):
         if fault := checkpoint.fault_of(where):

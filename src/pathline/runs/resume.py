@@ -1,10 +1,11 @@
 """Resuming a run: which one, from which checkpoint, and whether it still is the same run."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pathline.hints import command_line, listing
 from pathline.runs import folder as runs
 from pathline.runs.dataset import changed
 from pathline.training import checkpoint
@@ -15,6 +16,40 @@ from pathline.types import Facts
 from pathline.weights import require_finite
 
 Say = Callable[[str], None]
+
+
+def require_data(layers: runs.Layers, kind: runs.Kind[Any], presets: Iterable[str]) -> None:
+    """Raises ValueError, with what to type, where a new training names no data of its own."""
+    what = layers.preset
+    command = kind.command.split()[1:]
+    words = [what, *layers.overrides] if what and "=" in what else layers.overrides
+    if (what is None or "=" in what) and not layers.config and not _names_data(words):
+        forms = {
+            "FOLDER": "a folder of your own pictures, or a .tar or .parquet file of them",
+            "PRESET": f"one of {listing(presets)}",
+            "--resume latest": "go on with the last training",
+        }
+        lines = [f"  {command_line(*command)} {form:<17} {text}" for form, text in forms.items()]
+        raise ValueError("\n".join(["There is nothing to train on. Type one of:", *lines]))
+    # A run in the place of pictures.
+    folder = Path(what or "")
+    is_checkpoint = (folder / checkpoint.MANIFEST).is_file()
+    run = folder.parent.parent if is_checkpoint else folder
+    if what and all((run / file).is_file() for file in (kind.settings, runs.FACTS)):
+        raise ValueError(
+            f"{what} is a run and no folder of pictures. To go on with it: "
+            f"{runs.resume_line(run, kind)}\nTo begin another with its settings: "
+            f"{command_line(*command, '--config', run / kind.settings)}"
+        )
+    if folder.suffix == runs.WEIGHTS and folder.is_file():
+        raise ValueError(
+            f"{what} has weights and no pictures. To begin with them: "
+            f"{command_line(*command)} PRESET-OR-FOLDER init={what}"
+        )
+
+
+def _names_data(words: Sequence[str]) -> bool:
+    return any(word.startswith(("data.source", "data.cache", "data=")) for word in words)
 
 
 def find_run(

@@ -209,7 +209,7 @@ def test_a_finished_run_writes_its_codec_anew(capfd):
 
 
 def test_a_diverging_run_exits_3_and_leaves_no_codec(capfd):
-    code = codec("shapes-kl", *SCENES, "optimizer.lr=1e30", "train.updates=20", out="run")
+    code = codec("shapes-kl", *SCENES, "optimizer.lr=1e9", "train.updates=20", out="run")
     assert code == 3
     assert "not taken: network: the" in capfd.readouterr().out
     assert not Path("run/codec.json").exists()
@@ -219,7 +219,7 @@ def test_a_diverging_run_exits_3_and_leaves_no_codec(capfd):
 
 def test_a_codebook_is_not_moved_by_an_update_that_is_not_taken():
     code = codec(
-        "shapes-vq", *SCENES, "optimizer.lr=1e30", "train.updates=20", "train.clip=0", out="run"
+        "shapes-vq", *SCENES, "optimizer.lr=1e9", "train.updates=20", "train.clip=0", out="run"
     )
     assert code == 3
     update = int(sorted(Path("run/checkpoints").iterdir())[-1].name[5:])

@@ -18,7 +18,7 @@ from pathline.console import open_console, say_on
 from pathline.data.sources.source import Source
 from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
-from pathline.files import unused
+from pathline.files import unused, write_whole
 from pathline.images import save_sheet, sheet
 from pathline.ranges import Positive
 from pathline.runs.from_pictures import open_source
@@ -93,7 +93,7 @@ def codec_check(
     out.parent.mkdir(parents=True, exist_ok=True)
     page, numbers = unused(out), unused(out.with_suffix(".json"))
     save_sheet(comparison(sample, sums), page)
-    numbers.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_whole(numbers, json.dumps(report, indent=1) + "\n")
     say(f"images: {page}; numbers: {numbers}")
     return 0
 

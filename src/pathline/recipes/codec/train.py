@@ -7,7 +7,9 @@ from pathline.console import open_console, say_on
 from pathline.evaluation.codec_hook import codec_trial, store_codec
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.ranges import Seed
+from pathline.runs.codec_method import KIND
 from pathline.runs.folder import Layers
+from pathline.runs.resume import require_data
 
 
 def codec_train(
@@ -47,6 +49,8 @@ def codec_train(
     say = say_on(console)
     flags = {"seed": seed, "device": device}
     layers = Layers(what, config, overrides, flags)
+    if resume is None:
+        require_data(layers, KIND, KIND.root.presets)
     run, opened = read_command("codec", layers, resume=resume, out=out, say=say)
     trained = run_training(run, out, opened, console, method="codec")
     # A training that was stopped has no codec yet: it is resumed first.
