@@ -49,7 +49,9 @@ def test_the_faster_update_decides(team, bf16, chosen, monkeypatch):
     monkeypatch.setattr(module, "_pass_seconds", lambda _, __, p: rounds[p.name].pop(0))
     precision = measured_precision(team, batch())
     assert precision.name == chosen
-    assert precision.reason == f"measured for each update: fp32 1e+03 ms, bf16 {1000 * bf16:.3g} ms"
+    assert (
+        precision.reason == f"measured for each update: fp32 1,000 ms, bf16 {1000 * bf16:,.0f} ms"
+    )
 
 
 def test_measuring_changes_nothing_of_the_training(team):

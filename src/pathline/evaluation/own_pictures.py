@@ -151,7 +151,10 @@ def measure_update(run: Run, survey: Survey, device: torch.device) -> Trial:
     words = vocabulary(survey.captions) if reads_of(run.text.name) == "words" else ()
     data = run.data
     parts = assemble(run, Facts(data.channels, data.size, data.size, survey.names, words))
-    player = flow_player(run, parts, Placement(device, pick_precision(run.train.precision, device)))
+    # On a CPU the training itself finds out whether bf16 is faster still.
+    setting = run.train.precision
+    setting = "fp32" if (setting, device.type) == ("auto", "cpu") else setting
+    player = flow_player(run, parts, Placement(device, pick_precision(setting, device)))
     # A batch of noise with conditions like those of the data.
     batch, rng = run.train.batch, lane_rng(run.seed, 0, 0, device)
     x1 = torch.randn(batch, *parts.shape(), device=device, generator=rng)
@@ -211,15 +214,18 @@ def _explain(run: Run, trial: Trial, trials: Sequence[Trial], say: Say) -> None:
         say(f"size={run.size}, with your settings: {length}")
         return
     per_picture = _seconds(trial) / (trial.run.train.updates * trial.run.train.batch)
-    time = duration(per_picture * train.updates * train.batch)
-    place = f"this CPU ({torch.get_num_threads()} threads)"
+    seconds = per_picture * train.updates * train.batch
+    threads = torch.get_num_threads()
+    place = f"this CPU ({threads} thread{'s' * (threads != 1)})"
     place = place if pick_device(run.device).type == "cpu" else "this GPU"
-    say(f"size={run.size}: {_network(trial)}, {length}: about {time} on {place}")
+    say(f"size={run.size}: {_network(trial)}, {length}: about {duration(seconds)} on {place}")
     # The next larger one, which took too long to be chosen.
     larger = trials[-1]
     if larger.run.size != run.size:
         updates, time = larger.run.train.updates, duration(_seconds(larger))
         say(f"add size={larger.run.size} for {_network(larger)}, {updates:,} updates: about {time}")
+    elif seconds > LONGEST and run.size == OWN_PICTURES[0].size:
+        say("this is the smallest size; a smaller train.updates ends sooner")
 
 
 def _network(trial: Trial) -> str:

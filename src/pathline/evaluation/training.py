@@ -175,6 +175,7 @@ def settle_precision(context: TrainingContext) -> TrainingContext:
     if run.train.precision == "auto" and placement.device.type == "cpu" and is_plain:
         rows = first_rows(data, run.train.batch // run.train.accumulate)
         batch = batch_of(data, rows, placement.device, with_features=True)
+        context.say("measuring whether bf16 is faster here …")
         precision = measured_precision(team, batch)
         players = [replace(player, precision=precision) for player in team.players]
         team = team._replace(players=players)
@@ -212,11 +213,12 @@ def _introduce(context: TrainingContext, start: Progress) -> None:
     """Print what is trained on what, warnings, and where a resumed run continues."""
     run, data, say, steps = context.run, context.data, context.say, METHODS[context.method]
     precision = context.placement.precision
-    title = f"{run.name}: {len(data.train)} images ({len(data.held)} held out)"
+    title = f"{run.name}: training on {len(data.train):,} images"
+    title += f", {len(data.held):,} held out for validation" if len(data.held) else ""
     details = (
-        f"{steps.describe(run, context.parts)}, precision {precision.name} ({precision.reason})"
+        f"{steps.describe(run, context.parts)}; precision {precision.name} ({precision.reason})"
     )
-    introduce(context.team, say, title=title, details=f"{details}, run folder {context.folder}")
+    introduce(context.team, say, title=title, details=f"{details}; run folder: {context.folder}")
     for warning in steps.warnings(run):
         say(f"warning: {warning}")
     introduce_progress(start, run.train.updates, say)

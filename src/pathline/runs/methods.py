@@ -38,6 +38,7 @@ from pathline.runs.folder import (
 from pathline.runs.from_cache import adopt_cache
 from pathline.runs.prompts import with_prompts
 from pathline.tables import TABLES
+from pathline.text.table import reads_of
 from pathline.training.distributed import World, from_first_rank
 from pathline.training.ema import exponential
 from pathline.training.loop import Feed
@@ -129,7 +130,13 @@ def flow_player(run: Run, parts: Parts, placement: Placement) -> Player:
 
 
 def _text_of(run: Run, _: Parts) -> str:
-    return f"text {run.text.name}"
+    conditions = {
+        "nothing": "without captions or classes",
+        "labels": "with classes",
+        "words": "with captions, word by word",
+        "captions": "with captions",
+    }
+    return f"{conditions[reads_of(run.text.name) or 'nothing']} (text={run.text.name})"
 
 
 METHODS: dict[str, Method] = {

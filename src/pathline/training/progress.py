@@ -23,8 +23,8 @@ def introduce(team: Team, say: Callable[[str], None], *, title: str, details: st
     title: name and number of images. details: text, precision, folder.
     """
     first, *others = team.players
-    say(f"{title}, {count_parameters(first.network):,} parameters")
-    say(f"optimizer {optim.describe(first.network, first.optimizer)}")
+    say(f"{title}; a network of {count_parameters(first.network):,} parameters")
+    say(f"optimizer and the parameters it trains: {optim.describe(first.network, first.optimizer)}")
     for player in others:
         count = f"{count_parameters(player.network):,} parameters"
         say(f"{player.name}: {count}, optimizer {optim.describe(player.network, player.optimizer)}")
@@ -36,7 +36,7 @@ def introduce(team: Team, say: Callable[[str], None], *, title: str, details: st
 def introduce_progress(start: Progress, updates: int, say: Callable[[str], None]) -> None:
     """Print where a resumed run continues, if it does."""
     if start.update:
-        say(f"resumed at update {start.update} of {updates}, after {start.images} images")
+        say(f"resumed at update {start.update} of {updates}, after {start.images:,} images")
     if start.update >= updates:
         say("nothing is left to do: raise train.updates to continue")
 

@@ -122,7 +122,7 @@ def measured_precision(team: Team, batch: Batch, *, gain: float = 1.2) -> Precis
             if turn:
                 seconds[name] = min(seconds[name], duration)
     chosen = "bf16" if seconds["fp32"] > gain * seconds["bf16"] else "fp32"
-    times = ", ".join(f"{name} {1000 * value:.3g} ms" for name, value in seconds.items())
+    times = ", ".join(f"{name} {1000 * value:,.0f} ms" for name, value in seconds.items())
     return named_precision(chosen, batch.x1.device, f"measured for each update: {times}")
 
 
