@@ -1,6 +1,11 @@
 """The quickstart from end to end, at a size that shows only that it runs and what it says."""
 
+import os
+import signal
+
 from pathline.cli import main
+from pathline.errors import INTERRUPTED
+from pathline.training import checkpoint
 
 TINY = (
     *("train.updates=2", "train.save_every=2", "train.sample_every=0", "train.precision=fp32"),
@@ -23,3 +28,24 @@ def test_a_typo_is_told_before_anything_is_made(tmp_path, capfd):
     assert main(["quickstart", "--out", str(out), "train.udpates=2"]) == 2
     assert "Did you mean train.updates" in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_an_interrupted_one_ends_as_one(tmp_path, capfd, monkeypatch):
+    out = tmp_path / "my run"
+    saved = checkpoint.save
+
+    def save_and_interrupt(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return saved(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_interrupt)
+        code = main(["quickstart", "--out", str(out), *TINY, "train.save_every=1"])
+    printed = capfd.readouterr().out
+    assert code == INTERRUPTED
+    assert f"go on with: pathline train --resume '{out}'" in printed
+    assert main(["train", "--resume", str(out)]) == 0
+    printed = capfd.readouterr().out
+    assert "whole-scene accuracy" in printed
+    assert f"pathline generate '{out}' 'a red circle left of a blue square' --n 4" in printed
+    assert {"seen.png", "held_out.png"} <= {path.name for path in out.iterdir()}

@@ -1,6 +1,7 @@
 """`pathline quickstart`: captioned scenes, a small flow, images and their score, in minutes."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from rich.table import Table
 
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.console import open_console
+from pathline.console import Say, open_console, say_on
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.evaluation.training import EXIT, Trained, run_training
 from pathline.files import unused
 from pathline.generate import sample_images
+from pathline.hints import command_line
 from pathline.images import save_sheet, sheet
 from pathline.metrics.scenes import Adherence, adherence
 from pathline.ranges import Seed
@@ -50,23 +52,31 @@ def quickstart(
         Show tracebacks.
     """
     del debug  # read by the command line
-    start = time.perf_counter()
+    started = time.perf_counter()
     console = open_console()
     flags = {"seed": seed, "device": device}
     run = read("quickstart", (), settings, flags, tables=TABLES).run
-    console.print("Training a flow on scenes of one or two coloured shapes with captions.")
+    say_on(console)("Training a flow on scenes of one or two coloured shapes with captions.")
     trained = run_training(run, out, None, console)
-    if trained.outcome.reason != "done":
-        return EXIT[trained.outcome.reason]
-    # Scored by a detector that reads scenes from pixels: no network needs to be downloaded.
-    scores = {split: _score(trained, run, split) for split in SPLITS}
+    if trained.outcome.reason == "done":
+        finish(trained, console, started)
+    return EXIT[trained.outcome.reason]
+
+
+def finish(trained: Trained, console: Console, started: float) -> None:
+    """Score a trained quickstart, write its sheets, and print what to try next.
+
+    Scored by a detector that reads scenes from pixels: no network needs to be downloaded.
+    """
+    pages = {split: unused(trained.folder / f"{split}.png") for split in SPLITS}
+    scores = {split: _score(trained, split, page) for split, page in pages.items()}
     _print_scores(scores, console)
-    _print_next_steps(trained.folder, time.perf_counter() - start, console)
-    return 0
+    _print_next_steps(trained.folder, list(pages.values()), started, say_on(console))
 
 
-def _score(trained: Trained, run: Run, split: str) -> tuple[Adherence, Adherence]:
+def _score(trained: Trained, split: str, file: Path) -> tuple[Adherence, Adherence]:
     """Adherence of sampled images, and of the detector on real ones; also writes a sheet."""
+    run: Run = trained.run
     texts = prompts(split, PROMPTS, SCORE_SEED)
     sampler, player = checked_sampler(trained.parts, run.sample), trained.team.players[0]
     seeds = list(range(PROMPTS))
@@ -74,7 +84,7 @@ def _score(trained: Trained, run: Run, split: str) -> tuple[Adherence, Adherence
         pixels = sample_images(trained.parts, texts, seeds, sampler, batch=run.sample.batch)
     page = sheet(pixels[:SHOWN], texts[:SHOWN], columns=6)
     settings = {"model": run.name, "steps": run.sample.steps, "solver": run.sample.solver.name}
-    save_sheet(page, unused(trained.folder / f"{split}.png"), settings)
+    save_sheet(page, file, settings)
     real = np.stack([draw(scene) for scene in scored(split, PROMPTS, SCORE_SEED)])
     return adherence(pixels, texts), adherence(torch.from_numpy(real), texts)
 
@@ -87,22 +97,25 @@ def _print_scores(scores: dict[str, tuple[Adherence, Adherence]], console: Conso
         limit = f"{real.mean:.3f} / {real.exact:.3f}"
         table.add_row(SPLITS[split], str(sampled.n), *numbers, limit)
     console.print(table)
+    say = say_on(console)
     for split, (sampled, _) in scores.items():
         kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(sampled.kinds.items()))
-        console.print(f"{SPLITS[split]}: accuracy by attribute: {kinds}")
+        say(f"{SPLITS[split]}: accuracy by attribute: {kinds}")
     pairs = ", ".join(" ".join(pair) for pair in HELD_OUT)
-    console.print(f"unseen colour-shape pairs, in no training scene: {pairs}")
+    say(f"unseen colour-shape pairs, in no training scene: {pairs}")
 
 
-def _print_next_steps(folder: Path, seconds: float, console: Console) -> None:
-    lines = (
-        f"{seconds:.0f} seconds in all. Images: {folder / 'seen.png'}, {folder / 'held_out.png'};",
+def _print_next_steps(folder: Path, pages: Sequence[Path], started: float, say: Say) -> None:
+    say(f"{time.perf_counter() - started:.0f} seconds in all. Images: {', '.join(map(str, pages))}")
+    say(
         f"losses: {folder / 'metrics.jsonl'}; settings: {folder / 'run.yaml'}; weights: "
-        f"{folder / 'checkpoints'}.",
-        "Try next:",
-        f'  pathline generate {folder} "a red circle left of a blue square" --n 4 --trajectory',
-        "  pathline train digits",
-        "  pathline train PATH/TO/YOUR/PICTURES",
+        f"{folder / 'checkpoints'}"
     )
-    for line in lines:
-        console.print(line)
+    prompt = "a red circle left of a blue square"
+    say("Try next:")
+    for words in (
+        ("generate", folder, prompt, "--n", 4, "--trajectory"),
+        ("train", "digits"),
+        ("train", "PATH/TO/YOUR/PICTURES"),
+    ):
+        say(f"  {command_line(*words)}")

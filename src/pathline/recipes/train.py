@@ -1,5 +1,6 @@
 """`pathline train`: a flow on a preset or your own images; evaluation/training.py trains it."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pathline.evaluation.own_pictures import fit_settings
 from pathline.evaluation.training import EXIT, read_command, run_training
 from pathline.hints import command_line
 from pathline.ranges import NotNegative, Seed
+from pathline.recipes.quickstart import finish
 from pathline.runs.folder import FLOW, Layers, Opened
 from pathline.runs.launch import launch
 from pathline.runs.resume import require_data
@@ -52,6 +54,7 @@ def train(
         Show tracebacks.
     """
     del debug  # read by cli.py
+    started = time.perf_counter()
     console = open_console(quiet=launched_rank() > 0)
     say = say_on(console)
     layers = Layers(what, config, overrides, {"seed": seed, "device": device})
@@ -60,7 +63,11 @@ def train(
     if procs != 1:
         return launch(procs, run, say)
     trained = run_training(run, out, opened, console)
-    if trained.outcome.reason == "done":
+    # A quickstart that was interrupted ends as one: with scores, sheets and what to try.
+    if trained.outcome.reason == "done" and opened and run.name == "quickstart":
+        if launched_rank() == 0:
+            finish(trained, console, started)
+    elif trained.outcome.reason == "done":
         say(f"next: {command_line('generate', trained.folder)}")
     return EXIT[trained.outcome.reason]
 
