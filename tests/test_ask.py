@@ -156,5 +156,5 @@ def test_sizes_that_a_head_cannot_tile_are_refused_before_training(head_group, s
 def test_a_table_of_places_draws_its_own_size_alone(backbone):
     one = made(backbone)
     assert x1_of(one, Conditioning(size=(8, 8))).shape[2:] == (8, 8)
-    with pytest.raises(ValueError, match="knows the places of 8x8 pictures alone and can't draw"):
+    with pytest.raises(ValueError, match="position embeddings of this run's backbone are of 8x8"):
         x1_of(one, Conditioning(size=(4, 16)))

@@ -1,14 +1,20 @@
-"""What can't go together is refused from its settings, with no data read and no picture drawn."""
+"""What can't go together is refused from its settings, with no data read and no image sampled."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from pathline.assemble import check_settings
+from pathline.assemble import assemble, check_settings, sampler
 from pathline.cli import main
+from pathline.compatibility import NEEDS, Need, undecided
+from pathline.config.pick import pick
 from pathline.config.resolve import read
+from pathline.config.run import Run, Sample
+from pathline.flow.paths import STRAIGHT
+from pathline.generate import _subject, check_sampler
 from pathline.tables import TABLES
+from pathline.types import Facts
 
 DTM = ["objective=transition"]
 MEAN = ["objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"]
@@ -97,6 +103,26 @@ def test_misfits_are_refused(settings, says):
 )
 def test_what_fits_is_not(settings):
     check_settings(read("digits", (), settings, tables=TABLES).run)
+
+
+PARTS = Run(text=pick("none"), backbone=pick("dit", width=16, depth=1, heads=2, patch=2))
+SAMPLING = [(t, row) for t in ("solver", "guidance", "sharing") for row in TABLES[f"sample.{t}"]]
+
+
+@pytest.mark.parametrize(("setting", "row"), SAMPLING)
+def test_every_need_of_sampling_is_decided_by_the_parts(setting, row):
+    """A need that nothing decides would be accepted in silence: generation has no other check."""
+    options = {"calls": 1} if row == "program" else {}
+    built = sampler(Sample(steps=4, **{setting: pick(row, **options)}), STRAIGHT)
+    parts = assemble(PARTS, Facts(1, 4, 4))
+    assert undecided(built.needs, _subject(parts)) == []
+
+
+def test_a_need_that_is_undecided_before_sampling_is_an_error(monkeypatch):
+    monkeypatch.setitem(NEEDS, "weak_network", Need(lambda _: None, "{row} is wrong."))
+    built = sampler(Sample(guidance=pick("autoguidance")), STRAIGHT)
+    with pytest.raises(LookupError, match="autoguidance needs 'weak_network', which is undecided"):
+        check_sampler(assemble(PARTS, Facts(1, 4, 4)), built)
 
 
 def test_train_refuses_before_a_folder_is_made(tmp_path, monkeypatch, capsys):

@@ -104,6 +104,8 @@ def test_an_encoder_is_shared_by_the_network_that_has_one():
     [
         ({}, "cfg", "Add guidance=autoguidance"),
         ({"classes": "abd"}, "autoguidance", "another list of classes"),
+        ({"path": pick("trig")}, "autoguidance", "another path: trig, this run straight"),
+        ({"codec": pick("pixel", std=0.5)}, "autoguidance", "another normalisation"),
         (
             {"objective": pick("transition"), "backbone": pick("dit", width=32, depth=2, heads=2)},
             "autoguidance",
@@ -115,6 +117,18 @@ def test_a_weaker_run_that_makes_no_sense_is_refused(parts, weak, guidance, says
     walk = draws(parts, guidance=pick(guidance))
     with pytest.raises(ValueError, match=re.escape(says)):
         sample_images(parts, [0], [0], walk, weak=other(**weak))
+
+
+def test_a_weaker_run_of_other_words_is_refused_and_one_without_is_not():
+    """Word indices of one vocabulary mean other words in another."""
+    facts = FACTS._replace(words=("a", "b"))
+    words = Run(text=pick("words", width=16, layers=0), backbone=NET)
+    strong, odd = (assemble(words, facts._replace(words=w)) for w in (("a", "b"), ("a", "c")))
+    walk = draws(strong, guidance=pick("autoguidance"))
+    with pytest.raises(ValueError, match="another list of words"):
+        sample_images(strong, ["a b"], [0], walk, weak=odd)
+    unconditional = assemble(Run(text=pick("none"), backbone=NET), FACTS)
+    assert len(sample_images(strong, ["a b"], [0], walk, weak=unconditional)) == 1
 
 
 def test_the_push_taken_back_follows_the_size_that_is_drawn():
@@ -237,7 +251,7 @@ BAD = {
     "an EMA that is not kept": (["--ema", "0.5"], r"--ema 0.5 is wrong"),
     "two ways to ask": (["--label", "1", "--class-grid"], "one of them"),
     "no picture": (["--n", "0"], "1 or more"),
-    "no step": (["--steps", "0"], "above 0"),
+    "no step": (["--steps", "0"], "1 or more"),
     "an unknown option of a row": (["guidance.scael=2"], "Did you mean 'scale'"),
     "an unknown setting": (["stps=2"], "stps is no sampling setting. Did you mean 'steps'"),
     "a setting of the training": (["train.updates=2"], "can't be changed after training"),

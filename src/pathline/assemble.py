@@ -21,6 +21,7 @@ from pathline.compatibility import (
     sampling_needs,
     subject_of,
     training_needs,
+    undecided,
     unmet,
 )
 from pathline.config.pick import Pick, bind
@@ -107,8 +108,10 @@ def sampler(sample: Sample, path: Path) -> Sampler:
     guide = _row("sample.guidance", sample.guidance)
     # Tried on a field of zeros, so that wrong options show before a training.
     guide(torch.zeros_like, torch.zeros_like, STILL)
+    solver = Subject(has_fixed_steps=not record.adaptive)
     needs = sampling_needs(sample, record.asks, TABLES)
-    require(needs, Subject(has_fixed_steps=not record.adaptive))
+    require(needs, solver)
+    needs = undecided(needs, solver)  # of the network
     tried = named(f"sample.solver={sample.solver.name}", _evaluations)
     if record.adaptive:
         walk = partial(adaptive_walk, solver=step, path=path)

@@ -1,7 +1,8 @@
-"""Whether parts go together: one table of needs, tested at three times.
+"""Whether parts are compatible: one table of needs, checked three times.
 
-A row of a table names its needs in its record. They are tested on the settings before data is read,
-on the parts after assembling, and again before sampling; a fact that is not known yet is skipped.
+A row of a table names its needs in its record. They are checked on the settings before data is
+read, on the parts after assembling, and before sampling. The first two skip what is not known yet;
+before sampling everything is known.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ Tables = Mapping[str, Table]  # a table for each place of config.run.PLACES
 
 
 class Subject(NamedTuple):
-    """What is known of a run. None: not known yet, so needs that depend on it are not tested."""
+    """What is known of a run. None: not known yet, so needs that depend on it are undecided."""
 
     answers: str | None = None  # what the objective's field gives: velocity, average, transition
     takes_r: bool | None = None  # the backbone takes a later time
@@ -134,6 +135,22 @@ def require(needs: Iterable[tuple[str, str]], of: Subject) -> None:
     """Raises ValueError with all the needs that are known not to be met."""
     if sentences := unmet(needs, of):
         raise ValueError("\n".join(sentences))
+
+
+def require_decided(needs: Iterable[tuple[str, str]], of: Subject) -> None:
+    """As `require`, where all is known: LookupError for a need that a field of `of` leaves open."""
+    needs = list(needs)
+    require(needs, of)
+    if rest := undecided(needs, of):
+        raise LookupError(
+            f"{rest[0][0]} needs {rest[0][1]!r}, which is undecided. Fill the field of "
+            "compatibility.Subject that decides it in generate._subject."
+        )
+
+
+def undecided(needs: Iterable[tuple[str, str]], of: Subject) -> list[tuple[str, str]]:
+    """The (row, need) that depend on what is not known yet."""
+    return [(row, need) for row, need in needs if NEEDS[need].holds(of) is None]
 
 
 def needs_of(

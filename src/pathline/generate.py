@@ -18,12 +18,12 @@ from pathline.backbones.encoder_sharing import share_encoder, step_similarity
 from pathline.backbones.network import Network
 from pathline.backbones.token_routing import skip_route
 from pathline.codecs.normalise import denormalise, normalise
-from pathline.compatibility import Subject, named, require
+from pathline.compatibility import Subject, named, require_decided
 from pathline.flow.guidance import Push
 from pathline.flow.preview import reuse_last, x1_prediction
 from pathline.flow.solvers import last
 from pathline.nn.attention import cond_to
-from pathline.parts import Parts, Sampler
+from pathline.parts import MUST_MATCH, Parts, Sampler
 from pathline.types import PLAIN_CALL, Call, Cond, Field, Item, Output, rows_of
 
 Autocast = Callable[[], AbstractContextManager]
@@ -62,14 +62,6 @@ class Done(NamedTuple):
 
     row: int  # of its item among all
     pixels: UInt8[Tensor, "c h w"]  # on the CPU
-
-
-MUST_MATCH: dict[str, Callable[[Parts], object]] = {  # in a run and its weaker one (autoguidance)
-    "codec": lambda parts: parts.codec.id,
-    "text encoder": lambda parts: parts.text.id,
-    "shape of data": lambda parts: parts.shape(),
-    "list of classes": lambda parts: parts.facts.names,
-}
 
 
 def generate(
@@ -232,18 +224,19 @@ def _start(parts: Parts, conditioning: Conditioning, x0: Tensor) -> tuple[Tensor
 def check_sampler(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> None:
     """Raises ValueError for a solver or guidance that these parts can't be sampled with."""
     _check_weak(sampler, parts, weak)
-    require(sampler.needs, _subject(parts)._replace(has_weak_network=weak is not None))
-    if weak:
-        named("the weaker run", require)(sampler.needs[:1], _subject(weak))
+    require_decided(sampler.needs, _subject(parts, weak))
+    if weak:  # of it a solver alone needs something, and that need is the first
+        named("the weaker run", require_decided)(sampler.needs[:1], _subject(weak))
 
 
-def _subject(parts: Parts) -> Subject:
-    """What the parts show of what a sampler may need."""
+def _subject(parts: Parts, weak: Parts | None = None) -> Subject:
+    """What solvers, guidance and encoder sharing may need, as these parts have it."""
     return Subject(
         answers=parts.objective.answers,
         has_encoder=parts.network.has("encoder"),
         has_bypass=parts.network.has("join"),
         has_mean_velocity=parts.push is not None,
+        has_weak_network=weak is not None,
     )
 
 
@@ -254,10 +247,10 @@ def _check_weak(sampler: Sampler, parts: Parts, weak: Parts | None) -> None:
             "guidance=autoguidance, or leave --weak out."
         )
     for what, of in MUST_MATCH.items():
-        if weak and of(parts) != of(weak):
+        if weak and of(weak) not in (of(parts), ()):  # (): it reads no words or classes
             raise ValueError(
-                f"The weaker run has another {what}: {of(weak)}, this one {of(parts)}. Take a run "
-                "of the same data, trained for less time or smaller."
+                f"--weak is wrong because the weaker run has another {what}: {of(weak)}, this run "
+                f"{of(parts)}. Use a run of the same data that is smaller or was trained less."
             )
 
 
