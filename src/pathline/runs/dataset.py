@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.nn import functional as F
 
+from pathline.console import tracked
 from pathline.data.order import epoch_order
 from pathline.files import digest
 from pathline.training.team import Placement, Team
 from pathline.types import Cond, Facts, Text, rows_of
 
+AT_ONCE = 64  # captions between two reports of progress
 HOLDOUT_SEED = 0  # the same images are held out whatever the run's seed
 # rows, uniform numbers that choose among their captions (None: the first) -> conditions
 Conditions = Callable[[Tensor, Tensor | None], Cond]
@@ -89,6 +92,29 @@ def split(run: Any, count: int) -> tuple[Tensor, Tensor]:
 def fixed_conditions(cond: Cond) -> Conditions:
     """Conditions of a table with a row for each picture, whatever caption is chosen."""
     return lambda rows, _: rows_of(cond, rows)
+
+
+def encode_captions(text: Text, captions: Sequence[str | None], console: Console) -> Cond:
+    """One table of all captions, encoded a part at a time with progress: an encoder may be slow."""
+    starts = range(0, len(captions), AT_ONCE)
+    parts = [
+        text.encode(captions[start : start + AT_ONCE])
+        for start in tracked(starts, f"encoding captions, {AT_ONCE} at a time", console)
+    ]
+    # Parts are as long as their longest caption; shorter ones end in masked zeros.
+    longest = max((part.mask.shape[1] for part in parts if part.mask is not None), default=0)
+    columns = zip(*(_padded(part, longest) for part in parts), strict=True)
+    return Cond(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+def _padded(cond: Cond, length: int) -> Cond:
+    """The condition with tokens, words and mask of this length."""
+    if cond.mask is None:
+        return cond
+    more = length - cond.mask.shape[1]
+    tokens = None if cond.tokens is None else F.pad(cond.tokens, (0, 0, 0, more))
+    words = None if cond.words is None else F.pad(cond.words, (0, more))
+    return cond._replace(tokens=tokens, mask=F.pad(cond.mask, (0, more)), words=words)
 
 
 def label_conditions(labels: Tensor | None, text: Text, where: object) -> Conditions:

@@ -27,6 +27,7 @@ from pathline.runs.dataset import (
     Conditions,
     Dataset,
     LoadedData,
+    encode_captions,
     fingerprint,
     fixed_conditions,
     label_conditions,
@@ -54,9 +55,8 @@ def from_pictures(run: Run, report: Path | None, console: Console) -> LoadedData
     run, facts = _facts_of(run, pictures)
     vision: Vision = bind(TABLES["vision"], run.vision, "vision encoder")()
     facts = facts._replace(vision=vision.id, vision_width=vision.width)
-    return LoadedData(
-        run, facts, partial(_dataset, run, pictures, originals.captions or (), vision)
-    )
+    make = partial(_dataset, run, pictures, originals.captions or (), vision, console=console)
+    return LoadedData(run, facts, make)
 
 
 def open_source(run: AnyRun) -> tuple[AnyRun, Source]:
@@ -182,7 +182,13 @@ def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
 
 
 def _dataset(
-    run: Run, pictures: Pictures, originals: Sequence[str | None], vision: Vision, parts: Parts
+    run: Run,
+    pictures: Pictures,
+    originals: Sequence[str | None],
+    vision: Vision,
+    parts: Parts,
+    *,
+    console: Console,
 ) -> Dataset:
     """originals: the captions before tag lists were put in order."""
     # Pixels are encoded as they are asked for, on the device.
@@ -204,7 +210,7 @@ def _dataset(
         train=train,
         held=held,
         x1=x1,
-        cond=_conditions(run, pictures, originals, parts),
+        cond=_conditions(run, pictures, originals, parts, console),
         null=parts.text.null,
         pixels=lambda rows: pictures.pixels[rows],
         features=features if vision.width else None,
@@ -213,7 +219,7 @@ def _dataset(
 
 
 def _conditions(
-    run: Run, pictures: Pictures, originals: Sequence[str | None], parts: Parts
+    run: Run, pictures: Pictures, originals: Sequence[str | None], parts: Parts, console: Console
 ) -> Conditions:
     # What does not change during training is encoded once for all rows.
     reads = reads_of(run.text.name)
@@ -224,7 +230,7 @@ def _conditions(
     captions = pictures.captions or [None] * len(pictures.pixels)
     if run.data.missing_captions == "refuse":
         refuse_missing_captions(dict(zip(pictures.keys, captions, strict=True)))
-    in_order = fixed_conditions(parts.text.encode(captions))
+    in_order = fixed_conditions(encode_captions(parts.text, captions, console))
     variants, options = tag_options(run)
     if not variants or reads != "words":
         return in_order
