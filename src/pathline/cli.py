@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from inspect import BoundArguments
 from io import TextIOWrapper
 from pathlib import Path
@@ -60,7 +61,6 @@ def _build(load: Callable[[str], Any]) -> App:
         "`pathline COMMAND --help` explains a command.",
         help_format="plaintext",
         version_flags="--version",
-        error_formatter=lambda error: f"pathline: {error}",
         # no --no-debug and --empty-config; no "[default: ()]"
         default_parameter=Parameter(
             negative=(), show_default=_shown_default, converter=_read_option
@@ -75,6 +75,11 @@ def _build(load: Callable[[str], Any]) -> App:
     for name, (text, *commands) in GROUPS.items():
         root.command(fill(App(name=name, help=text, sort_key=len(COMMANDS)), commands))
     return fill(root, COMMANDS)
+
+
+def _describe_usage(error: CycloptsError) -> str:
+    help_line = " ".join(["pathline", *(error.command_chain or ()), "--help"])
+    return f"{error} `{help_line}` shows what there is."
 
 
 def _shown_default(value: object) -> str | None:
@@ -118,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Commands return their exit code; errors become one sentence and a code.
         return _run(tokens, debug)
-    except CycloptsError:
-        return USAGE  # cyclopts has printed it
+    except CycloptsError as error:
+        return _complain(_describe_usage(error), USAGE, debug)
     except KeyboardInterrupt:
         return _complain("Interrupted.", INTERRUPTED, debug)
     except BrokenPipeError:
@@ -152,15 +157,28 @@ def _run(tokens: list[str], debug: bool) -> int:
     if tokens and tokens[0] in GROUPS:
         names = [name for name, *_ in GROUPS[tokens[0]][1:]]
         _refuse_unknown(tokens[1:], names, f"pathline {tokens[0]}")
-    # no command is imported for its help: torch alone would take seconds
-    commands = _build(partial(_lazy_outline, tokens)) if {"--help", "-h"} & {*tokens} else app
-    command, bound, _ = commands.parse_args(tokens, exit_on_error=False)
+    # No command is imported for its help or for a typing error: torch alone would take seconds.
+    outlines = _build(partial(_lazy_outline, tokens))
+    command, bound, _ = outlines.parse_args(tokens, exit_on_error=False, print_error=False)
     _read_numbers(bound)
+    if not {"--help", "-h", "--version"} & {*tokens} and tokens:
+        _check_words(tokens, bound)
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        _read_numbers(bound)
     if debug and "debug" in bound.signature.parameters:
         bound.arguments["debug"] = True
     code = command(*bound.args, **bound.kwargs)
     sys.stdout.flush()
     return code if isinstance(code, int) else DONE
+
+
+def _check_words(tokens: list[str], bound: BoundArguments) -> None:
+    """Check the words that belong to no option, as far as that needs no import of the command."""
+    command = " ".join(tokens[: 2 if tokens[0] in GROUPS else 1])
+    words = [str(word) for word in bound.args if word is not None]
+    kinds = [parameter.kind for parameter in bound.signature.parameters.values()]
+    first = words.pop(0) if words and kinds[0] is kinds[0].POSITIONAL_ONLY else None
+    import_module("pathline.arguments").check(command, first, words, bound.kwargs)
 
 
 def _lazy_outline(tokens: list[str], place: str) -> Any:

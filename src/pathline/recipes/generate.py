@@ -101,6 +101,8 @@ def generate(
     say = say_on(open_console())
     settings, texts = split_words(prompts)
     full_keys(settings, OPTIONS)
+    if out and out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give the folder that images are written to.")
     opened = _open(run, say)
     _refuse_unquoted(opened, texts, ["generate", str(run), *prompts])
     flags = {"steps": steps, "solver": solver, "guidance.scale": guidance}

@@ -162,6 +162,9 @@ def read_conditioning(
     conditioning = conditioning._replace(null=null, size=size)
     if flags.init is None:
         return conditioning
+    if not flags.init.is_file():
+        fault = "is a folder" if flags.init.is_dir() else "does not exist"
+        raise FileNotFoundError(f"--init {flags.init} {fault}; give one picture file.")
     # Cut as pictures of the training are.
     pixels = decode(flags.init, channels=parts.facts.channels)
     pixels = cut(pixels, place(pixels.shape[1], pixels.shape[2], [(height, width)]))

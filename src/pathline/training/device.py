@@ -11,6 +11,8 @@ import torch
 from pathline.errors import is_out_of_memory
 from pathline.weights import DTYPES
 
+DEVICES = ("cpu", "cuda", "mps")
+
 
 class Precision(NamedTuple):
     """The number format of a training's arithmetic; weights stay fp32."""
@@ -41,8 +43,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device={name} can't be used: {reason} Try --device auto.") from None
+        # torch lists all devices it was ever built for; three of them are ours.
+        reason = str(error).splitlines()[0].rstrip(".")
+        if name.partition(":")[0] not in DEVICES:
+            reason = f"a device is one of {', '.join(DEVICES)}, with a number as in cuda:1"
+        raise ValueError(f"device={name} can't be used: {reason}. Try --device auto.") from None
     return device
 
 
