@@ -30,6 +30,7 @@ COMMANDS = (
     ("generate", "generate:generate", "Generate images with a run."),
     ("eval", "eval:evaluate", "Measure a run, or a folder of images, against real ones."),
     ("logging", "logging:logging", "Look at runs in a browser: losses, gradients, grids."),
+    ("runs", "runs:runs", "List runs and their state; compare their settings and losses."),
     ("ema", "ema:ema", "Rebuild an average of the weights of any length."),
     ("export", "export:export", "Write a run's weights as one file."),
     ("caption", "caption:caption", "Write captions of your pictures with a vision-language model."),
