@@ -1,4 +1,4 @@
-"""Every setting with its meaning, type or range and default, as Markdown."""
+"""Every setting with its meaning, type or range and default: as Markdown, or by key."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -6,8 +6,9 @@ from inspect import Parameter
 from textwrap import wrap
 from typing import Any, get_type_hints
 
+from pathline.config.layers import Tree, flatten
 from pathline.config.meanings import field_meanings, option_meanings, sentence
-from pathline.config.pick import Pick, Table, function_of, options_of
+from pathline.config.pick import Pick, Row, Table, function_of, options_of
 from pathline.config.shared_options import SHARED
 from pathline.config.values import describe_kind
 from pathline.config.yaml_io import scalar
@@ -26,20 +27,33 @@ def settings_page(record: type, places: Mapping[str, str], tables: Mapping[str, 
 
 def _section(record: type, prefix: str) -> Iterator[str]:
     """A table of the plain settings of a section, then its sub-sections."""
-    kinds = get_type_hints(record, include_extras=True)
-    meanings = field_meanings(record)
-    nested = [f for f in fields(record) if is_section(kinds[f.name])]
+    nested = {key: inner for key, inner in sections_of(record).items() if "." not in key}
     title = f"`{prefix.rstrip('.')}`" if prefix else "Top"
     about = "" if not prefix else sentence((record.__doc__ or "").partition("\n")[0])
     yield from (f"### {title}", "", *([about, ""] if about else []))
     # Plain settings first: Markdown has no way back from an inner heading to the outer one.
-    for f in fields(record):
-        if f not in nested:
-            kind, default = kinds[f.name], _default(f)
-            yield from _entry(f"{prefix}{f.name}", meanings[f.name], kind, default)
-    for f in nested:
+    for key, *parts in settings_of(record):
+        yield from _entry(f"{prefix}{key}", *parts)
+    for key, inner in nested.items():
         yield ""
-        yield from _section(kinds[f.name], f"{prefix}{f.name}.")
+        yield from _section(inner, f"{prefix}{key}.")
+
+
+def sections_of(record: type, prefix: str = "") -> dict[str, type]:
+    """Dotted key -> record of every section in a record."""
+    sections: dict[str, type] = {}
+    for name, kind in get_type_hints(record).items():
+        if is_section(kind):
+            sections |= {f"{prefix}{name}": kind} | sections_of(kind, f"{prefix}{name}.")
+    return sections
+
+
+def settings_of(record: type) -> Iterator[tuple[str, str, str, str]]:
+    """(name, what it wants, default, meaning) of every setting in a record but its sections."""
+    kinds, meanings = get_type_hints(record, include_extras=True), field_meanings(record)
+    for f in fields(record):
+        if not is_section(kinds[f.name]):
+            yield f.name, *_columns(kinds[f.name], _default(f)), meanings[f.name]
 
 
 def is_section(kind: Any) -> bool:
@@ -55,11 +69,16 @@ def _default(f: Field) -> Any:
     return f"{value.name} ({options})" if options else value.name
 
 
-def _entry(key: str, meaning: str, kind: Any, default: Any, indent: str = "") -> list[str]:
+def _columns(kind: Any, default: Any) -> tuple[str, str]:
+    """What a setting wants, and its default."""
+    wants = "a row, by name" if kind is Pick else describe_kind(kind)
+    return wants, "" if default is Parameter.empty else _plain(default)
+
+
+def _entry(key: str, wants: str, default: str, meaning: str, indent: str = "") -> list[str]:
     """One setting as an item of a list, wrapped: its key, type or range, default, meaning."""
-    words = "a row, by name" if kind is Pick else describe_kind(kind)
-    shown = "required" if default is Parameter.empty else f"default `{_plain(default)}`"
-    return _wrapped(f"- `{key}` ({words}; {shown}): {meaning}", indent)
+    shown = f"default `{default}`" if default else "required"
+    return _wrapped(f"- `{key}` ({wants}; {shown}): {meaning}", indent)
 
 
 def _wrapped(item: str, indent: str) -> list[str]:
@@ -83,10 +102,40 @@ def _table(place: str, table: Table) -> Iterator[str]:
     """The rows of a table, each with its options."""
     meanings = table_meanings(place, table)
     for name, row in table.items():
-        line = sentence((function_of(row).__doc__ or "").strip().partition("\n")[0])
-        yield from _wrapped(f"- **{name}**: {line}", "")
+        yield from _wrapped(f"- **{name}**: {summary(row)}", "")
         for key, option in options_of(row).items():
-            yield from _entry(key, meanings[name][key], option.kind, option.default, "  ")
+            wants, default = _columns(option.kind, option.default)
+            yield from _entry(key, wants, default, meanings[name][key], "  ")
+
+
+def explain(
+    record: type, tree: Tree, places: Mapping[str, str], tables: Mapping[str, Table]
+) -> dict[str, str]:
+    """Dotted key -> meaning, of every setting in the tree of a record."""
+    meanings = {name: meaning for name, *_, meaning in settings_of(record)}
+    for section, inner in sections_of(record).items():
+        meanings |= {f"{section}.{name}": meaning for name, *_, meaning in settings_of(inner)}
+    return {key: meanings.get(key) or _option(key, tree, places, tables) for key in flatten(tree)}
+
+
+def _option(key: str, tree: Tree, places: Mapping[str, str], tables: Mapping[str, Table]) -> str:
+    """The meaning of a row's name, of one of its options, or of a loss term; "" if unknown."""
+    place, _, option = key.rpartition(".")
+    table, row = place, flatten(tree).get(f"{place}.name", "")
+    if place == "terms":
+        table, row, option = "terms", option, "weight"
+    elif place.startswith("terms."):
+        table, row = "terms", place.removeprefix("terms.")
+    if table not in places or row not in tables.get(table, {}):
+        return ""
+    if option in ("name", "weight") and (table == "terms" or option == "name"):
+        return summary(tables[table][row])
+    return table_meanings(table, tables[table])[row][option]
+
+
+def summary(row: Row) -> str:
+    """What a row is, in a line: the first of its docstring."""
+    return sentence((function_of(row).__doc__ or "").strip().partition("\n")[0])
 
 
 def table_meanings(place: str, table: Table) -> dict[str, dict[str, str]]:

@@ -9,14 +9,19 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from pathline.config.entries import (
+    COMMAND_LINE,
+    keys_set,
+    read_override,
+    report,
+    tree_of,
+    well_placed,
+)
 from pathline.config.layers import (
     Tree,
     build,
     flatten,
-    is_branch,
-    keys_of,
     merge,
-    misplaced,
     nest,
     put,
     to_tree,
@@ -29,13 +34,12 @@ from pathline.config.presets.own_pictures import OWN_PICTURES
 from pathline.config.presets.pixels import PIXEL
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import Problem, convert
-from pathline.config.yaml_io import Entry, expand, read_file, read_value
+from pathline.config.yaml_io import Entry, read_file
 from pathline.hints import listing, nearest
 
 # Every preset of `pathline train`, by name; those of other methods change one of the former.
 PRESETS = {run.name: run for run in (*PIXEL, *OWN_PICTURES, *LATENT)}
 PRESETS |= {run.name: run for run in methods(PRESETS)}
-COMMAND_LINE = "command line"
 SAVED = "settings of the run"
 YAML = (".yaml", ".yml")
 SIZE = "size"  # the setting that chooses among the presets for own pictures
@@ -122,7 +126,7 @@ def read_as(
         what, overrides = None, [what, *overrides]  # `pathline train train.updates=5`
     # Lowest layer: a preset, a file, an own folder, or the settings of a run.
     layers = [list(fitted), *(read_file(Path(file)) for file in files)]
-    layers.append([entry for text in overrides for entry in _override(text)])
+    layers.append([entry for text in overrides for entry in read_override(text)])
     layers.append([Entry(k, v, f"--{k}") for k, v in (flags or {}).items() if v is not None])
     size = size_of(layers)
     if isinstance(base, root.record):
@@ -134,9 +138,9 @@ def read_as(
     wrong = list(ground.problems)
     # Each layer wins over those before; the origin of every value is kept.
     for layer in layers:
-        entries = [*_well_placed(root.record, layer, wrong)]
-        tree = merge(tree, _tree(entries))
-        origins |= {key: entry.origin for entry in entries for key in _keys(entry)}
+        entries = [*well_placed(root.record, layer, wrong)]
+        tree = merge(tree, tree_of(entries))
+        origins |= {key: entry.origin for entry in entries for key in keys_set(entry)}
     tree |= {SIZE: size} if size else {}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
@@ -146,23 +150,9 @@ def read_as(
     wrong += _size_problems(root, run, what, size)
     wrong += _row_problems(root, run, tables)
     if wrong:
-        raise ValueError(_report(wrong, origins, root.hint))
+        raise ValueError(report(wrong, origins, root.hint))
     tree = to_tree(run)
     return Settings(run, tree, {key: origins.get(key, "default") for key in flatten(tree)})
-
-
-def _well_placed(record: type, layer: Iterable[Entry], wrong: list[Problem]) -> Iterator[Entry]:
-    """The entries of a layer but those of sections that say nothing or are no section at all.
-
-    A list where a section stands is a problem, and is not laid over what other layers say of it.
-    """
-    kinds = keys_of(record)
-    for entry in layer:
-        kind = kinds.get(entry.key)
-        if message := misplaced(kind, entry.value):
-            wrong.append(Problem(entry.key, message, entry.origin))
-        elif entry.value is not None or not is_branch(kind):
-            yield entry
 
 
 def _suggested(
@@ -180,7 +170,7 @@ def _suggested(
             if not any(leaf == key or leaf.startswith(f"{key}.") for leaf in leaves):
                 tree = put(tree, key, value)
                 entry = Entry(key, value, f"{place}={chosen.name}")
-                changed |= dict.fromkeys(_keys(entry), entry.origin)
+                changed |= dict.fromkeys(keys_set(entry), entry.origin)
     return tree, changed
 
 
@@ -243,9 +233,9 @@ def _ground(root: Root[Any], what: str | None, size: str | None) -> Base[Any]:
     path = Path(what)
     if path.suffix in YAML:
         wrong: list[Problem] = []
-        entries = [*_well_placed(root.record, read_file(path), wrong)]
-        run = build(root.record, _tree(entries), wrong)
-        return Base(run, {key: entry.origin for entry in entries for key in _keys(entry)}, wrong)
+        entries = [*well_placed(root.record, read_file(path), wrong)]
+        run = build(root.record, tree_of(entries), wrong)
+        return Base(run, {key: entry.origin for entry in entries for key in keys_set(entry)}, wrong)
     if path.exists():
         # Without a measurement, the size that every machine can train.
         preset = presets.get(root.own.format(size=size)) or presets[root.own.format(size="small")]
@@ -279,54 +269,3 @@ def _changes(run: Any, name: str) -> dict[str, str]:
     before = flatten(to_tree(type(run)()))
     after = flatten(to_tree(run))
     return {k: name for k, v in after.items() if k not in before or before[k] != v}
-
-
-def _override(text: str) -> list[Entry]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(
-            f"{text!r} is no setting: write key=value, for example train.updates=500 "
-            "(the preset or folder comes first, and only one)."
-        )
-    try:
-        return expand(Entry(key.strip(), read_value(value.strip()), COMMAND_LINE))
-    except ValueError as error:
-        raise ValueError(f"{COMMAND_LINE}: {key.strip()}: {error}") from None
-
-
-def _tree(layer: Iterable[Entry]) -> dict[str, Any]:
-    """One layer as a tree. Short keys first, so that `a=row a.option=1` may stand in any order."""
-    tree: dict[str, Any] = {}
-    for entry in sorted(layer, key=lambda entry: entry.key.count(".")):
-        tree = merge(tree, nest(entry.key, entry.value))
-    return tree
-
-
-def _keys(entry: Entry) -> list[str]:
-    """The keys that an entry sets; a bare value may be a row's name or a term's weight."""
-    if isinstance(entry.value, Mapping):
-        return [entry.key, *(flatten(entry.value, entry.key) if entry.value else ())]
-    return [entry.key, f"{entry.key}.name", f"{entry.key}.weight"]
-
-
-def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Where a wrong key was set: itself, its row's name, or the section it stands in."""
-    while key:
-        for candidate in (key, f"{key}.name"):
-            if candidate in origins:
-                return f"{origins[candidate]}: "
-        key = key.rpartition(".")[0]
-    return ""
-
-
-def _report(wrong: Sequence[Problem], origins: Mapping[str, str], hint: str) -> str:
-    """One line a problem: origin, key, what is wrong."""
-    lines = []
-    for problem in dict.fromkeys(wrong):
-        origin = f"{problem.origin}: " if problem.origin else _origin(problem.key, origins)
-        lines.append(f"{origin}{problem}")
-    if any(problem.message.startswith("is not a setting") for problem in wrong):
-        lines.append(hint)
-    if len(wrong) == 1:
-        return " ".join(lines)
-    return "\n  ".join([f"{len(wrong)} problems in the settings:", *lines])
