@@ -65,7 +65,7 @@ BAD = {
     "no folder": (lambda: codec("emoji-kl"), "emoji"),
     "a share above one": (
         lambda: codec("digits-vq", "loss.equivariance=2"),
-        "must be in \\[0, 1\\]",
+        "must be a number in \\[0, 1\\]",
     ),
     "a codec that is nowhere": (
         lambda: trained(FACTS, path="nowhere"),

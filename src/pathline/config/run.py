@@ -39,7 +39,6 @@ PLACES = {
     "sample.sharing": "encoder sharing",
     "eval.feature": "feature",
 }
-MOST_REPEATS = 1000  # of an image in an epoch
 # Places where `auto` lets the data decide, and the options it may carry.
 AUTO = {"data.source": ("path",), "text": ()}
 
@@ -80,7 +79,7 @@ class Data(Images):
     captions: Literal["auto", "filenames"] = "auto"
     trigger: str = ""  # a word put before every caption; it stands alone where there is none
     # Folder -> how often its images come in an epoch; weights such as 0.5 lengthen the epoch.
-    repeats: dict[str, float] = field(default_factory=dict)
+    repeats: dict[str, Annotated[float, Range(0, 1000)]] = field(default_factory=dict)
     # A folder made by `pathline preprocess`; latents and text states are read from it.
     cache: str = ""
     buckets: Buckets = Buckets()
@@ -206,9 +205,6 @@ def _term(name: str, value: float | dict) -> Pick:
 
 
 def _data(data: Data) -> Iterator[tuple[str, str]]:
-    for folder, repeats in data.repeats.items():
-        if not 0 <= repeats <= MOST_REPEATS:
-            yield f"data.repeats.{folder}", f"must be from 0 to {MOST_REPEATS}, got {repeats}."
     weights = data.caption_weights
     if weights and not weights[0]:
         yield "data.caption_weights", f"={shown(weights)} is wrong because its first weight is 0."
