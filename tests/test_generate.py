@@ -251,11 +251,7 @@ BAD = {
     "an EMA that is not kept": (["--ema", "0.5"], r"--ema 0.5 is wrong"),
     "two ways to ask": (["--label", "1", "--class-grid"], "one of them"),
     "no picture": (["--n", "0"], "1 or more"),
-<<<<<<< HEAD
     "no step": (["--steps", "0"], "1 or more"),
-=======
-    "no step": (["--steps", "0"], "--steps=0 is wrong"),
->>>>>>> b5acf90 (Count repeats of a folder in their range; follow the presets for own pictures in a test)
     "an unknown option of a row": (["guidance.scael=2"], "Did you mean 'scale'"),
     "an unknown setting": (["stps=2"], "stps is no sampling setting. Did you mean 'steps'"),
     "a setting of the training": (["train.updates=2"], "can't be changed after training"),

@@ -237,10 +237,7 @@ def test_states_of_a_cache_train_under_autocast(cache, precision, tmp_path):
         (["data.size=32"], "was made with 16"),
         (["backbone=dit", "backbone.patch=2"], "stream_dit or cross_dit"),
         (["text=labels"], "no labels"),
-<<<<<<< HEAD
         (["codec=taesd"], "codec=taesd is wrong because the cache"),
-=======
->>>>>>> b5acf90 (Count repeats of a folder in their range; follow the presets for own pictures in a test)
         (["data.flip=false"], "was made with True"),
         (["data.buckets.max_ratio=3"], "Leave it out"),
         (["data.cache=''", "data.source=digits", "data.buckets.max_ratio=2"], "for pictures in a"),

@@ -308,18 +308,8 @@ BAD = {
         "micro-batch of 1: it rounds to 0 samples.* micro-batch of 2",
     ),
     "an interval that is none": (
-<<<<<<< HEAD
-        [
-            "digits",
-            "sample.guidance=interval",
-            "sample.guidance.low=0.9",
-            "sample.guidance.high=0.5",
-        ],
-        "low ≤ high",
-=======
         ["digits", "sample.guidance=interval", "sample.guidance.low=1", "sample.guidance.high=0.5"],
         "low is above high",
->>>>>>> b5acf90 (Count repeats of a folder in their range; follow the presets for own pictures in a test)
     ),
     "a shift below 0": (["digits", "times.shift=-1"], "above 0"),
     "all held out": (["digits", "data.holdout=0.9999"], "leaves none"),
