@@ -102,3 +102,12 @@ def literals():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((\.\./[^)]+)\)", PAGE):
         assert (ROOT / "docs" / target).exists(), target
+
+
+def test_every_file_and_folder_of_the_package_is_in_the_list():
+    source = Path(cli.__file__).parent
+    files = [file.relative_to(source) for file in source.rglob("*.py")]
+    names = {f.parts[0] if len(f.parts) == 1 else f"{f.parts[0]}/" for f in files}
+    names -= {"__init__.py", "__main__.py"}
+    shown = PAGE.partition("## Where things are")[2].partition("```\n\n")[0]
+    assert [name for name in sorted(names) if name not in shown] == []
