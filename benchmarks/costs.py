@@ -122,7 +122,7 @@ def main() -> None:
         )
     if options.json:
         rows = {name: {"seconds": took[name], "flops": counted[name]} for name in arms}
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

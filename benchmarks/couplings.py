@@ -151,7 +151,9 @@ def main() -> None:
     (show_classes if options.conditional else show)(rows)
     if options.json:
         about = {key: str(value) for key, value in vars(options).items()}
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 TASKS = {

@@ -79,7 +79,7 @@ def teach(run: Run, folder: Path) -> float:
         falling.step()
     network.encoder.save_pretrained(folder)
     pixels = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}
-    (folder / PROCESSOR).write_text(json.dumps(pixels))
+    (folder / PROCESSOR).write_text(json.dumps(pixels), encoding="utf-8")
     with torch.no_grad():
         named = network.eval()(data.pixels(held)).argmax(1)
     return (named == data.labels[held]).double().mean().item()

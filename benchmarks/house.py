@@ -159,7 +159,8 @@ def static() -> None:
     """What the source itself shows."""
     files = sorted(SRC.rglob("*.py"))
     texts = {
-        ".".join(f.relative_to(SRC.parent).with_suffix("").parts): f.read_text() for f in files
+        ".".join(f.relative_to(SRC.parent).with_suffix("").parts): f.read_text("utf-8")
+        for f in files
     }
     trees = {name: ast.parse(text) for name, text in texts.items()}
     lines = {name: len(text.splitlines()) for name, text in texts.items()}

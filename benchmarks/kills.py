@@ -42,7 +42,7 @@ def tensors(run: Path, updates: int) -> dict[str, torch.Tensor]:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
     return [(line["update"], line["loss"]) for line in lines if "loss" in line]
 
 

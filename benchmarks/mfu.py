@@ -254,7 +254,9 @@ def main(argv: list[str] | None = None) -> list[Result]:
     if args.json:
         rows = [result._asdict() | {"switches": result.switches._asdict()} for result in results]
         about = {"device": name_of(device), "torch": torch.__version__, "size": args.size}
-        args.json.write_text(json.dumps({"run": about, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"run": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
     return results
 
 

@@ -64,7 +64,9 @@ def distance(result: Trained, run: Run, forwards: int, scorer: Scorer, n: int) -
 
 def rows_of(folder: Path) -> list[Row]:
     file = folder / ROWS
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return (
+        [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    )
 
 
 def arms_left(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
@@ -79,7 +81,7 @@ def arms_left(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 def costs_of(options: argparse.Namespace) -> dict[str, float]:
     """What an update of each arm costs, flow's being 1; measured once for a folder."""
     file = options.out / COSTS
-    costs = json.loads(file.read_text()) if file.exists() else {}
+    costs = json.loads(file.read_text("utf-8")) if file.exists() else {}
     missing = [arm for arm in options.arms if arm not in costs]
     if missing and not options.share:
         names = dict.fromkeys(["flow", *missing])
@@ -87,7 +89,7 @@ def costs_of(options: argparse.Namespace) -> dict[str, float]:
         took = race({arm: arm_of(run) for arm, run in runs.items()}, ROUNDS)
         middle = {arm: statistics.median(seconds) for arm, seconds in took.items()}
         costs |= {arm: round(middle[arm] / middle["flow"], 3) for arm in names}
-        file.write_text(json.dumps(costs, indent=1))
+        file.write_text(json.dumps(costs, indent=1), encoding="utf-8")
     return costs
 
 
@@ -105,7 +107,7 @@ def scorer_of(run: Run, result: Trained, options: argparse.Namespace) -> Scorer:
         "real against real": scorer.baseline["FD-pca"],
         "of so many each": scorer.baseline_n,
     }
-    (options.out / FACTS).write_text(json.dumps(facts, indent=1))
+    (options.out / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return scorer
 
 
@@ -125,7 +127,7 @@ def compare(options: argparse.Namespace) -> None:
                 k: distance(result, drawing, k, scorer, options.n) for k in options.forwards
             }
             row = {"arm": arm, "seed": seed, "share": options.share, "updates": updates}
-            with (options.out / ROWS).open("a") as file:
+            with (options.out / ROWS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**row, "drawn": sampling, "distances": distances}) + "\n")
             print(
                 arm,
@@ -155,7 +157,7 @@ def summary(rows: Sequence[Row]) -> dict[int, tuple[float, float]]:
 
 def table(folder: Path) -> Iterator[str]:
     """Markdown, an arm a line."""
-    facts, groups = json.loads((folder / FACTS).read_text()), grouped(rows_of(folder))
+    facts, groups = json.loads((folder / FACTS).read_text("utf-8")), grouped(rows_of(folder))
     forwards = list(summary(next(iter(groups.values()))))
     yield f"{json.dumps(facts)}\n"
     yield f"| | updates | seeds | {' | '.join(map(str, forwards))} |"
@@ -175,7 +177,7 @@ def plot(folder: Path) -> Path:
     from matplotlib import pyplot
     from matplotlib.ticker import ScalarFormatter
 
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
     figure, axes = pyplot.subplots(figsize=(10, 5))
     groups = {key: rows for key, rows in grouped(rows_of(folder)).items() if not key[2]}
     for number, ((arm, sampling, _), rows) in enumerate(groups.items()):

@@ -222,7 +222,7 @@ def keep(options: argparse.Namespace, title: str, arms: list[Arm], rows: list[di
     options.out.mkdir(parents=True, exist_ok=True)
     curves = {arm.name: arm.curves for arm in arms}
     text = json.dumps({"about": title, "rows": rows, "curves": curves}, indent=1)
-    (options.out / f"optimizers-{options.preset}.json").write_text(text)
+    (options.out / f"optimizers-{options.preset}.json").write_text(text, encoding="utf-8")
     plot(arms, options.out / f"optimizers-{options.preset}.png", title)
 
 

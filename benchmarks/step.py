@@ -254,7 +254,9 @@ def main() -> None:
     if args.json:
         about = {key: str(value) for key, value in vars(args).items()}
         about |= {"processor": platform.processor(), "torch": torch.__version__}
-        args.json.write_text(json.dumps({"run": about, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"run": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}

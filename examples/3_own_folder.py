@@ -48,7 +48,9 @@ def make(folder: Path, count: int) -> Path:
         fill = colour if shape == "disc" else None
         ImageDraw.Draw(picture).ellipse(box, fill=fill, outline=colour, width=5)
         picture.save(folder / f"{number:03d}.png")
-        (folder / f"{number:03d}.txt").write_text(f"a {colour} {shape} on {ground}\n")
+        (folder / f"{number:03d}.txt").write_text(
+            f"a {colour} {shape} on {ground}\n", encoding="utf-8"
+        )
     return folder
 
 

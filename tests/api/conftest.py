@@ -35,7 +35,9 @@ def captioned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(8):
         Image.new("RGB", (16, 16), (30 * number, 90, 200)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("a red circle" if number % 2 else "a blue square")
+        (folder / f"{number}.txt").write_text(
+            "a red circle" if number % 2 else "a blue square", encoding="utf-8"
+        )
     settings = {**TINY, "data": {"size": 16}, "text": {"name": "words", "width": 16}}
     settings["backbone"] = {**TINY["backbone"], "patch": 4}
     return pathline.train(folder, out=folder.with_name("words"), seed=1, **settings)

@@ -71,7 +71,7 @@ def pictures(tmp_path):
     root.mkdir()
     for name, size in {"a.png": (20, 30), "b.png": (16, 8), "c.png": (64, 64)}.items():
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name)
-    (root / "b.txt").write_text("by hand\n")
+    (root / "b.txt").write_text("by hand\n", encoding="utf-8")
     return root
 
 
@@ -96,5 +96,5 @@ def speaking(monkeypatch):
 @pytest.fixture
 def plain(tmp_path):
     file = tmp_path / "plain.txt"
-    file.write_text("Say anything.")
+    file.write_text("Say anything.", encoding="utf-8")
     return str(file)

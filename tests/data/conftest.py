@@ -106,7 +106,9 @@ def root(tmp_path):
     where.mkdir()
     for number, size in enumerate(SIZES):
         _paint(where / f"{number}.png", size, number)
-        (where / f"{number}.txt").write_text(f"picture number {number % 4} of the set")
+        (where / f"{number}.txt").write_text(
+            f"picture number {number % 4} of the set", encoding="utf-8"
+        )
     return where
 
 

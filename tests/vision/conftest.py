@@ -60,7 +60,9 @@ def eyes(tmp_path_factory):
             for weight in whole.parameters():
                 torch.nn.init.normal_(weight, std=0.2)
         whole.save_pretrained(folder)
-        (folder / PROCESSOR).write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+        (folder / PROCESSOR).write_text(
+            json.dumps({"image_mean": MEAN, "image_std": STD}), encoding="utf-8"
+        )
         transformers.utils.logging.set_verbosity(before)
         return Checkpoint(folder, whole)
 

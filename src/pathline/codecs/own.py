@@ -113,7 +113,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"no {FILE}. Name the run folder of `pathline codec train`."
         )
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError:
         about = {}
     # A description that is cut or of another network cannot be used.

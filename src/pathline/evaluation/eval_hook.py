@@ -165,7 +165,7 @@ def best_of(folder: Path) -> Best | None:
     if not (folder / BEST).is_file():
         return None
     try:
-        path, line, method = (folder / BEST).read_text().splitlines()
+        path, line, method = (folder / BEST).read_text("utf-8").splitlines()
         metric, value = line.split()
         return Best(int(path.rpartition("step-")[2]), metric, float(value), method)
     except ValueError:

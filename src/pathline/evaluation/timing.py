@@ -215,7 +215,7 @@ def data_sheet_rate(card: str, precision: str) -> float | None:
 def _reset_peak() -> None:
     """Begin a new peak, where the system can (Linux)."""
     with suppress(OSError):
-        RESET.write_text("5")
+        RESET.write_text("5", encoding="utf-8")
 
 
 def _peak_memory() -> int:
@@ -234,5 +234,5 @@ def _free_memory() -> int:
 
 
 def _kilobytes(file: Path, name: str) -> int:
-    line = next(line for line in file.read_text().splitlines() if line.startswith(name))
+    line = next(line for line in file.read_text("utf-8").splitlines() if line.startswith(name))
     return int(line.split()[1]) << 10

@@ -89,7 +89,7 @@ def _bf16() -> Finding:
             return Finding("ok", "bf16", "supported by the GPU")
         return Finding("warn", "bf16", "not supported by the GPU. Set train.precision=fp16")
     info = Path("/proc/cpuinfo")
-    if flags := cpu_flags(info.read_text()) if info.is_file() else set():
+    if flags := cpu_flags(info.read_text("utf-8")) if info.is_file() else set():
         return Finding("ok", "bf16", f"the CPU has {', '.join(sorted(flags))}")
     return Finding("note", "bf16", "the CPU has no instructions for it; fp32 is faster")
 

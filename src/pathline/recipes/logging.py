@@ -94,7 +94,7 @@ def _folders(run: Path | None) -> list[Path]:
 def _reader(stack: ExitStack, folder: Path, scratch: Path, backend: str) -> Callable[[], None]:
     """A function that sends the backend what the run has written since; it was called once."""
     settings = folder / SETTINGS
-    about = yaml.safe_load(settings.read_text()) if settings.is_file() else {}
+    about = yaml.safe_load(settings.read_text("utf-8")) if settings.is_file() else {}
     name = folder.resolve().name
     # TensorBoard knows runs by their folders; trackio has one database for all
     home = scratch / name if backend == "tensorboard" else scratch

@@ -132,7 +132,7 @@ def write_cache(folder: Path, inputs: CacheInputs, batch: int, console: Console)
 def _report_changes(folder: Path, settings: RowSettings, console: Console) -> None:
     """Print which encoders are others than those that made the cache in the folder."""
     try:
-        earlier = json.loads((folder / HEAD).read_text())
+        earlier = json.loads((folder / HEAD).read_text("utf-8"))
     except (OSError, ValueError):
         return
     kinds = {"codec": LATENTS, "text": "text states", "vision": FEATURES, "dtype": LATENTS}
@@ -153,7 +153,7 @@ def _report(folder: Path, result: WriteResult, inputs: CacheInputs, console: Con
         say(f"damaged and made again: {file}")
     for line in list_faults(result.layout._replace(unreadable=result.unreadable)):
         say(line)
-    stats = json.loads((folder / STATS).read_text())
+    stats = json.loads((folder / STATS).read_text("utf-8"))
     say(
         f"raw latents: mean {stats['pooled']['mean']:.4f}, std {stats['pooled']['std']:.4f}; std "
         f"by channel {min(stats['std']):.4f} … {max(stats['std']):.4f}"

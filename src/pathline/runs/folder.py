@@ -287,10 +287,18 @@ def _git() -> dict[str, Any] | None:
     try:
         ask = ["git", "-C", str(package)]
         commit = subprocess.run(
-            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            [*ask, "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=True,
         )
         changed = subprocess.run(
-            [*ask, "status", "--porcelain"], capture_output=True, text=True, check=True
+            [*ask, "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

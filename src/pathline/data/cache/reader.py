@@ -73,7 +73,7 @@ def read(folder: Path, weights: Sequence[float] = ()) -> Cache:
     # Weights are a choice of the run: the cache need not be made again for others.
     for line in lines if weights else ():
         line["weights"] = shared(weights, line.get("of") or range(len(line["captions"])))
-    stats = json.loads((folder / STATS).read_text())
+    stats = json.loads((folder / STATS).read_text("utf-8"))
     # Latents are divided by their std, so a constant channel would be 0 / 0.
     _refuse_constant_channel(folder, stats["std"] if lines else [])
     sizes = [(height, width) for height, width in head["sizes"]]

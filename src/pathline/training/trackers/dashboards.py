@@ -160,13 +160,13 @@ def wandb(folder: Path, name: str, settings: Settings, resumed_at: int) -> Track
 
     identity = home / "id.txt"
     if not identity.exists():
-        identity.write_text(os.urandom(4).hex())
+        identity.write_text(os.urandom(4).hex(), encoding="utf-8")
     # A resumed run continues under the identity that its folder keeps.
     run = board.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         name=name,
         dir=str(folder),
-        id=identity.read_text(),
+        id=identity.read_text("utf-8"),
         resume="allow" if mode == "online" else None,
         config=dict(settings),
         mode=mode,
