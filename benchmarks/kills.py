@@ -63,7 +63,11 @@ def killed(
     records, before, start = [], 0, 0.0
     while len(records) < kills:
         process = subprocess.Popen(
-            command(run, updates, more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(run, updates, more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
         )
         assert process.stdout is not None
         lines = []

@@ -9,8 +9,8 @@ Every case is a function of (kind, seed, number). A kind is a module beside this
     mutate(rng, shared, folder)      writes one input into `folder` (empty) and gives its Case
 
 Commands run in worker processes through `pathline.cli.main`, in the case's folder. A case is wrong
-if it ends with a traceback or another code than 0, 2, 3 and 130, takes longer than the limit, kills
-its process, or if its own `judge` says so: that it exits 0 with something lost, or refuses what is
+if it ends with a traceback or another code than 0, 2, 3 and 130, takes more than the limit of
+processor seconds, kills its process, or if its own `judge` says so: that it exits 0 with something lost, or refuses what is
 right. Exits 1 if any case is wrong.
 """
 
@@ -24,6 +24,7 @@ import random
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pathline import cli
+
+try:  # Windows has none
+    import resource
+except ImportError:
+    resource = None
+
+SIGXCPU = 24  # of a process that used up its processor seconds
+PATIENCE = 10  # times the limit that a case may take by the clock
 
 KINDS = {
     "configs": "mutations_configs",
@@ -98,7 +107,14 @@ def run_case(case: Case, number: int, started: Callable[[], None]) -> Outcome:
     return outcome
 
 
-def work(pipe: Connection, kind: str, seed: int, shared: Path) -> None:
+def limit_processor(seconds: float) -> None:
+    """End this process after so many processor seconds more; a busy machine makes none late."""
+    if resource:
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds + 1), most))
+
+
+def work(pipe: Connection, kind: str, seed: int, shared: Path, limit: float) -> None:
     """A worker process: receives (number, folder), sends "start" for each command, the Outcome."""
     module = importlib.import_module(KINDS[kind])
     answer(["config", "show", "debug"])  # so that imports are not counted as a hang
@@ -107,6 +123,7 @@ def work(pipe: Connection, kind: str, seed: int, shared: Path) -> None:
         number, folder = pipe.recv()
         os.chdir(folder)
         case = module.mutate(random.Random(f"{kind} {seed} {number}"), shared, folder)
+        limit_processor(limit)
         pipe.send(case[:2])
         outcome = run_case(case, number, lambda: pipe.send("start"))
         os.chdir(shared)  # a folder that is somebody's place cannot be deleted everywhere
@@ -138,7 +155,7 @@ class Worker:
         outcome = Outcome(number, "?", "?", "", "")
         self.pipe.send((number, folder))
         try:
-            while self.pipe.poll(self.limit):
+            while self.pipe.poll(PATIENCE * self.limit):
                 match self.pipe.recv():
                     case Outcome() as finished:
                         return finished
@@ -146,7 +163,8 @@ class Worker:
                         outcome = outcome._replace(change=change, detail=detail)
             result = "hang"
         except (EOFError, ConnectionError):
-            result = "died"
+            self.process.join()
+            result = "hang" if self.process.exitcode == -SIGXCPU else "died"
         self.stop()
         self.start()
         return outcome._replace(result=result)
@@ -213,7 +231,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds for one command")
+    parser.add_argument("--limit", type=float, default=10.0, help="processor seconds for a case")
     parser.add_argument("--only", type=int, help="the number of one case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as shared:
@@ -222,7 +240,7 @@ def main() -> int:
         if options.only is not None:
             repeat(options.kind, options.seed, options.only, folder)
             return 0
-        arguments = options.kind, options.seed, folder
+        arguments = options.kind, options.seed, folder, options.limit
         start = lambda: Worker(arguments, options.limit)  # noqa: E731
         outcomes = run_all(iter(range(options.n)), start, options.workers)
     print(table(outcomes))
