@@ -4,6 +4,7 @@ Importing torch takes seconds; a typing error is answered at once. Whatever pass
 whole by the command itself, which knows the rows of the tables and what a run holds.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def _refuse_unquoted_path(command: str, words: Sequence[str]) -> None:
         return
     for count in range(2, len(words) + 1):
         path = " ".join(words[:count])
-        if Path(path).exists():
+        if os.path.exists(path):  # Path.exists raises for a name that is too long
             raise ValueError(
                 f"{words[0]} does not exist, but {path!r} does: write a path with spaces in "
                 f"quotes: {command_line(*command.split(), path, *words[count:])}"

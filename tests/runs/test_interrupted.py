@@ -257,3 +257,8 @@ def test_half_a_picture_is_never_left(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a.png can't be written because the disk is full"):
         save_png(Image.new("RGB", (4, 4)), tmp_path / "a.png", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_settings_are_not_taken_for_a_long_path():
+    settings = [f"optimizer.lr={rate}" for rate in range(1, 40)]
+    assert train("debug", *TINY, *settings, "text=words") == 2

@@ -50,8 +50,13 @@ def flip_a_bit(folder):
         (cut, "bytes instead of"),
         (flip_a_bit, "digest differs"),
         (lambda f: (f / "manifest.json").write_bytes(b'{"files": "\xe9"}'), "cannot be read"),
+        (lambda f: (f / "manifest.json").write_text('{"update": 5}'), "cannot be read"),
+        (lambda f: shutil.copy(f.with_name("step-00000005") / "manifest.json", f), "was renamed"),
         (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
-        (lambda f: (f / "manifest.json").write_text('{"files": {}}'), "does not list the files"),
+        (
+            lambda f: (f / "manifest.json").write_text('{"update": 9, "files": {}}'),
+            "does not list the files",
+        ),
         (lambda f: (f / "manifest.json").write_text("[" * 99999), "manifest.json cannot be read"),
     ],
 )

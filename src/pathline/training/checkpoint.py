@@ -20,6 +20,8 @@ from pathline.files import digest, full_disk_explained
 from pathline.training import sharded_checkpoint as shards
 
 MANIFEST, STATE = "manifest.json", "state.json"
+# What reading JSON of another shape than expected raises.
+MISREAD = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 STEP = re.compile(r"step-\d{8}")
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 
@@ -123,10 +125,13 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     if not file.is_file():
         raise ValueError(f"{MANIFEST} is missing")
     try:
-        stamps = json.loads(file.read_text("utf-8"))["files"].items()
+        manifest = json.loads(file.read_text("utf-8"))
+        update, stamps = int(manifest["update"]), manifest["files"].items()
         files = {path: (int(stamp["bytes"]), str(stamp["sha256"])) for path, stamp in stamps}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError):
+    except (*MISREAD, OSError):
         raise ValueError(f"{MANIFEST} cannot be read") from None
+    if STEP.fullmatch(folder.name) and update != update_of(folder):
+        raise ValueError(f"{MANIFEST} is of update {update}: the folder was renamed")
     # Nothing outside of the folder is opened, whatever a damaged manifest names.
     outside = [path for path in files if ".." in Path(path).parts or Path(path).is_absolute()]
     if outside or STATE not in files:
