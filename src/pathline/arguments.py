@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pathline.config.ground import SIZE
 from pathline.config.layers import build, merge, nest, to_tree
-from pathline.config.resolve import PRESETS, SIZE, read
+from pathline.config.resolve import PRESETS, read
 from pathline.config.run import Run
 from pathline.config.values import Problem
 from pathline.files import why_missing

@@ -3,20 +3,19 @@
 Later ones win: defaults < suggested by the chosen rows < preset < files < key=value < flags.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pathline.config.entries import (
-    COMMAND_LINE,
     keys_set,
     read_override,
     report,
     tree_of,
     well_placed,
 )
+from pathline.config.ground import SIZE, Base, Root, ground_of, size_of, size_problems
 from pathline.config.layers import (
     Tree,
     build,
@@ -26,7 +25,7 @@ from pathline.config.layers import (
     put,
     to_tree,
 )
-from pathline.config.pick import Pick, Table, options_of, pick
+from pathline.config.pick import Table, options_of
 from pathline.config.pick import problems as wrong_in
 from pathline.config.presets.latents import LATENT
 from pathline.config.presets.methods import methods
@@ -35,29 +34,12 @@ from pathline.config.presets.pixels import PIXEL
 from pathline.config.run import AUTO, PLACES, Run, picks_of, problems
 from pathline.config.values import Problem, convert
 from pathline.config.yaml_io import Entry, read_file
-from pathline.hints import listing, nearest
 
 # Every preset of `pathline train`, by name; those of other methods change one of the former.
 PRESETS = {run.name: run for run in (*PIXEL, *OWN_PICTURES, *LATENT)}
 PRESETS |= {run.name: run for run in methods(PRESETS)}
 SAVED = "settings of the run"
-YAML = (".yaml", ".yml")
-SIZE = "size"  # the setting that chooses among the presets for own pictures
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Root(Generic[R]):
-    """The record that settings are read into, its presets, and what finds wrong numbers in it."""
-
-    record: type[R]
-    presets: Mapping[str, R]
-    problems: Callable[[R], list[Problem]]
-    picks: Callable[[R], dict[str, Pick]]
-    places: Mapping[str, str]  # where a Pick is -> what a row of its table is called
-    optional: Container[str]  # places where `auto` leaves the choice to the data
-    hint: str  # where every setting can be seen
-    own: str = "own"  # the preset for a folder of own pictures, by {size} where there are several
 
 
 RUN = Root(
@@ -68,7 +50,7 @@ RUN = Root(
     PLACES,
     AUTO,
     "`pathline config show PRESET` prints every setting there is.",
-    own="own-{size}",
+    own_preset="own-{size}",
 )
 
 
@@ -78,15 +60,6 @@ class Settings(NamedTuple):
     run: Any  # of the root's record: a Run, unless another root was asked for
     tree: dict[str, Any]  # of `run`, as it is written to YAML
     origins: dict[str, str]  # dotted key -> "default", "preset digits", "mine.yaml:3", …
-
-
-@dataclass(frozen=True)
-class Base(Generic[R]):
-    """What the other layers are laid over."""
-
-    run: R
-    origins: dict[str, str]
-    problems: list[Problem]
 
 
 def read(
@@ -132,7 +105,7 @@ def read_as(
     if isinstance(base, root.record):
         ground = Base(base, dict.fromkeys(flatten(to_tree(base)), SAVED), [])
     else:
-        ground = _ground(root, what if what or base is None else str(base), size)
+        ground = ground_of(root, what if what or base is None else str(base), size)
 
     tree, origins = to_tree(ground.run), dict(ground.origins)
     wrong = list(ground.problems)
@@ -147,7 +120,7 @@ def read_as(
     # All problems are reported together, with where each value came from.
     run = build(root.record, tree, wrong)
     wrong += root.problems(run)
-    wrong += _size_problems(root, run, what, size)
+    wrong += size_problems(root, run, what, size)
     wrong += _row_problems(root, run, tables)
     if wrong:
         raise ValueError(report(wrong, origins, root.hint))
@@ -200,72 +173,3 @@ def fill(run: Run, tables: Mapping[str, Table]) -> Run:
         }
         tree = merge(tree, nest(place, to_tree(values))) if values else tree
     return build(Run, tree)
-
-
-def size_of(layers: Iterable[Iterable[Entry]]) -> str | None:
-    """The last size that these layers set; None for auto and for none."""
-    sizes = [str(entry.value) for layer in layers for entry in layer if entry.key == SIZE]
-    return next((size for size in reversed(sizes) if size != "auto"), None)
-
-
-def _size_problems(
-    root: Root[Any], run: Any, what: str | None, size: str | None
-) -> Iterator[Problem]:
-    """A size that chooses nothing, because what is trained is no folder of pictures."""
-    if not size or size != getattr(run, SIZE, None):
-        return
-    if what in root.presets or what is None or Path(what).suffix in YAML:
-        yield Problem(
-            SIZE,
-            f"Choosing {size} is for a folder of your own pictures; {what or 'this run'} has all "
-            "its settings already. Leave size out.",
-        )
-
-
-def _ground(root: Root[Any], what: str | None, size: str | None) -> Base[Any]:
-    """The preset, the run.yaml or the own pictures that `what` names."""
-    presets = root.presets
-    if what is None:
-        return Base(root.record(), {}, [])
-    # A preset wins over a folder of its name, which ./NAME names.
-    if what in presets:
-        return Base(presets[what], _changes(presets[what], f"preset {what}"), [])
-    path = Path(what)
-    if path.suffix in YAML:
-        wrong: list[Problem] = []
-        entries = [*well_placed(root.record, read_file(path), wrong)]
-        run = build(root.record, tree_of(entries), wrong)
-        return Base(run, {key: entry.origin for entry in entries for key in keys_set(entry)}, wrong)
-    if path.exists():
-        # Without a measurement, the size that every machine can train.
-        preset = presets.get(root.own.format(size=size)) or presets[root.own.format(size="small")]
-        data = replace(preset.data, source=pick("auto", path=what))
-        typed = dict.fromkeys(("name", "data.source.name", "data.source.path"), COMMAND_LINE)
-        run = replace(preset, name=_title(path), data=data)
-        return Base(run, _changes(preset, f"preset {preset.name}") | typed, [])
-    raise _unknown(what, presets)
-
-
-def _unknown(what: str, presets: Iterable[str]) -> Exception:
-    path = Path(what)
-    if len(path.parts) > 1 or path.suffix or what.startswith((".", "~")):
-        return FileNotFoundError(
-            f"There is no folder or file {what!r}. Give a folder of pictures, a file of them "
-            f"(.tar, .parquet), or a preset: {listing(presets)}."
-        )
-    return ValueError(
-        f"There is no preset called {what!r}, and no folder.{nearest(what, presets)} "
-        f"There are: {listing(presets)}."
-    )
-
-
-def _title(path: Path) -> str:
-    full = path.resolve()
-    return (full.name if full.is_dir() else full.stem) or "own"
-
-
-def _changes(run: Any, name: str) -> dict[str, str]:
-    """The keys whose value a preset changes, as its doing."""
-    before = flatten(to_tree(type(run)()))
-    after = flatten(to_tree(run))
-    return {k: name for k, v in after.items() if k not in before or before[k] != v}

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 
 from pathline.assemble import assemble
+from pathline.config.ground import SIZE, YAML
 from pathline.config.presets.own_pictures import OWN_PICTURES
-from pathline.config.resolve import PRESETS, SIZE, YAML, read
+from pathline.config.resolve import PRESETS, read
 from pathline.config.run import Run
 from pathline.config.yaml_io import Entry
 from pathline.console import Say, duration

@@ -29,9 +29,10 @@ from pathline.codecs.pixel import encode
 from pathline.codecs.vqvae import Codebook
 from pathline.config.codec_run import AUTO, PLACES, CodecRun, picks_of, problems
 from pathline.config.codec_run import Loss as Weights
+from pathline.config.ground import Root
 from pathline.config.pick import bind
 from pathline.config.presets.codecs import CODEC_PRESETS
-from pathline.config.resolve import Root, read_as
+from pathline.config.resolve import read_as
 from pathline.data.decoded import Pictures
 from pathline.runs.dataset import Dataset, LoadedData, split
 from pathline.runs.folder import Kind, Layers

@@ -14,8 +14,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from pathline.config.ground import Root
 from pathline.config.layers import to_tree
-from pathline.config.resolve import RUN, Root, read_as
+from pathline.config.resolve import RUN, read_as
 from pathline.config.run import Run
 from pathline.config.yaml_io import Entry
 from pathline.config.yaml_io import write as yaml_of
