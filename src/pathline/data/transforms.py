@@ -80,7 +80,7 @@ def read_bytes(path: Path) -> bytes:
 def has_heif() -> bool:
     """Whether HEIC pictures can be read; from the first call on Pillow does so."""
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         return False
     pillow_heif.register_heif_opener()

@@ -40,6 +40,7 @@ from pathline.text.learned import vocabulary
 from pathline.text.table import reads_of
 from pathline.types import Cond, Facts, Vision
 
+MOST_WORDS = 512  # of a caption for which text=words is made longer by itself
 AnyRun = TypeVar("AnyRun", Run, CodecRun)
 
 
@@ -167,7 +168,12 @@ def settle_text(run: Run, captions: Sequence[str | None], *, has_classes: bool) 
         return run
     if not any(captions):
         return replace(run, text=Pick("labels" if has_classes else "none"))
-    longest = max(len(split_words(caption)) for caption in captions if caption)
+    longest, caption = max((len(split_words(text)), text) for text in captions if text)
+    if longest > MOST_WORDS and "length" not in run.text.options:
+        raise ValueError(
+            f"text=words is wrong because a caption has {longest} words, more than {MOST_WORDS}, "
+            f"and attention pays for each: {caption[:60]!r} … Shorten it, or set text.length."
+        )
     length = {"length": longest} if longest > WORDS else {}
     return replace(run, text=Pick("words", run.text.options | length))
 

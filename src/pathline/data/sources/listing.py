@@ -4,7 +4,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from pathline.data.transforms import SUFFIXES, has_heif
@@ -124,7 +124,7 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(name).suffix[1:].lower()
 
 
-def is_picture(path: PurePosixPath | str) -> bool:
+def is_picture(path: PurePath | str) -> bool:
     """Whether a file's suffix is that of a picture that can be read."""
     suffix = suffix_of(str(path))
     return suffix in SUFFIXES or (suffix in ("heic", "heif", "hif") and has_heif())

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,7 +32,7 @@ class Line(NamedTuple):
     problem: str = ""
 
 
-def is_metadata(path: PurePosixPath) -> bool:
+def is_metadata(path: PurePath) -> bool:
     """Whether a file's name is that of a metadata file."""
     return path.name.lower() in NAMES
 
@@ -66,7 +66,10 @@ def _jsonl(content: bytes, where: str) -> Iterator[Line]:
         place = f"{where}, line {number}"
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as fault:
+        except json.JSONDecodeError as fault:
+            yield Line({}, place, f"{place} is no JSON: {fault.msg}, column {fault.colno}.")
+            continue
+        except (ValueError, RecursionError) as fault:  # a number or nesting without end
             yield Line({}, place, f"{place} is no JSON: {fault}.")
             continue
         wrong = "" if isinstance(record, dict) else f'{place} has no "file_name": {line[:80]}.'
