@@ -88,12 +88,13 @@ def test_every_page_is_linked_from_the_readme():
     assert [page.name for page in pages if page.parent.resolve() not in linked] == []
 
 
-def test_the_python_page_runs(tmp_path, monkeypatch):
+def test_the_python_page_runs(tmp_path, monkeypatch, capsys):
     """Block after block, as one program."""
     monkeypatch.chdir(tmp_path)
     page, names = (ROOT / "docs/python.md").read_text("utf-8"), {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(code, names)
-    assert names["images"].shape == (3, 1, 8, 8)
-    assert names["preview"].shape == (1, 1, 8, 8)
-    assert (tmp_path / "sheet.png").is_file()
+    assert [image.size for image in names["images"]] == [(8, 8)] * 6
+    assert names["preview"].t == 1
+    assert {"three.png", "sheet.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert "Did you mean 'steps'?" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The examples run, at tiny sizes, and say and leave what their docstrings promise."""
 
+import ast
+import json
 import re
 import runpy
 import sys
@@ -81,3 +83,25 @@ def test_a_numbered_example_is_short(file):
     text = (EXAMPLES / file).read_text("utf-8")
     assert len(text.splitlines()) <= 80
     assert {"--updates", "--out"} <= set(re.findall(r"--\w+", text))
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    """Cell after cell, the last expression of each as a notebook shows it."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text("utf-8"))
+    names, shown = {}, []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            *statements, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+            if isinstance(last, ast.Expr):
+                shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+            else:
+                exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    flow, count, images, previews, scores, own = shown
+    assert count == ((8, 8), 20)
+    assert all(sheet._repr_png_() for sheet in (images, previews, own))
+    assert "step-00000080" in flow._repr_html_()
+    assert "kid" in scores._repr_html_()
+    assert [image.size for image in own] == [(16, 16)] * 8
+    assert "Did you mean 'steps'?" in capsys.readouterr().out

@@ -45,7 +45,10 @@ def open_console(
     width: of tables; None: the terminal's, and wide where there is none.
     """
     plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
-    console = Console(quiet=quiet, stderr=stderr, width=width, file=file, **plain)
+    # A notebook would set every line apart, as HTML of its own.
+    console = Console(
+        quiet=quiet, stderr=stderr, width=width, file=file, force_jupyter=False, **plain
+    )
     if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PLAIN
     return console
