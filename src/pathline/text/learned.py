@@ -86,10 +86,10 @@ def words(
 
     def indices(caption: str | int | None) -> list[int]:
         texts = split(str(caption)) if caption not in (None, "") else []
-        known = [rows[word] for word in texts if word in rows]
+        learned = [rows[word] for word in texts if word in rows]
         unseen = [word for word in texts if word not in rows]
         # A prompt may have new words, but not only new words: it would ask for nothing.
-        if unseen and not known:
+        if unseen and not learned:
             raise ValueError(
                 f"No word of the prompt {str(caption)[:60]!r} was in the training captions."
                 f"{_near_words(unseen, rows)} Write it in words that this run has learned, such as "
@@ -103,13 +103,13 @@ def words(
                 f"the training captions.{_near_words(new, rows)}",
                 stacklevel=4,
             )
-        if len(known) > length:
+        if len(learned) > length:
             raise ValueError(
-                f"text.length={length} is wrong because a caption has {len(known)} words: "
-                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(known)}."
+                f"text.length={length} is wrong because a caption has {len(learned)} words: "
+                f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(learned)}."
             )
         # A caption of no words asks for nothing.
-        return known or [NULL]
+        return learned or [NULL]
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
         lines = [indices(caption) for caption in captions]
