@@ -116,7 +116,7 @@ def test_a_strength_that_cannot_be_is_refused(parts, strength):
 
 
 def test_a_beginning_of_another_size_is_refused(parts):
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="Resize the initial image"):
         x1_of(parts, Conditioning(x1=torch.zeros(2, 1, 4, 4), strength=0.5))
 
 

@@ -199,7 +199,7 @@ def test_previews_are_the_clean_prediction_and_cost_nothing(solver, prediction, 
 
 
 def test_seeds_and_prompts_must_pair_up(parts):
-    with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
+    with pytest.raises(ValueError, match="1 seeds for 2 items"):
         sample_images(parts, [0, 1], [0], draws(parts))
 
 

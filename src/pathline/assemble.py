@@ -1,4 +1,4 @@
-"""Run -> Parts: the only file that reads every table."""
+"""Settings to parts: the only file that builds rows of every table."""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,11 +40,11 @@ from pathline.text.cached import cached_text
 from pathline.text.table import is_frozen
 from pathline.types import Codec, Cond, Facts, Frame, Objective, Point, Text
 
-STILL = Push(0.0, torch.zeros(1, 1, 1))  # to try a sampler with
+STILL = Push(0.0, torch.zeros(1, 1, 1))  # to check a sampler with
 
 
 def assemble(run: Run, facts: Facts) -> Parts:
-    """Build the parts of a run for data of these facts. Raises ValueError where parts don't fit."""
+    """Build a run's parts for data of these facts. Raises ValueError for incompatible ones."""
     # What the settings alone decide is checked first, before any weights are made.
     objective, path = objective_of(run), bound(run, "path")()
     subject = subject_of(run, objective, TABLES)._replace(has_features=facts.vision_width > 0)
@@ -56,7 +56,7 @@ def assemble(run: Run, facts: Facts) -> Parts:
         text = _text(run, facts)
         frame = _frame(facts, codec, text)
         backbone = bound(run, "backbone")(frame)
-        # Children that an objective or a loss term asks for.
+        # Children that an objective or a loss term needs.
         head = projector = None
         if objective.head is not None:
             head = build_head(backbone, frame, **objective.head)
@@ -88,7 +88,7 @@ def _text(run: Run, facts: Facts) -> Text:
 
 
 def put_on(parts: Parts, device: torch.device) -> None:
-    """Move the network; set where codec and text encoder will load their weights."""
+    """Move the network; set the device where codec and text encoder will load their weights."""
     parts.network.to(device)
     for to in (parts.codec.to, parts.text.to):
         if to:
@@ -96,42 +96,42 @@ def put_on(parts: Parts, device: torch.device) -> None:
 
 
 def labelled(text: Text) -> bool:
-    """Whether it reads classes; its weights need not be loaded for that."""
+    """Whether the encoder reads class labels; loads no weights."""
     return not text.width and text.null.labels is not None
 
 
 def sampler(sample: Sample, path: Path) -> Sampler:
-    """The solver, grid and guidance that `sample` names, tried once so that errors come now."""
+    """Solver, grid, guidance and sharing of `sample`, called once so that errors come early."""
     record, step = _solver(sample)
     guidance = TABLES["sample.guidance"][sample.guidance.name]
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     guide = _row("sample.guidance", sample.guidance)
-    # Tried on a field of zeros, so that wrong options show before a training.
+    # Called on a field of zeros, so that wrong options are refused before a training.
     guide(torch.zeros_like, torch.zeros_like, STILL)
     solver = Subject(has_fixed_steps=not record.adaptive)
     needs = sampling_needs(sample, record.asks, TABLES)
     require(needs, solver)
     needs = undecided(needs, solver)  # of the network
-    tried = named(f"sample.solver={sample.solver.name}", _evaluations)
+    count = named(f"sample.solver={sample.solver.name}", _evaluations)
     if record.adaptive:
         walk = partial(adaptive_walk, solver=step, path=path)
-        tried(walk)
+        count(walk)
         return Sampler(walk, guide, guidance.other, needs, share=None)
     grid = _row("sample.grid", sample.grid)(sample.steps)
     walk = partial(walk_grid, grid=grid, solver=step, path=path, evaluates_end=record.evaluates_end)
-    evaluations = tried(partial(walk, grid=grid[:2]))
+    evaluations = count(partial(walk, grid=grid[:2]))
     if not needs_of({"sample.sharing": sample.sharing}, TABLES):
         return Sampler(walk, guide, guidance.other, needs, share=None)
-    # A plan is tried on as many evaluations as the backbone will have; a head's are not among them.
+    # A plan is checked on the number of backbone evaluations; those of a head do not count.
     share = partial(_row("sample.sharing", sample.sharing), grid)
     share(partial(torch.eye, len(grid[1:]) * (1 if record.asks == "transition" else evaluations)))
     return Sampler(walk, guide, guidance.other, needs, share)
 
 
 def _solver(sample: Sample) -> tuple[Solver, Callable]:
-    """The record of the solver, and its step with its options.
+    """The record of the solver, and its step with its options bound.
 
-    Its errors do not name it: those of the network come out of it too.
+    Its errors are not prefixed with the setting: errors of the network pass through it too.
     """
     row = TABLES["sample.solver"][sample.solver.name]
     record = row if isinstance(row, Solver) else Solver(row)
@@ -139,7 +139,7 @@ def _solver(sample: Sample) -> tuple[Solver, Callable]:
 
 
 def check_settings(run: Run) -> None:
-    """Raises ValueError for rows that cannot go together, whatever the data."""
+    """Raises ValueError for rows that are incompatible, whatever the data."""
     objective, sampling = objective_of(run), sampler(run.sample, bound(run, "path")())
     criterion(run)
     bound(run, "times")(torch.zeros(1, 1), torch.Generator())
@@ -148,7 +148,7 @@ def check_settings(run: Run) -> None:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What goes together but is seldom meant, in sentences."""
+    """A sentence for each combination of settings that works but is rarely intended."""
     preferred = needs_of(picks_of(run), TABLES, "prefers")
     return unmet(preferred, subject_of(run, objective_of(run), TABLES))
 
@@ -159,7 +159,7 @@ def objective_of(run: Run) -> Objective:
 
 
 def _evaluations(walk: Callable[..., States]) -> int:
-    """How often a walk evaluates its field."""
+    """The number of times that a walk evaluates its field."""
     still, calls = counted(lambda x, *_: torch.zeros_like(x))
     last(walk(still, STILL.mean[None], torch.zeros_like))
     return calls()
@@ -170,12 +170,12 @@ def optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def rate(run: Run) -> Callable[[int], float]:
-    """The learning rate's share at an update."""
+    """The factor on the learning rate at an update."""
     return partial(bound(run, "schedule"), updates=run.train.updates)
 
 
 def bound(run: Run, place: str) -> Callable:
-    """The run's row of a place with its options; its refusals name it."""
+    """The run's row of a place with its options bound; its errors begin with the setting."""
     return _row(place, picks_of(run)[place])
 
 
@@ -197,10 +197,12 @@ def _frame(facts: Facts, codec: Codec, text: Text) -> Frame:
     for height, width in sizes:
         if height % codec.factor or width % codec.factor:
             raise ValueError(
-                f"data.size {height}x{width} is no multiple of {codec.factor}, "
-                "the pixels a latent position of this codec stands for."
+                f"data.size={height}x{width} is wrong because this codec downsamples by "
+                f"{codec.factor}. Use multiples of {codec.factor}."
             )
-    height, width = max(sizes, key=lambda size: size[0] * size[1])  # beyond it places are stretched
+    height, width = max(
+        sizes, key=lambda size: size[0] * size[1]
+    )  # larger images have stretched positions
     height, width = height // codec.factor, width // codec.factor
     classes = len(facts.names) if labelled(text) else 0
     return Frame(codec.channels, height, width, classes, text.width, text.pooled_width)

@@ -31,15 +31,15 @@ class Subject(NamedTuple):
     has_bypass: bool | None = None  # the network works without the blocks that tokens may miss
     has_features: bool | None = None  # the data has features of a frozen vision encoder
     reads_features: bool | None = None  # a loss term reads them
-    has_mean_velocity: bool | None = None  # of a contrastive term
+    has_mean_velocity: bool | None = None  # a mean velocity of a contrastive term is stored
     has_fixed_steps: bool | None = None  # the solver does not choose its steps
     has_float32_weights: bool | None = None  # a forward pass runs on them
-    is_unconditional: bool | None = None  # nothing is conditioned on
+    is_unconditional: bool | None = None  # training has no conditions
     has_weak_network: bool | None = None  # a second network for guidance
 
 
 class Need(NamedTuple):
-    """A test, and the sentence for where it fails; {row} is who needs it, as setting=name."""
+    """A test, and the error where it fails; {row} is the row that needs it, as setting=name."""
 
     holds: Callable[[Subject], bool | None]  # None: not known
     sentence: str
@@ -126,13 +126,13 @@ NEEDS = {
 
 
 def unmet(needs: Iterable[tuple[str, str]], of: Subject) -> list[str]:
-    """A sentence for each of the (row, need) that are known not to be met."""
+    """A sentence for each of the (row, need) that is known to be unmet."""
     pairs = [(row, NEEDS[need]) for row, need in needs]
     return [need.sentence.format(row=row) for row, need in pairs if need.holds(of) is False]
 
 
 def require(needs: Iterable[tuple[str, str]], of: Subject) -> None:
-    """Raises ValueError with all the needs that are known not to be met."""
+    """Raises ValueError with a sentence for each need that is known to be unmet."""
     if sentences := unmet(needs, of):
         raise ValueError("\n".join(sentences))
 
@@ -170,7 +170,7 @@ def _row_of(place: str, pick: Pick, tables: Tables) -> Any:
 
 
 def training_needs(run: Run, objective: Objective, tables: Tables) -> list[tuple[str, str]]:
-    """Of everything that a training depends on."""
+    """(row, need) of all rows that a training uses."""
     used = {f"terms.{name}" for name in terms_of(run)}
     unused = {f"terms.{name}" for name in run.terms} - used
     rows = {place: pick for place, pick in picks_of(run).items() if place not in unused}
@@ -180,15 +180,15 @@ def training_needs(run: Run, objective: Objective, tables: Tables) -> list[tuple
 
 
 def sampling_needs(sample: Sample, asks: str, tables: Tables) -> list[tuple[str, str]]:
-    """Of a solver, by what it asks of the objective, and of guidance and sharing."""
+    """(row, need) of the solver (`asks`: of the objective), of guidance and encoder sharing."""
     solver = (f"sample.solver={sample.solver.name}", asks)
     rows = {"sample.guidance": sample.guidance, "sample.sharing": sample.sharing}
     return [solver, *needs_of(rows, tables)]
 
 
 def subject_of(run: Run, objective: Objective, tables: Tables) -> Subject:
-    """What the settings alone show."""
-    # What rows give to others stands in their records.
+    """What is known of a run from its settings alone."""
+    # Records of rows name what they give to others.
     rows = [_row_of(place, pick, tables) for place, pick in picks_of(run).items()]
     offered = {name for row in rows for name in getattr(row, "gives", ())}
     backbone = settled(BACKBONES, run.backbone, PLACES["backbone"])
@@ -217,9 +217,9 @@ def feature_term(run: Run) -> dict[str, Any]:
 
 
 def push_share(run: Run) -> float:
-    """Weight of a contrastive term by that of its bound; 0 where guidance has nothing to undo.
+    """Weight of a contrastive term over that of its bound; 0 where guidance has no bias to correct.
 
-    Negatives of another class have a mean for each class, which counts as nothing.
+    With negatives of other classes there is a mean for each class, which guidance does not correct.
     """
     terms = terms_of(run)
     for name, (weight, pick) in terms.items():
@@ -230,7 +230,7 @@ def push_share(run: Run) -> float:
 
 
 def named(setting: str, row: Callable) -> Callable:
-    """The row, whose errors begin with the setting that is meant."""
+    """The row, with errors that begin with its setting."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         try:
@@ -245,9 +245,9 @@ def require_rows(objective: Objective, rows: int) -> None:
     """Raises ValueError for a micro-batch too small for a part of the objective to be trained."""
     if rows < objective.least_rows:
         raise ValueError(
-            f"objective.instant is too small for a micro-batch of {rows}: it rounds to 0 samples, "
-            f"so r = t is never trained. Use a micro-batch of {objective.least_rows} or more (a "
-            "larger train.batch, less train.accumulate, fewer processes) or a larger "
+            f"objective.instant is wrong because its share of a micro-batch of {rows} rounds to 0 "
+            f"samples, so r = t is never trained. Use a micro-batch of {objective.least_rows} or "
+            "more (a larger train.batch, less train.accumulate, fewer processes) or a larger "
             "objective.instant."
         )
 
@@ -274,20 +274,21 @@ def require_width(objective: Objective, backbone: nn.Module, channels: int) -> N
 
 
 def require_sizes(facts: Facts, codec: Codec, network: Network, objective: Objective) -> None:
-    """Raises ValueError for image sizes of the data that the backbone cannot take."""
-    # Pictures are tiled by patches, and the tokens of a head's group by groups.
+    """Raises ValueError for image sizes of the data that the backbone does not support."""
+    # Sides must be whole numbers of patches, or of groups of patches for a head.
     group = (objective.head or {}).get("group") or 1  # tokens that a head samples together
     unit = codec.factor * getattr(getattr(network.backbone, "shape", None), "patch", 1) * group
     if odd := [size for size in facts.sizes if size[0] % unit or size[1] % unit]:
         raise ValueError(
-            f"The data has images of {odd[0][0]}x{odd[0][1]}, which is no multiple of the {unit} "
-            f"pixels of {'a group of patches' if group > 1 else 'a patch'}. Set a smaller "
+            f"backbone.patch is wrong because the data has images of {odd[0][0]}x{odd[0][1]}, no "
+            f"multiple of the {unit} pixels of {'a group of patches' if group > 1 else 'a patch'}. "
+            "Set a smaller "
             f"backbone.patch{' or objective.head_group' if group > 1 else ''}, or make the cache "
             f"again with data.buckets.multiple={unit}."
         )
     if facts.sizes and not network.has("any_size"):
         raise ValueError(
-            f"The data has images of {len(facts.sizes)} sizes, but this backbone has position "
-            "embeddings of one. Set backbone=stream_dit or cross_dit, or make a cache of squares "
-            "with data.buckets.max_ratio=1."
+            f"backbone is wrong because the data has images of {len(facts.sizes)} sizes, and its "
+            "position embeddings are of one. Set backbone=stream_dit or cross_dit, or make a cache "
+            "of squares with data.buckets.max_ratio=1."
         )

@@ -1,4 +1,4 @@
-"""Parts and prompts to images, as a stream of events: the only way to an image.
+"""Parts and prompts to images, as a stream of events; nothing else samples images.
 
 `generate` yields a `Step` for every state of every batch and a `Done` for every image. To cancel,
 stop iterating. A preview is `Step.predict_x1()`, which costs no evaluation of the network more;
@@ -75,7 +75,7 @@ def generate(
     autocast: Autocast = nullcontext,
     conditioning: Conditioning = UNCONDITIONED,
 ) -> Iterator[Step | Done]:
-    """Sample one image for each item (a prompt, a class index or None) and its seed, in batches.
+    """Sample one image for each item (a prompt, a class index or None) and seed, in batches.
 
     Image i depends on items[i] and seeds[i] alone, not on its batch. weak: the weaker network of
     autoguidance. Raises ValueError for parts that this sampler can't sample from.
@@ -128,7 +128,8 @@ def sample_steps(
     """
     if len(items) != len(seeds):
         raise ValueError(
-            f"There are {len(items)} prompts but {len(seeds)} seeds; give one for each."
+            f"seeds is wrong because there are {len(seeds)} seeds for {len(items)} items. Give one "
+            "seed for each item."
         )
     check_sampler(parts, sampler, weak)
     device = next(parts.network.parameters()).device
@@ -211,11 +212,11 @@ def _start(parts: Parts, conditioning: Conditioning, x0: Tensor) -> tuple[Tensor
     if x1 is None:
         return x0, 0.0
     if not 0 < strength <= 1:
-        raise ValueError(f"strength={strength} is out of range; give a number in (0, 1].")
+        raise ValueError(f"strength={strength} is wrong because it must be in (0, 1]. Set 0.6.")
     if x1.shape != x0.shape:
         raise ValueError(
-            f"The image to start from is {tuple(x1.shape[1:])} as x1, the one to be sampled "
-            f"{tuple(x0.shape[1:])}; give them one size."
+            f"x1 is wrong because its shape is {tuple(x1.shape[1:])}, and samples have "
+            f"{tuple(x0.shape[1:])}. Resize the initial image to the size of the samples."
         )
     t = 1 - strength
     return parts.path.alpha(t) * x1.to(x0) + parts.path.sigma(t) * x0, t
@@ -225,12 +226,12 @@ def check_sampler(parts: Parts, sampler: Sampler, weak: Parts | None = None) -> 
     """Raises ValueError for a solver or guidance that these parts can't be sampled with."""
     _check_weak(sampler, parts, weak)
     require_decided(sampler.needs, _subject(parts, weak))
-    if weak:  # of it a solver alone needs something, and that need is the first
+    if weak:  # the first need is the solver's; guidance and sharing need nothing of it
         named("the weaker run", require_decided)(sampler.needs[:1], _subject(weak))
 
 
 def _subject(parts: Parts, weak: Parts | None = None) -> Subject:
-    """What solvers, guidance and encoder sharing may need, as these parts have it."""
+    """What is known of these parts for the needs of solver, guidance and encoder sharing."""
     return Subject(
         answers=parts.objective.answers,
         has_encoder=parts.network.has("encoder"),
@@ -268,17 +269,14 @@ def decode_images(parts: Parts, x: Tensor) -> UInt8[Tensor, "b c h w"]:
 
 
 def item_text(parts: Parts, item: Item) -> str:
-    """An item in words: the prompt, the class name, or "" for None."""
+    """The prompt, the name of the class, or "" for None."""
     return parts.facts.names[item] if isinstance(item, int) else item or ""
 
 
 def _for_sampling(
     network: Network, autocast: Autocast, *, skips: bool = False
 ) -> Callable[..., Output]:
-    """The network as sampling calls it: in eval mode, under autocast.
-
-    skips: without the token route that it was trained with.
-    """
+    """The network in eval mode, under autocast; skips: without the blocks that tokens may miss."""
     network.eval()
 
     def sampled(x: Tensor, t: Tensor, cond: Cond, call: Call = PLAIN_CALL) -> Output:

@@ -1,4 +1,4 @@
-"""The nouns that travel between rooms. Time runs from 0 (noise) to 1 (data) everywhere."""
+"""Records that travel between packages. Time runs from 0 (noise) to 1 (data) everywhere."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,7 @@ class CacheInfo(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a run learnt of its data; kept beside the weights, to use them without it."""
+    """What a run knows of its data; saved with the weights, which need the data no more."""
 
     channels: int  # of the pictures
     height: int
@@ -29,9 +29,9 @@ class Facts(NamedTuple):
     words: tuple[str, ...] = ()  # every word of the captions, in table order
     sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the buckets; () for one size
     cache: CacheInfo | None = None  # of the cache that the run trains on
-    vision: str = ""  # id of the encoder whose features stand beside the pictures; "": none
+    vision: str = ""  # id of the encoder whose features the data has; "": none
     vision_width: int = 0
-    pictures: str = ""  # how many, and a digest of their names in order; "": nobody noted it
+    pictures: str = ""  # their number, and a digest of their names in order; "": unknown
 
 
 class Frame(NamedTuple):
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
 
 class Cond(NamedTuple):
-    """What a picture is asked to be; any field may be absent."""
+    """The conditioning of a batch; any field may be absent."""
 
     tokens: Tensor | None = None  # [B L D] text states
     mask: Tensor | None = None  # [B L] true where there is text
@@ -75,9 +75,9 @@ class Example(NamedTuple):
 class Batch(NamedTuple):
     x1: Tensor  # [B C H W] normalised data
     cond: Cond  # rows of B
-    null: Cond  # one row: the condition that asks for nothing
+    null: Cond  # one row: the null condition (unconditional)
     keys: Tensor  # [B] row numbers in the data source, to name a picture in a message
-    features: Tensor | None = None  # [B E I J] what a frozen encoder says of the clean pictures
+    features: Tensor | None = None  # [B E I J] a frozen encoder's features of the clean images
     done: float = 0.0  # share of the training's updates before this one
 
 
@@ -89,7 +89,7 @@ class Point(NamedTuple):
     t: Tensor  # [B]
     xt: Tensor  # [B C H W]
     v: Tensor  # [B C H W] velocity
-    labels: Tensor | None = None  # [B] classes asked for, the null one too
+    labels: Tensor | None = None  # [B] class labels, null labels included
     features: Tensor | None = None  # [B' E I J] as of the batch, a row for each of its pictures
 
 
@@ -103,15 +103,15 @@ class Route(NamedTuple):
         """The route of the last `rows` images. Raises ValueError if there are fewer."""
         if rows > len(self.indices):
             raise ValueError(
-                f"A route was drawn for {len(self.indices)} images and the network is called with "
-                f"{rows}. A loss must call it with rows of its batch, or with the last of them."
+                f"A route was sampled for {len(self.indices)} images and the network is called "
+                f"with {rows}. A loss must call it with its whole batch or the last rows of it."
             )
         skipped = None if self.skipped is None else self.skipped[-rows:]
         return Route(self.indices[-rows:], skipped)
 
 
 class Call(NamedTuple):
-    """What one call of a network asks for besides x, t and the condition."""
+    """Optional inputs of one call of a network, besides x, t and the condition."""
 
     r: Tensor | None = None  # [B] the later time of an average velocity, t ≤ r ≤ 1
     route: Route | None = None  # of tokens through the backbone; None: all through all blocks
@@ -125,12 +125,12 @@ PLAIN_CALL = Call()
 
 
 class Output(NamedTuple):
-    """What a backbone answers; objectives replace `value` by the velocity before terms see it."""
+    """What a backbone returns; objectives replace `value` by the velocity before terms see it."""
 
     value: Tensor  # [B C H W]
-    hidden: Tensor | None = None  # [B L D] picture tokens after the last block
-    inner: Tensor | None = None  # [B L D] picture tokens after the block that terms look at
-    projected: Tensor | None = None  # [B E H W] these, as a trained projector shows them
+    hidden: Tensor | None = None  # [B L D] image tokens after the last block
+    inner: Tensor | None = None  # [B L D] image tokens after the block whose output loss terms read
+    projected: Tensor | None = None  # [B E H W] `hidden` or `inner` after a trained projector
 
 
 class Codec(NamedTuple):
@@ -140,16 +140,16 @@ class Codec(NamedTuple):
     decode: Callable[[Tensor], Tensor]  # raw -> uint8 [B C H W]
     mean: Tensor  # [C] of raw
     std: Tensor  # [C] of raw
-    factor: int  # pixels a latent position stands for, along one side
+    factor: int  # downsampling: pixels along a side of one latent position
     channels: int  # of raw
     id: str  # what raw latents depend on: row, weights, options; never empty
     to: Callable[[device], None] | None = None  # where frozen weights run; they load at first use
 
 
 class Text(NamedTuple):
-    """Words or labels to Cond; `null` is the one condition that asks for nothing."""
+    """Captions or labels to Cond; `null` is the null condition (unconditional)."""
 
-    encode: Callable[[Sequence[str | int | None]], Cond]  # None asks for nothing
+    encode: Callable[[Sequence[str | int | None]], Cond]  # None: the null condition
     null: Cond  # one row
     width: int = 0  # of Cond.tokens as the backbone receives them
     module: nn.Module | None = None  # Cond.words -> Cond.tokens, when trained along
@@ -159,7 +159,7 @@ class Text(NamedTuple):
 
 
 class Vision(NamedTuple):
-    """What a frozen encoder says of pictures, place by place."""
+    """Features of a frozen vision encoder, by position."""
 
     encode: Callable[[Tensor], Tensor]  # uint8 [B C H W] -> features [B E I J]
     width: int = 0  # E; 0: there is no encoder
@@ -182,7 +182,7 @@ class Row(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What is learnt, and how what was learnt is read as a velocity."""
+    """A training objective, and how the trained network is read as a velocity field."""
 
     # (network, batch, rng, draw, criterion, *, training=True) -> (scalar, {name: value})
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]

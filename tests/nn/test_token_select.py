@@ -141,5 +141,5 @@ def test_the_last_rows_of_a_route(rng):
     last = route.last(3)
     assert torch.equal(last.indices, route.indices[1:])
     assert last.skipped.tolist() == [False, True, False]
-    with pytest.raises(ValueError, match="drawn for 4 images and the network is called with 5"):
+    with pytest.raises(ValueError, match="sampled for 4 images and the network is called with 5"):
         route.last(5)
