@@ -49,4 +49,4 @@ def test_a_user_gets_no_tool_of_developers():
 def test_every_extra_that_a_message_names_exists():
     text = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = set(re.findall(r"pathline\[(\w+)\]", text))
-    assert {"eval", "heif"} <= named <= set(EXTRAS)
+    assert {"eval", "heic"} <= named <= set(EXTRAS)

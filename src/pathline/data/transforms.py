@@ -100,7 +100,7 @@ def why_no_picture(content: Any, fault: Exception) -> str:
     if not content.strip(b"\0"):
         return "it is empty" if not content else "it holds nothing but zeros"
     if content[8:12] in HEIF and not has_heif():
-        return "it is HEIC, for which pathline needs a package: pip install 'pathline[heif]'"
+        return "it is HEIC, for which pathline needs a package: pip install 'pathline[heic]'"
     head = content[:64].lstrip().lower()
     kinds = (kind for sign, kind in SIGNS.items() if head.startswith(sign))
     state = next(kinds, "its content is of no kind that is read, or damaged at the beginning")

@@ -18,7 +18,7 @@ SYSTEM = {  # what systems and network drives leave in a folder, in lower case
 }
 SYSTEM_PREFIXES = ("._", ".trash-", "synofile_thumb", "synoindex", ".fuse_hidden", ".nfs")
 UNREAD = {  # kinds of files in which people have pictures -> their suffixes
-    "HEIC, which needs a package: pip install 'pathline[heif]'": ("heic", "heif", "hif"),
+    "HEIC, which needs a package: pip install 'pathline[heic]'": ("heic", "heif", "hif"),
     "JPEG XL, which is not read: convert them to PNG": ("jxl",),
     "raw pictures of cameras, which are not read: develop them to JPEG or PNG": (
         *("cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "dng", "orf", "rw2", "raf"),
