@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -44,7 +44,7 @@ def open_console(
     Every command prints on one of these, so that no name, caption or label is read as markup.
     width: of tables; None: the terminal's, and wide where there is none.
     """
-    plain = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
+    plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
     # A notebook would set every line apart, as HTML of its own.
     console = Console(
         quiet=quiet, stderr=stderr, width=width, file=file, force_jupyter=False, **plain

@@ -123,6 +123,14 @@ def test_a_size_is_refused_where_it_chooses_nothing(what):
     )
 
 
+@pytest.mark.parametrize("what", ["own-small", "run.yaml"])
+def test_a_size_that_it_has_already_is_no_mistake(what, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file("size: small\ndata: {source: {name: folder, path: pictures}}\n", "run.yaml")
+    given = ["size=small", "data.source=folder", "data.source.path=pictures"]
+    assert read(what, overrides=given).run.size == "small"
+
+
 def test_a_run_file_replaces_defaults_whole(file):
     path = file("terms: {l1: 1.0}\nsample: {guidance: cfg}\n")
     run = read(str(path)).run

@@ -47,13 +47,13 @@ def size_of(layers: Iterable[Iterable[Entry]]) -> str | None:
     return next((size for size in reversed(sizes) if size != "auto"), None)
 
 
-def size_problems(
-    root: Root[Any], run: Any, what: str | None, size: str | None
-) -> Iterator[Problem]:
-    """A size that chooses nothing, because what is trained is no folder of pictures."""
-    if not size or size != getattr(run, SIZE, None):
-        return
-    if what in root.presets or what is None or Path(what).suffix in YAML:
+def size_problems(run: Any, ground: Any, what: str | None) -> Iterator[Problem]:
+    """A size that chooses nothing, because `what` has its settings already.
+
+    run: with all settings. ground: what they were laid over.
+    """
+    size = getattr(run, SIZE, "auto")
+    if size not in ("auto", getattr(ground, SIZE, "auto")):
         yield Problem(
             SIZE,
             f"Choosing {size} is for a folder of your own pictures; {what or 'this run'} has all "

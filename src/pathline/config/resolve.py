@@ -120,7 +120,7 @@ def read_as(
     # All problems are reported together, with where each value came from.
     run = build(root.record, tree, wrong)
     wrong += root.problems(run)
-    wrong += size_problems(root, run, what, size)
+    wrong += size_problems(run, ground.run, what)
     wrong += _row_problems(root, run, tables)
     if wrong:
         raise ValueError(report(wrong, origins, root.hint))

@@ -48,7 +48,7 @@ COSTS = ("backbone", "objective", "codec", "terms", "vision", "coupling", "optim
 class Survey(NamedTuple):
     """What a sample of the pictures shows."""
 
-    count: int  # of all pictures
+    total: int  # of all pictures
     sizes: list[tuple[int, int]]  # (width, height)
     captions: list[str]
     names: tuple[str, ...]  # of the classes
@@ -120,8 +120,8 @@ def suitable(survey: Survey) -> Iterator[Entry]:
         yield entry("backbone.patch", patch)
         yield entry("backbone.bottleneck", 0)
     # A loss of two or three held-out pictures would mean nothing.
-    if survey.count < 2000:
-        yield entry("data.holdout", 0.1 if survey.count >= 20 else 0.0)
+    if survey.total < 2000:
+        yield entry("data.holdout", 0.1 if survey.total >= 20 else 0.0)
     if any(SIDED.search(caption) for caption in survey.captions):
         yield entry("data.flip", False)
     if not survey.captions and not survey.names:  # guidance would compare equal predictions
@@ -197,7 +197,7 @@ def _describe(survey: Survey) -> str:
     kind = " with captions" if survey.captions else kind or " without captions or classes"
     widths, heights = zip(*survey.sizes, strict=True) if survey.sizes else ((0,), (0,))
     return (
-        f"{survey.count:,} pictures{kind}, about {median_low(widths)}×{median_low(heights)} pixels"
+        f"{survey.total:,} pictures{kind}, about {median_low(widths)}×{median_low(heights)} pixels"
     )
 
 

@@ -175,7 +175,7 @@ def settle_text(run: Run, captions: Sequence[str | None], *, has_classes: bool) 
             f"and attention pays for each: {caption[:60]!r} … Shorten it, or set text.length."
         )
     length = {"length": longest} if longest > WORDS else {}
-    return replace(run, text=Pick("words", run.text.options | length))
+    return replace(run, text=Pick("words", {**run.text.options, **length}))
 
 
 def _facts_of(run: Run, pictures: Pictures) -> tuple[Run, Facts]:
