@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pathline.config.entries import COMMAND_LINE
 from pathline.config.layers import flatten
-from pathline.config.resolve import COMMAND_LINE
 from pathline.config.yaml_io import scalar
 from pathline.errors import PathlineError, describe
 
