@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pathline import console as console_module
-from pathline.console import open_console, progress, say_on, tracked
+from pathline.console import open_console, print_table, progress, say_on, tracked
 from pathline.hints import listing, nearest
 
 
@@ -86,3 +86,12 @@ def test_hints():
     assert nearest("unipc", ["euler", "unipc2"]) == " Did you mean 'unipc2'?"
     assert nearest("zzz", ["euler"]) == ""
     assert (listing(["b", "a"]), listing([])) == ("a, b", "none")
+
+
+def test_a_table_breaks_no_word_and_no_number_on_a_narrow_terminal():
+    file = io.StringIO()
+    table = Table("adherence held out", "kid", "path")
+    table.add_row("0.3194", "1.001e+04", "runs/a-long-name/pictures")
+    print_table(open_console(width=20, file=file), table)
+    for word in ("adherence", "1.001e+04", "runs/a-long-name/pictures"):
+        assert word in file.getvalue()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol, TypeVar
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,10 +18,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 INTERVAL = 10.0  # seconds between plain lines where there is no terminal
 FIRST = 2.0  # seconds until the first of them
+WIDEST = 10_000  # columns that no table needs
 PLAIN = 160  # columns of a table where there is no terminal
 Item = TypeVar("Item")
 Say = Callable[[str], None]
@@ -69,6 +72,25 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, wider than the terminal where else a word or number of it would be broken."""
+    widest = console.options.update(width=WIDEST)
+    size, width = Measurement.get(console, widest, table), console.width
+    if size.maximum > width:
+        # rich narrows the widest columns first, below their longest word: these get widths.
+        cells = [[str(cell) for cell in (c.header, *c.cells)] for c in table.columns]
+        texts = [max(map(len, column)) for column in cells]
+        for column, column_cells in zip(table.columns, cells, strict=True):
+            column.width = max(len(word) for cell in column_cells for word in cell.split() or [""])
+        longest = table.columns[texts.index(max(texts))]
+        longest.width = (longest.width or 0) + max(0, width - size.minimum)
+        console.width = max(width, size.minimum)
+    try:
+        console.print(table)
+    finally:
+        console.width = width
 
 
 @contextmanager

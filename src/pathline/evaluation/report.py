@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pathline.console import print_table
 from pathline.evaluation.plots import Spot, curves
 from pathline.evaluation.score import is_lower_better, metric_name
 from pathline.files import write_whole
@@ -122,11 +123,11 @@ def _print_single(result: Mapping[str, Any], console: Console) -> None:
     say(f"{result['what']}: {_describe(result)}")
     say(f"real images: {result['reference']}")
     for at, feature in enumerate(result["features"]):
-        say(_feature_table(feature, baseline_of(result, at)))
+        print_table(console, _feature_table(feature, baseline_of(result, at)))
         if feature["note"]:
             say(f"{feature['feature']}: {feature['note']}")
     if "adherence" in result:
-        say(_adherence_table(result["adherence"]))
+        print_table(console, _adherence_table(result["adherence"]))
         order = result["adherence"]["swapped"]["order_accuracy"]
         say(f"order accuracy {order:.3f}: {ORDER_ACCURACY}")
     _print_cautions([result], console)
@@ -176,7 +177,7 @@ def _print_sweep(results: Sequence[Mapping[str, Any]], console: Console) -> None
         blank = [""] * (len(first["setting"]) - 1)
         table.add_section()
         table.add_row("real", *blank, *(_number(baseline.get(m)) for m in names))
-        console.print(table)
+        print_table(console, table)
         console.print(f"real: two sets of {feature['baseline_n']} real images")
         _print_best(results, at, console)
     _print_cautions(results, console)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pathline.assemble import STILL, assemble, sampler
 from pathline.config.run import Run
-from pathline.console import open_console
+from pathline.console import open_console, print_table
 from pathline.evaluation import timing
 from pathline.evaluation.timing import GIB, Meter, Shares
 from pathline.files import write_whole
@@ -98,7 +98,7 @@ def bench(
     layers = Layers(what, config, overrides, {"device": device})
     run = read_flow_settings(layers, None, console.print)
     report = measure(set_up(run, console), console, compiled=compile)
-    console.print(_table(report))
+    print_table(console, _table(report))
     console.print(_notes(report))
     if json:
         write_whole(json, text.dumps(report, indent=1) + "\n")

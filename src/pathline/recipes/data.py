@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pathline.config.resolve import read
-from pathline.console import open_console, tracked
+from pathline.console import open_console, print_table, tracked
 from pathline.data.sources.source import Source
 from pathline.data.stats import Stats, measure, summary
 from pathline.files import unused
@@ -57,7 +57,7 @@ def inspect(source: Source, *, out: Path, console: Console) -> Stats:
     stats = measure(source, progress=partial(tracked, task="reading pictures", console=console))
     console.print(_summary(stats))
     for table in _tables(stats, source):
-        console.print(table)
+        print_table(console, table)
     for row, reason in stats.unreadable[:MAX_LISTED]:
         console.print(f"unreadable, row {row}: {reason}")
     if len(stats.unreadable) > MAX_LISTED:

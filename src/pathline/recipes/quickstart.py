@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pathline.config.resolve import read
 from pathline.config.run import Run
-from pathline.console import Say, open_console, say_on
+from pathline.console import Say, open_console, print_table, say_on
 from pathline.data.sources.shapes import HELD_OUT, draw, prompts, scored
 from pathline.evaluation.adherence import PROMPTS, SCORE_SEED
 from pathline.evaluation.training import EXIT, Trained, run_training
@@ -96,7 +96,7 @@ def _print_scores(scores: dict[str, tuple[Adherence, Adherence]], console: Conso
         numbers = f"{sampled.mean:.3f}", f"{sampled.exact:.3f}"
         limit = f"{real.mean:.3f} / {real.exact:.3f}"
         table.add_row(SPLITS[split], str(sampled.n), *numbers, limit)
-    console.print(table)
+    print_table(console, table)
     say = say_on(console)
     for split, (sampled, _) in scores.items():
         kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(sampled.kinds.items()))

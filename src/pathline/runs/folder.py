@@ -173,8 +173,8 @@ def resume_line(folder: Path, kind: Kind[Any] = FLOW) -> str:
 
 def newest_run(name: str | None, kind: Kind[Any] = FLOW) -> Path:
     """The run folder under runs/ that was written to last; with a name, of that preset."""
-    pattern = escape(name) if name else "*"
-    folders = [path.parent for path in RUNS.glob(f"{pattern}-*/{kind.settings}")]
+    pattern = f"{escape(name)}-*" if name else "*"  # --out may have named it anything
+    folders = [path.parent for path in RUNS.glob(f"{pattern}/{kind.settings}")]
     if not folders:
         raise ValueError(
             f"latest is wrong because there is no {f'{name} run' if name else 'run'} under "

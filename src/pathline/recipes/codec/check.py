@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pathline.config.pick import bind
 from pathline.config.resolve import read
-from pathline.console import open_console, say_on
+from pathline.console import open_console, print_table, say_on
 from pathline.data.sources.source import Source
 from pathline.data.transforms import fit, recolour
 from pathline.evaluation.codec_score import SHOWN, TURNS, Sums, measured
@@ -87,7 +87,7 @@ def codec_check(
     sums = measured(built, sample.pixels, place, batch, console)
     report = report_of(built, sample, sums)
     for table in tables(report):
-        console.print(table)
+        print_table(console, table)
     for line in (*sample.bad, *(f"{turn}: {why}" for turn, why in sums.unmeasured.items())):
         say(f"left out: {line}")
     out.parent.mkdir(parents=True, exist_ok=True)
