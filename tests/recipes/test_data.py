@@ -1,10 +1,12 @@
 """`pathline data`: the tables say what is there, the sheet is a picture."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from pathline.cli import main
 from pathline.console import open_console
 from pathline.data.sources.folder import folder
 from pathline.data.sources.rows import shapes
@@ -55,3 +57,37 @@ def test_several_captions_and_tags_are_told(tmp_path):
     assert "captions of a picture" in text
     assert "blue_hair" in text
     assert "captions of a picture" not in printed(shapes(count=9), tmp_path / "sheet.png")
+
+
+def test_what_exists_is_not_said_to_be_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+    Path("file").write_bytes(b"")
+    Path("empty").mkdir()
+    sentences = {
+        "link": "link is a link to nowhere, which does not exist",
+        "file/x": "file is a file",
+        "empty": "empty holds no picture, such as .png, .jpg or .webp. It holds nothing",
+        "file": "file is no data set",
+    }
+    for what, sentence in sentences.items():
+        assert main(["data", what]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_what_is_read_and_left_out_is_said(tmp_path, capsys):
+    root = tmp_path / "[b] set"
+    root.mkdir()
+    for name in ("a.png", "[red]b.png"):
+        Image.new("RGB", (9, 4)).save(root / name)
+    (root / "a.txt").write_text("[/b] cat", encoding="utf-8")
+    (root / "c.jxl").write_bytes(b"")
+    assert main(["data", str(root), "--out", str(tmp_path / "page.png")]) == 0
+    text = capsys.readouterr().out
+    assert "captions from side-cars: .txt" in text
+    assert "left out, JPEG XL, which is not read: convert them to PNG: c.jxl" in text
+    assert "2 pictures; 0 unreadable; 1 with a caption; 1 without" in text
+    assert main(["train", str(root), "data.size=8", "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr()
+    assert "c.jxl" in shown.out
+    assert "1 of 2 pictures have no caption, the first [red]b.png" in shown.err

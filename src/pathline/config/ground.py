@@ -10,6 +10,7 @@ from pathline.config.layers import build, flatten, to_tree
 from pathline.config.pick import Pick, pick
 from pathline.config.values import Problem
 from pathline.config.yaml_io import Entry, read_file
+from pathline.files import why_missing
 from pathline.hints import listing, nearest
 
 YAML = (".yaml", ".yml")
@@ -88,6 +89,8 @@ def ground_of(root: Root[Any], what: str | None, size: str | None) -> Base[Any]:
 
 def _unknown(what: str, presets: Iterable[str]) -> Exception:
     path = Path(what)
+    if path.is_symlink() or any(above.is_file() for above in path.parents):
+        return FileNotFoundError(why_missing(path))
     if len(path.parts) > 1 or path.suffix or what.startswith((".", "~")):
         return FileNotFoundError(
             f"There is no folder or file {what!r}. Give a folder of pictures, a file of them "
