@@ -146,7 +146,7 @@ BAD = {
     "no prompt": (lambda f: f.generate([]), "asks for no image"),
     "a setting of the training": (lambda f: f.generate(train={"updates": 2}), "can't be changed"),
     "weights": (lambda f: f.generate(3, ema=0), "pathline.load"),
-    "no file": (lambda f: f.generate(3, init="no.png"), "no.png: No such file"),
+    "no file": (lambda f: f.generate(3, init="no.png"), "no.png does not exist"),
     "no run": (lambda f: pathline.load(f.folder / "nope"), "does not exist"),
     "no average": (lambda f: pathline.load(f.folder, ema=0.3), "0.3 is wrong"),
     "no value": (lambda f: f.generate(3, grid=object()), "is wrong because a setting is"),

@@ -162,7 +162,7 @@ def read_conditioning(
     conditioning = conditioning._replace(null=null, size=size)
     if flags.init is None:
         return conditioning
-    if not flags.init.is_file():
+    if isinstance(flags.init, Path) and not flags.init.is_file():
         fault = "is a folder" if flags.init.is_dir() else "does not exist"
         raise FileNotFoundError(f"--init {flags.init} {fault}; give one picture file.")
     # Cut as pictures of the training are.
