@@ -9,9 +9,9 @@ Every case is a function of (kind, seed, number). A kind is a module beside this
     mutate(rng, shared, folder)      writes one input into `folder` (empty) and gives its Case
 
 Commands run in worker processes through `pathline.cli.main`, in the case's folder. A case is wrong
-if it ends with a traceback or another code than 0, 2, 3 and 130, takes more than the limit of
-processor seconds, kills its process, or if its own `judge` says so: that it exits 0 with something lost, or refuses what is
-right. Exits 1 if any case is wrong.
+if it ends with a traceback or another code than 0, 2, 3 and 130, takes more processor seconds than
+the limit, kills its process, or if its own `judge` says so: that it exits 0 with something lost, or
+refuses what is right. Exits 1 if any case is wrong.
 """
 
 import argparse

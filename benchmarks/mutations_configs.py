@@ -296,7 +296,7 @@ def judged(text: Text, answers: list[Answer], *, values: Mapping[str, str]) -> s
 
 
 def blames(text: str) -> bool:
-    return any(mark in text for mark in (FILE, "command line", "="))
+    return any(mark in text for mark in (FILE, "command line", "=", "preset "))
 
 
 def stands(key: str, value: Any, shown: Mapping[str, Any]) -> bool:

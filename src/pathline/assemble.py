@@ -26,6 +26,7 @@ from pathline.compatibility import (
 )
 from pathline.config.pick import Pick, bind
 from pathline.config.run import PLACES, Run, Sample, picks_of, terms_of
+from pathline.config.sections import unreached
 from pathline.flow.couplings import independent
 from pathline.flow.guidance import Guidance, Push
 from pathline.flow.paths import Path, draw_point
@@ -150,7 +151,8 @@ def check_settings(run: Run) -> None:
 def warnings_of(run: Run) -> list[str]:
     """A sentence for each combination of settings that works but is rarely intended."""
     preferred = needs_of(picks_of(run), TABLES, "prefers")
-    return unmet(preferred, subject_of(run, objective_of(run), TABLES))
+    unmatched = unmet(preferred, subject_of(run, objective_of(run), TABLES))
+    return [*unmatched, *unreached(run)]
 
 
 def objective_of(run: Run) -> Objective:

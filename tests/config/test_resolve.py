@@ -250,6 +250,17 @@ def test_a_mapping_on_the_command_line_has_each_key_once():
     assert said == "command line: train: batch is set twice; keep one."
 
 
+def test_an_option_that_another_row_lacks_is_blamed_on_who_chose_the_row(file):
+    def folder(*, path: str): ...
+
+    def hub(*, repo: str): ...
+
+    base = file("data: {source: {name: hub, repo: x}}\n", "base.yaml")
+    tables = {"data.source": {"folder": folder, "hub": hub, "web": hub}}
+    said = refusal(None, (), ["data.source=web"], base=base, tables=tables)
+    assert said.startswith("command line: data.source.repo: The data source 'web' needs repo")
+
+
 def test_missing_config():
     assert "There is no settings file" in refusal("digits", [Path("no.yaml")])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pathline.config.pick import Pick, pick
-from pathline.config.sections import About, Images, Training, check_record, picks_at
+from pathline.config.sections import About, Images, Training, check_record, picks_at, unreached
 from pathline.config.values import Problem
 from pathline.dtypes import Dtype
 from pathline.ranges import (
@@ -108,6 +108,16 @@ def picks_of(run: CodecRun) -> dict[str, Pick]:
 def problems(run: CodecRun) -> list[Problem]:
     """What is wrong with a run though each of its values alone is right."""
     return check_record(run, _relations(run), AUTO)
+
+
+def warnings_of(run: CodecRun) -> list[str]:
+    """What goes together but is seldom meant, in sentences."""
+    late = run.critic.weight and run.critic.begin >= run.train.updates
+    critic = (
+        f"critic.begin={run.critic.begin} is wrong for train.updates={run.train.updates} because "
+        "the discriminator is never used. Set a lower critic.begin, or critic.weight=0."
+    )
+    return [*unreached(run), *([critic] if late else [])]
 
 
 def _relations(run: CodecRun) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,15 @@ def put(tree: Tree, key: str, value: Any) -> dict[str, Any]:
     return {**tree, first: put(below, rest, value) if rest else value}
 
 
+def is_in(tree: Tree, key: str) -> bool:
+    """Whether a tree has a value or a branch at a dotted key."""
+    first, _, rest = key.partition(".")
+    if first not in tree:
+        return False
+    below = tree[first]
+    return not rest or (isinstance(below, Mapping) and is_in(below, rest))
+
+
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value, for every leaf; an empty branch is a leaf."""
     out: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from pathline.config.layers import (
     Tree,
     build,
     flatten,
+    is_in,
     merge,
     nest,
     put,
@@ -115,6 +116,8 @@ def read_as(
         tree = merge(tree, tree_of(entries))
         origins |= {key: entry.origin for entry in entries for key in keys_set(entry)}
     tree |= {SIZE: size} if size else {}
+    # An option that another row dropped has no origin any more.
+    origins = {key: origin for key, origin in origins.items() if is_in(tree, key)}
     tables = tables or {}
     tree, origins = _suggested(root, tree, origins, tables)
     # All problems are reported together, with where each value came from.

@@ -84,6 +84,21 @@ def check_record(
     return [Problem(key, message) for key, message in wrong]
 
 
+def unreached(run: Any) -> list[str]:
+    """Sentences on what a training of so few updates ends before.
+
+    Averages of the weights need none: their decay rises with the updates (training/ema.py). What is
+    done every so many updates is done after the last one, too.
+    """
+    updates, warmup = run.train.updates, run.schedule.options.get("warmup", 0)
+    if warmup < updates:
+        return []
+    return [
+        f"schedule.warmup={warmup} is wrong for train.updates={updates} because the learning rate "
+        f"is still rising at the last update. Set schedule.warmup={updates // 20}, or more updates."
+    ]
+
+
 def _automatic(run: Any, optional: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     for place, allowed in optional.items():
         chosen = value_at(run, place)

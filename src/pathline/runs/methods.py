@@ -16,6 +16,7 @@ from rich.console import Console
 from pathline.assemble import assemble, check_settings, optimizer, put_on, rate, warnings_of
 from pathline.backbones.token_routing import route_sampler
 from pathline.compatibility import push_share
+from pathline.config.codec_run import warnings_of as codec_warnings
 from pathline.config.resolve import read
 from pathline.config.run import Run
 from pathline.flow.guidance import Push
@@ -158,5 +159,6 @@ METHODS: dict[str, Method] = {
         build_players=codec_method.build_players,
         feeder=feeder,
         describe=codec_method.describe,
+        warnings=codec_warnings,
     ),
 }

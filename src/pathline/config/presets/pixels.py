@@ -169,6 +169,7 @@ DEBUG = replace(
         device="any",
     ),
     backbone=small(width=32, depth=1, heads=2),
+    schedule=cosine(2),
     train=Train(
         updates=6,
         batch=16,
