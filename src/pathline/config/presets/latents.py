@@ -122,7 +122,8 @@ def variant(name: str, purpose: str, holdout: float = 0.001, **train: Any) -> Ru
         name=f"t2i-64-{name}",
         about=About(purpose=f"t2i-64: {purpose}", device=T2I_64.about.device),
         data=replace(T2I_64.data, holdout=holdout),
-        train=replace(T2I_64.train, **train),
+        train=(training := replace(T2I_64.train, **train)),
+        schedule=cosine(warmup=min(500, training.updates // 5)),
     )
 
 
