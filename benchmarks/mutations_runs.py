@@ -179,7 +179,7 @@ def manifest(rng: random.Random, folder: Path) -> str:
             listed["../../../outside"] = listed[name]
         case 4:
             content["update"] = rng.choice([None, -1, "x", 99])
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     return f"manifest of {file.parent.name}: {name}"
 
 
