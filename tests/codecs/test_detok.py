@@ -134,7 +134,7 @@ def test_weights_are_read_at_first_use_and_only_whole(file, tmp_path):
 
 def test_other_sizes_are_refused(file):
     codec = CODECS["detok"](FACTS, path=str(file), channels=4, patch=8, size=64)
-    with pytest.raises(ValueError, match="codec=detok takes 64x64 images only, not one of 32x32"):
+    with pytest.raises(ValueError, match="32x32 pixels is wrong because codec=detok takes 64x64"):
         codec.encode(pictures())
     with pytest.raises(ValueError, match=r"Set codec\.size=32\."):
         codec.encode(pictures().repeat(1, 1, 2, 2))

@@ -89,7 +89,7 @@ def test_pictures_of_other_channels_and_sizes_are_refused():
     network: Autoencoder = kl_small(3, **TINY)
     with pytest.raises(ValueError, match=r"data.channels=3"):
         network.latents(some(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="no multiple of 4"):
+    with pytest.raises(ValueError, match="Use multiples of 4"):
         network.latents(some(1, 3, 8, 10))
 
 

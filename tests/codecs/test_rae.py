@@ -59,6 +59,7 @@ def test_rae_is_diffusers_own_result(theirs, tmp_path):
 @pytest.mark.usefixtures("theirs")
 def test_only_its_own_square(tmp_path):
     with pytest.raises(
-        ValueError, match=r"codec=rae takes 16x16 images only, not one of 32x32.*Set data.size=16"
+        ValueError,
+        match=r"32x32 pixels is wrong because codec=rae takes 16x16 only.*Set data.size=16",
     ):
         CODECS["rae"](FACTS, path=str(tmp_path)).encode(pictures(32))

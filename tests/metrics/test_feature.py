@@ -75,5 +75,5 @@ def test_batches_change_nothing():
     found = in_batches(pixels, 2, run)
     assert found.dtype == torch.float32
     assert torch.equal(found, pixels.flatten(1).float())
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         in_batches(pixels[:0], 2, run)

@@ -118,7 +118,7 @@ def test_every_row_takes_the_same_three():
 @pytest.mark.parametrize(
     ("logits", "labels", "words"),
     [
-        (torch.eye(3)[:0], torch.arange(0), "0 rows of logits but 0 labels"),
+        (torch.eye(3)[:0], torch.arange(0), "0 labels for 0 images"),
         (torch.eye(3), torch.arange(1, 4), "from 1 to 3"),
     ],
 )

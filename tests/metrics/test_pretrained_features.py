@@ -115,7 +115,7 @@ def test_long_captions_are_cut_and_counted(pair):
 
 
 def test_wrong_numbers_of_captions(pair):
-    with pytest.raises(ValueError, match="5 images but 1 captions"):
+    with pytest.raises(ValueError, match="1 captions for 5 images"):
         clip_score(pictures(), ["a"], CPU, model=str(pair))
 
 
@@ -144,7 +144,7 @@ def test_missing_weights_are_refused(dino, tmp_path, change):
 
 
 def test_a_size_of_broken_patches_is_refused(dino):
-    with pytest.raises(ValueError, match="size=30 does not divide into the patches of 7"):
+    with pytest.raises(ValueError, match=r"size=30 is wrong because .* has patches of 7"):
         dinov2(pictures(), None, CPU, model=str(dino), size=30)
 
 

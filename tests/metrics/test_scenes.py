@@ -126,7 +126,7 @@ def test_a_shape_that_is_none_has_no_name():
 
 
 def test_wrong_asks():
-    with pytest.raises(ValueError, match="2 images but 1 prompts"):
+    with pytest.raises(ValueError, match="1 prompts for 2 images"):
         adherence(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), ["a red circle"])
     with pytest.raises(ValueError, match="'dog'"):
         adherence(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a dog"])

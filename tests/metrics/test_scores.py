@@ -58,7 +58,7 @@ def test_few_pictures_are_measured_as_far_as_they_go():
     assert "fewer than the feature's width 3" in told
     assert "2 real against 9 sampled" in told
     assert "precision and recall need at least 4" in told
-    assert cautions(normal(9, 3, 0), normal(9, 3, 1)) == []
+    assert cautions(normal(50, 3, 0), normal(50, 3, 1)) == []
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,9 @@ def test_siglip_reads_its_own_length_and_no_other(checkpoints):
 
 
 def test_a_label_is_no_caption(text):
-    with pytest.raises(ValueError, match="label 3 is no caption"):
+    with pytest.raises(
+        ValueError, match="Label 3 is wrong because this run is conditioned on captions"
+    ):
         text("t5").encode([3])
 
 

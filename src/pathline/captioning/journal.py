@@ -1,4 +1,4 @@
-"""A folder that is being captioned: what is to do, what is done, and its metadata.jsonl."""
+"""A folder that is being captioned: its pictures, new captions and metadata.jsonl."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -74,7 +74,9 @@ def open_collection(root: Path, out: Path | None = None) -> Collection:
             key = path.relative_to(root).as_posix()
             metadata, record = places.get(path, (base / METADATA, {}))
             label = record.get(fields.label or "", path.parent.name if has_classes else None)
-            if metadata.suffix.lower() != ".jsonl":  # records of a CSV go on in a file beside it
+            if (
+                metadata.suffix.lower() != ".jsonl"
+            ):  # records of a CSV continue in a file next to it
                 metadata = metadata.with_name(METADATA)
             # One file for all: names from the root, and what the file has already.
             if out:
@@ -181,7 +183,7 @@ def _update(
         if picture.name not in rows:
             continue
         row = rows[picture.name]
-        # A side-car that holds a person's words is never replaced unless asked for.
+        # A side-car that holds a person's words is replaced only where `replace` is set.
         texts = _read_side_car(picture.path)
         human = tuple(text for text in texts if text not in model_captions(updated[row]))
         updated[row] = _add_lines(updated[row], new, field, bool(human), replace)
@@ -204,7 +206,7 @@ def _add_lines(
 
 
 def _read_side_car(path: Path) -> tuple[str, ...]:
-    """The captions beside a picture, one a line."""
+    """The captions in the side-car of a picture, one a line."""
     suffixes = [suffix for lower in TEXTS for suffix in (lower, lower.upper())]
     for stem in (path.name, path.stem):
         files = (path.with_name(f"{stem}.{suffix}") for suffix in suffixes)

@@ -46,7 +46,7 @@ def load_model(
     dtype: Literal["auto", Dtype] = "auto",
     max_new_tokens: int = 512,
 ) -> Ask:
-    """A function that asks the model of a folder. Raises ValueError where weights are missing."""
+    """A function that runs the model of a folder. Raises ValueError where weights are missing."""
     network = hub.load_model(
         "AutoModelForImageTextToText",
         folder,
@@ -99,7 +99,7 @@ def _load_processor(folder: Path) -> Any:
 
 
 def _prepare(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-    """Images and prompts as the model reads them, padded on the left: answers begin together."""
+    """Images and prompts as model inputs, padded on the left so that answers begin together."""
     chats = [
         [{"role": "user", "content": [
             {"type": "image", "image": image}, {"type": "text", "text": prompt}]}]

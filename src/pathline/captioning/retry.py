@@ -1,4 +1,4 @@
-"""Pictures to captions: the model is asked until an answer passes the template's rules."""
+"""Pictures to captions: the model runs again until an answer passes the template's rules."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def caption_batches(
 
 
 def _load(picture: Picture, pixels: int) -> Loaded:
-    """The image as it is displayed, of at most so many pixels."""
+    """The image as it is displayed, of at most that many pixels."""
     content = picture.path.read_bytes()
     image = to_image(decode(content, name=str(picture.path))).convert("RGB")
     scale = sqrt(pixels / (image.width * image.height))
@@ -133,6 +133,6 @@ def _build_line(picture: Picture, **fields: Any) -> Record:
 
 
 def _seed(seed: int, key: str, attempt: int) -> int:
-    """A picture's own, so that its answer is the same in any batch and in any process."""
+    """The seed of a picture and attempt, so that batches and processes change no answer."""
     text = f"{seed}/{attempt}/{key}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())

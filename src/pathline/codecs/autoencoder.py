@@ -58,9 +58,9 @@ class Twice(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures [-1, 1] [B C H W] to raw latents [B c H/factor W/factor] and back.
 
-    patch: pixels of a side that are put into channels at the door (factor / patch is left for
+    patch: pixels of a side that are put into channels first (factor / patch remains for
     halvings); width: channels of the highest level; depth: residual blocks a level.
-    Raises ValueError for sizes that can't be.
+    Raises ValueError for impossible sizes.
     """
 
     def __init__(
@@ -76,7 +76,9 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if min(channels, width, depth) < 1:
-            raise ValueError("network.channels, network.width and network.depth are at least 1.")
+            raise ValueError(
+                "network.channels, width or depth is wrong because each must be at least 1."
+            )
         widths = _widths(factor, patch, width)
         outer = pixels * patch**2
         self.pixels, self.channels, self.factor, self.patch = pixels, channels, factor, patch
@@ -116,8 +118,8 @@ class Autoencoder(nn.Module):
             )
         if height % self.factor or width % self.factor:
             raise ValueError(
-                f"An image of {height}x{width} is no multiple of {self.factor}, the pixels along a "
-                f"side of one latent position. Take multiples of {self.factor}."
+                f"An image of {height}x{width} is wrong because this codec downsamples by "
+                f"{self.factor}. Use multiples of {self.factor}."
             )
         return self.encoder(F.pixel_unshuffle(x, self.patch))
 

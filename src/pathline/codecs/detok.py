@@ -44,8 +44,8 @@ def detok(
     id = identify("detok", path, [weights], **settings)
     description = Description(id, channels, patch, side=size)
     load = partial(_load, weights, channels, patch, size)
-    doors = {"encode": DeTok.encode, "decode": DeTok.decode}
-    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
+    functions = {"encode": DeTok.encode, "decode": DeTok.decode}
+    return pretrained_codec(facts, description, load, **functions, dtype=dtype)
 
 
 class Attention(nn.Module):
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """Learnt and rotary positions, a norm, blocks, a norm."""
+    """Learned and rotary positions, a norm, blocks, a norm."""
 
     rotation: Tensor
 

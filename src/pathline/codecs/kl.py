@@ -65,8 +65,8 @@ def kl(
         *kind.constants(config, scale, shift),
     )
     prepare = partial(_prepare, load, padding=padding, tiles=tiles)
-    doors = {"encode": kind.encode, "decode": kind.decode}
-    return pretrained_codec(facts, description, prepare, **doors, dtype=dtype)
+    functions = {"encode": kind.encode, "decode": kind.decode}
+    return pretrained_codec(facts, description, prepare, **functions, dtype=dtype)
 
 
 def read_constants(
@@ -171,7 +171,7 @@ def _prepare(load: Callable[[], nn.Module], *, padding: str, tiles: bool) -> nn.
     if hasattr(network, "bn"):  # outside of the network, as bf16 would round them
         var = network.bn.running_var + network.config.batch_norm_eps
         network.norm = [s.float().view(-1, 1, 1) for s in (network.bn.running_mean, var.sqrt())]
-    # Weights tuned with reflection give other latents with zeros, and no file says so.
+    # Weights tuned with reflection give other latents with zeros, and no file records it.
     if padding == "reflect":
         for part in network.modules():
             if isinstance(part, nn.Conv2d) and max(_pair(part.padding)) > 0:

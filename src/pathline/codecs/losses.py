@@ -110,7 +110,7 @@ def balance(
 
 
 def perplexity(indices: Int64[Tensor, "*n"], size: int) -> Float[Tensor, ""]:
-    """exp of the entropy of the codes: 1 if one is used, `size` if all are used alike."""
+    """exp of the entropy of the codes: 1 if one is used, `size` if all are used equally."""
     share = torch.bincount(indices.flatten(), minlength=size).float() / indices.numel()
     return torch.special.entr(share).sum().exp()
 

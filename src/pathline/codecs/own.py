@@ -1,4 +1,4 @@
-"""A codec that was trained here, read from its run folder: codec.json and codec.safetensors."""
+"""A codec trained with pathline, read from its run folder: codec.json and codec.safetensors."""
 
 import json
 from collections.abc import Mapping
@@ -125,7 +125,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"pathline codec train --resume {folder}"
         )
     if not all(value > 0 for value in about["std"]):
-        raise ValueError(f"A channel of the codec in {folder} is constant. Train it longer.")
+        raise ValueError(
+            f"codec.path={folder} is wrong because a latent channel is constant. Train it longer."
+        )
     return about
 
 

@@ -1,4 +1,4 @@
-"""How alike two images look: distance of VGG-16 features, where its weights are at hand."""
+"""Perceptual distance of two images: of their VGG-16 features, where its weights are available."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A codec with published weights: loaded at its first use, pixels checked at the doors."""
+"""Codecs with published weights: loaded at their first use, with checks of sizes and values."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -98,13 +98,13 @@ def _check_size(row: str, description: Description, height: int, width: int) -> 
     side, factor = description.side, description.factor
     if side is not None and (height, width) != (side, side):
         raise ValueError(
-            f"codec={row} takes {side}x{side} images only, not one of {height}x{width} pixels. "
-            f"Set data.size={side}."
+            f"An image of {height}x{width} pixels is wrong because codec={row} takes "
+            f"{side}x{side} only. Set data.size={side}."
         )
     if height % factor or width % factor:
         raise ValueError(
-            f"codec={row} makes {factor}x{factor} pixels into one latent position, which does not "
-            f"divide an image of {height}x{width} pixels. Crop both sides to multiples of {factor}."
+            f"An image of {height}x{width} pixels is wrong because codec={row} downsamples by "
+            f"{factor}. Crop both sides to multiples of {factor}."
         )
 
 

@@ -31,8 +31,8 @@ def taesd(facts: Facts, *, path: str = "madebyollin/taesd", dtype: Dtype = "fp32
         *read_constants(config, None, None, default=1.0),
     )
     load = partial(load_codec, "AutoencoderTiny", path)
-    doors = {"encode": _tiny_encode, "decode": _tiny_decode}
-    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
+    functions = {"encode": _tiny_encode, "decode": _tiny_decode}
+    return pretrained_codec(facts, description, load, **functions, dtype=dtype)
 
 
 def _tiny_encode(network: Any, x: Tensor) -> Tensor:
@@ -53,8 +53,8 @@ def taef2(facts: Facts, *, path: str = "madebyollin/taef2", dtype: Dtype = "fp32
     id = identify("taef2", path, files, **unless_default(dtype=(dtype, "fp32")))
     description = Description(id, 32, 8, is_unit=True)
     load = partial(_load, path)
-    doors = {"encode": Tiny.encode, "decode": Tiny.decode}
-    return pretrained_codec(facts, description, load, **doors, dtype=dtype)
+    functions = {"encode": Tiny.encode, "decode": Tiny.decode}
+    return pretrained_codec(facts, description, load, **functions, dtype=dtype)
 
 
 def _find_files(path: str) -> list[Path]:

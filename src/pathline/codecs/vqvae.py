@@ -117,7 +117,9 @@ class Levels(nn.Module):
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
-            raise ValueError(f"network.levels are {list(levels)}, but each must be at least 3.")
+            raise ValueError(
+                f"network.levels={list(levels)} is wrong because each must be at least 3. Raise it."
+            )
         self.levels, self.size = levels, math.prod(levels)
         # FSQ's bound: tanh reaches just past the outer levels; even counts are offset by ½.
         counts = torch.tensor(levels, dtype=torch.float32)

@@ -34,7 +34,7 @@ def clip_score(
     """
     if len(captions) != len(pixels) or not len(pixels):
         raise ValueError(
-            f"There are {len(pixels)} images but {len(captions)} captions; give one for each."
+            f"{len(captions)} captions for {len(pixels)} images are wrong. Give one each."
         )
     network, tokenizer = load(model, "clip").to(device), load_tokenizer(model)
     # Unit vectors of images and captions; the score is 100 × their cosine.
@@ -59,9 +59,7 @@ def clip_score(
 def conditional_accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
     """Share of sampled images that a classifier assigns to the class they were sampled for."""
     if len(logits) != len(labels) or not len(labels):
-        raise ValueError(
-            f"There are {len(logits)} rows of logits but {len(labels)} labels; give one for each."
-        )
+        raise ValueError(f"{len(labels)} labels for {len(logits)} images are wrong. Give one each.")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, "

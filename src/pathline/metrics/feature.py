@@ -40,7 +40,7 @@ def in_batches(
 ) -> Float[Tensor, "n d"]:
     """`run` on some pictures at a time; its rows come back as float32 on the CPU."""
     if not len(pixels):
-        raise ValueError("there are no pictures to take features of")
+        raise ValueError("There are no images to compute features of. Give one or more.")
     with torch.no_grad():
         return torch.cat([run(part).float().cpu() for part in pixels.split(batch)])
 
@@ -55,7 +55,7 @@ def resized(
     """
     if pixels.shape[1] not in (1, 3):
         raise ValueError(
-            f"pictures of {pixels.shape[1]} channels came; extractors take 1 (grey) or 3 (colour)"
+            f"Images of {pixels.shape[1]} channels are wrong; give 1 (grey) or 3 (colour)."
         )
     if mode == "bilinear":
         square = interpolate(pixels.float(), (size, size), mode="bilinear", align_corners=False)

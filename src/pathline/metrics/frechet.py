@@ -17,14 +17,12 @@ def statistics(features: Float[Tensor, "n d"]) -> Statistics:
     """Mean and covariance of the features of at least 2 pictures; raises where not finite."""
     n = len(features)
     if n < 2:
-        raise ValueError(f"statistics need the features of at least 2 pictures; got {n}")
+        raise ValueError(f"{n} images are wrong because a covariance needs at least 2. Give more.")
     # float64: the distance is a small difference of large traces.
     features = features.detach().double()
     if not features.isfinite().all():
         bad = int((~features.isfinite()).any(1).sum())
-        raise ValueError(
-            f"features of {bad} of {n} pictures are not finite; look at those pictures"
-        )
+        raise ValueError(f"features of {bad} of {n} pictures are not finite. Check these pictures.")
     mean = features.mean(0)
     spread = features - mean
     return Statistics(mean, spread.T @ spread / (n - 1), n)

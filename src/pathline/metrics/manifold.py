@@ -132,7 +132,7 @@ def nearest_ratio(
 
 
 def diversity(features: Float[Tensor, "n d"]) -> float:
-    """Mean of 1 − cosine over all pairs of the images of one prompt; 0: all alike, 1: unlike."""
+    """Mean of 1 − cosine over all pairs of the images of one prompt; 0: identical."""
     if len(features) < 2:
         raise ValueError(f"diversity needs at least 2 images of a prompt; got {len(features)}")
     n, directions = len(features), normalize(features.double())

@@ -38,7 +38,7 @@ def dinov2(
     patch = network.config.patch_size
     if size < patch or size % patch:
         raise ValueError(
-            f"size={size} does not divide into the patches of {patch} pixels of {model}"
+            f"size={size} is wrong because {model} has patches of {patch} pixels. Use multiples."
         )
 
     def embed(pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
@@ -120,7 +120,7 @@ def _hint() -> Iterator[None]:
 
 
 def _pooled(answer: Any) -> Tensor:
-    """transformers 5 answers with a record, 4 with the vectors."""
+    """transformers 5 returns a record, 4 the vectors."""
     return answer if isinstance(answer, Tensor) else answer.pooler_output
 
 

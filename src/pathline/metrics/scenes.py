@@ -1,8 +1,8 @@
-"""Whether images of captioned scenes show what their prompts say: an exact detector.
+"""Whether images of captioned scenes match their prompts: an exact detector.
 
 A pixel belongs to the colour on whose line from the background it is, if it is at least half way
 there. A connected patch with a core that survives an opening is a thing; its extent, fill and
-profile tell size and shape. Score it on real scenes too: that is the upper limit of any model.
+profile give size and shape. Score it on real scenes too: that is the upper limit of any model.
 """
 
 from itertools import permutations
@@ -63,7 +63,7 @@ def adherence(pixels: UInt8[Tensor, "n 3 h w"], captions: list[str]) -> Adherenc
     """
     if len(captions) != len(pixels) or not captions:
         raise ValueError(
-            f"There are {len(pixels)} images but {len(captions)} prompts; give one for each."
+            f"{len(captions)} prompts for {len(pixels)} images are wrong. Give one each."
         )
     scenes = [parse(text) for text in captions]
     pictures = tuple(map(attributes, scenes, read(pixels)))

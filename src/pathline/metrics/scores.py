@@ -8,7 +8,7 @@ from pathline.metrics.frechet import frechet, statistics
 from pathline.metrics.manifold import density_coverage, kid, precision_recall
 
 MOST = 10_000  # images of a set for all but the Fréchet distance
-LEAST = 50  # images of a set, below which its scores say little
+LEAST = 50  # images of a set, below which its scores are unreliable
 NEAR, WIDE = 3, 5  # neighbours of precision and recall, of density and coverage
 
 

@@ -35,7 +35,7 @@ def frozen_text(
     warn = _warn_once(encoder, reading)
 
     def encode_captions(captions: Sequence[str]) -> Cond:
-        # each caption once: a batch of a cached set has many alike
+        # each caption once: a batch of a cached set has many equal ones
         unique = list(dict.fromkeys(captions))
         rows, cut = tokenize(tokenizer(), unique, reading)
         warn([unique[row] for row in cut], len(unique))

@@ -12,7 +12,7 @@ SHOWN = 20  # classes in a message
 ENCODER = "text=encoder text.path=sentence-transformers/all-MiniLM-L6-v2"
 FREE_PROMPTS = (
     "For prompts in your own words, train on captions (`pathline caption FOLDER` writes them, or "
-    "put a text file beside each picture): `pathline train FOLDER text=words` learns their words, "
+    "put a text file next to each picture): `pathline train FOLDER text=words` learns their words, "
     f"`pathline train FOLDER {ENCODER}` reads any words with a pretrained encoder."
 )
 
@@ -59,7 +59,9 @@ def labels(facts: Facts) -> Text:
                 f"{', '.join(facts.names[:SHOWN])}{' …' if count > SHOWN else ''}. {FREE_PROMPTS}"
             )
         if not 0 <= int(item) < count:
-            raise ValueError(f"Label {item} is out of range: the classes are 0 … {count - 1}.")
+            raise ValueError(
+                f"Label {item} is wrong because the classes are 0 … {count - 1}. Give one."
+            )
         return int(item)
 
     def encode(items: Sequence[str | int | None]) -> Cond:

@@ -88,14 +88,9 @@ def words(
         texts = split(str(caption)) if caption not in (None, "") else []
         learned = [rows[word] for word in texts if word in rows]
         unseen = [word for word in texts if word not in rows]
-        # A prompt may have new words, but not only new words: it would ask for nothing.
+        # A prompt may have new words, but not only new words: it would be unconditional.
         if unseen and not learned:
-            raise ValueError(
-                f"No word of the prompt {str(caption)[:60]!r} was in the training captions."
-                f"{_near_words(unseen, rows)} Write it in words that this run has learned, such as "
-                f"{', '.join(_examples(facts.words))}. A run with a pretrained encoder reads any "
-                f"words: `pathline train FOLDER {ENCODER}`."
-            )
+            raise ValueError(_all_unseen(str(caption)[:60], unseen, facts.words))
         if new := [word for word in unseen if word not in warned]:
             warned.update(new)
             warnings.warn(
@@ -108,7 +103,7 @@ def words(
                 f"text.length={length} is wrong because a caption has {len(learned)} words: "
                 f"{str(caption)[:60]!r} … Shorten it, or train with text.length={len(learned)}."
             )
-        # A caption of no words asks for nothing.
+        # A caption without words is the null condition.
         return learned or [NULL]
 
     def encode(captions: Sequence[str | int | None]) -> Cond:
@@ -120,6 +115,16 @@ def words(
 
     encoder = WordEncoder(SPECIALS + len(facts.words), width, length, layers)
     return Text(encode, encode([None]), width, encoder)
+
+
+def _all_unseen(prompt: str, unseen: Sequence[str], words: Sequence[str]) -> str:
+    """The error for a prompt of which this run has learned no word."""
+    return (
+        f"No word of the prompt {prompt!r} was in the training captions."
+        f"{_near_words(unseen, words)} Write it in words that this run has learned, such as "
+        f"{', '.join(_examples(words))}. A run with a pretrained encoder reads any "
+        f"words: `pathline train FOLDER {ENCODER}`."
+    )
 
 
 def _near_words(unseen: Sequence[str], learned: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ def clean_caption(item: str | int | None) -> str:
     """
     if isinstance(item, int):
         raise ValueError(
-            f"The label {item} is no caption, and this text encoder reads captions. Use "
+            f"Label {item} is wrong because this run is conditioned on captions. Use "
             "text=labels for labels."
         )
     return unicodedata.normalize("NFC", item or "").strip()
