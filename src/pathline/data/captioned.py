@@ -72,7 +72,7 @@ def recaptioned(source: Source, *, filenames: bool, trigger: str) -> Source:
 
 
 def repeats_of(
-    keys: Sequence[str], repeats: Sequence[int], chosen: Mapping[str, float]
+    keys: Sequence[str], repeats: Sequence[int], chosen: Mapping[str, float | int]
 ) -> list[int] | None:
     """How often each picture comes in an epoch, as whole numbers; None: all of them once.
 

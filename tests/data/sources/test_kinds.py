@@ -181,7 +181,9 @@ def test_a_file_with_other_content_says_what_it_is(root):
     source = folder(path=root)
     with pytest.raises(ValueError, match=r"c\.png cannot be read as a picture: it is a web page"):
         source.read(2)
-    with pytest.raises(ValueError, match=r"d\.png .* it is HEIC, .* pip install pillow-heif"):
+    with pytest.raises(
+        ValueError, match=r"d\.png .* it is HEIC, .* pip install 'pathline\[heic\]'"
+    ):
         source.read(3)
 
 
