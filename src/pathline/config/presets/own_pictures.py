@@ -16,7 +16,7 @@ SMALL = Run(
     about=About(
         purpose="your own pictures at 64×64 on a CPU, with captions, classes or neither",
         expect="after 1,500 updates a classifier finds the class of 78 % of generated flowers",
-        time="0.4 seconds an update on one core",
+        time="0.4 to 0.55 seconds of one core for an update",
         device="two CPU cores",
     ),
     data=Data(source=Pick("auto"), size=64, holdout=0.02, flip=True),
