@@ -177,6 +177,36 @@ def test_an_overflow_of_the_loss_scale_is_no_fault():
     assert (report.taken, report.fault) == (False, "")
 
 
+def test_fp16_skips_a_loss_that_is_not_finite_though_its_gradients_are():
+    def loss_of(offset):
+        def added(network, batch, rng):
+            value, terms = loss(network, batch, rng)
+            return value + offset, terms  # a constant has no gradient
+
+        return added
+
+    mine = player(precision=pick_precision("fp16", CPU), loss=loss_of(0.0))
+    mine.precision.scaler._init_scale = 4.0
+    mine.emas = [exponential(mine.network, 0.5)]
+    assert update(mine, [lane()], 0).taken
+    before = {
+        (group, name): value.clone()
+        for group, tensors in tensors_of(mine).items()
+        for name, value in tensors.items()
+    }
+    state = state_of(mine)
+    mine.loss = loss_of(float("inf"))
+    report = update(mine, [lane()], 1)
+    assert (report.taken, report.fault) == (False, "the loss is not finite (terms: none alone)")
+    for group, tensors in tensors_of(mine).items():
+        assert all(torch.equal(value, before[group, name]) for name, value in tensors.items())
+    # The loss scale is not to blame, and the next update is taken again.
+    assert state_of(mine) == state
+    mine.loss = loss_of(0.0)
+    assert update(mine, [lane()], 2).taken
+    assert state_of(mine)["scaler"]["_growth_tracker"] == 2
+
+
 def test_precision_is_measured_or_as_asked():
     assert pick_precision("bf16", CPU).reason == "as set"
     assert "GFLOP/s" in pick_precision("auto", CPU).reason

@@ -91,9 +91,10 @@ def update(player: Player, lanes: Sequence[Lane], n: int) -> Update:
     if finite and player.clip:
         torch.nn.utils.clip_grads_with_norm_(player.network.parameters(), player.clip, norm)
     # Under fp16 an overflow is expected now and then: the scaler lowers its scale and goes on.
-    overflow = scaler is not None and finite_loss and not finite and scaler.get_scale() > 1
-    fault = "" if finite or overflow else _fault(player, finite_loss, terms)
-    _step(player, finite, n)
+    bad = [] if finite else _bad_gradients(player)
+    overflow = scaler is not None and finite_loss and bool(bad) and scaler.get_scale() > 1
+    fault = "" if finite or overflow else _fault(finite_loss, terms, bad)
+    _step(player, finite, bool(bad), n)
     return Update(total, terms, norm, finite, fault)
 
 
@@ -117,29 +118,31 @@ def _accumulate(player: Player, lanes: Sequence[Lane]) -> tuple[Tensor, dict[str
     return total, dict(zip(names, means, strict=True))
 
 
-def _step(player: Player, finite: bool, n: int) -> None:
-    # The scaler steps only on finite gradients, and lowers its scale after others.
-    if player.precision.scaler:
-        player.precision.scaler.step(player.optimizer)
-        player.precision.scaler.update()
-    elif finite:
-        player.optimizer.step()
-    # A skipped update changes no average either.
+def _step(player: Player, finite: bool, has_bad_gradients: bool, n: int) -> None:
+    scaler = player.precision.scaler
+    # A skipped update changes no average either. The scaler alone would step on finite gradients
+    # of a loss that is not finite.
     if finite:
+        scaler.step(player.optimizer) if scaler else player.optimizer.step()
         for ema in player.emas:
             ema.update(player.network, n)
+    # Only gradients speak of the loss scale: other faults leave it, and the count until it grows.
+    if scaler:
+        scaler.update(None if finite or has_bad_gradients else scaler.get_scale())
 
 
-def _fault(player: Player, finite_loss: bool, terms: dict[str, Tensor]) -> str:
+def _bad_gradients(player: Player) -> list[str]:
+    """Names of the parameters whose gradient is not finite."""
+    parameters = player.network.named_parameters()
+    return [n for n, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+
+
+def _fault(finite_loss: bool, terms: dict[str, Tensor], bad_gradients: Sequence[str]) -> str:
     if not finite_loss:
         bad = [name for name, value in terms.items() if not value.isfinite()]
         return f"the loss is not finite (terms: {', '.join(bad) or 'none alone'})"
-    bad = [
-        name
-        for name, p in player.network.named_parameters()
-        if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    return f"the gradient is not finite (first in {bad[0] if bad else 'its norm'})"
+    first = bad_gradients[0] if bad_gradients else "its norm"
+    return f"the gradient is not finite (first in {first})"
 
 
 def tensors_of(player: Player) -> dict[str, dict[str, Tensor]]:
