@@ -1,6 +1,8 @@
 """Loading whole sources: order kept, the unreadable named, counted, listed, and never too many."""
 
+import gc
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -97,6 +99,21 @@ def test_large_sets_lie_in_a_file_and_read_alike():
     assert (large.pixels == small.pixels).all()
     rows = torch.tensor([5, 1, 99])
     assert large.pixels[rows].flatten(1).float().mean(1).tolist() == [5, 1, 99]
+
+
+def test_the_temporary_file_is_open_as_long_as_its_pixels(monkeypatch):
+    opened = []
+    create = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: opened.append(create()) or opened[-1])
+    large = load(source(), size=4, channels=3, memory_gb=1e-9)
+    part = large.pixels[3:5]
+    del large
+    gc.collect()
+    assert not opened[0].closed
+    assert part[:, 0, 0, 0].tolist() == [3, 4]
+    del part
+    gc.collect()
+    assert opened[0].closed
 
 
 def test_what_fits_nowhere_is_refused_before_reading():

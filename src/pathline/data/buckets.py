@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from pathline.data.transforms import from_image, scaled, to_image
+from pathline.data.transforms import from_image, halvings, scaled, to_image
 
 Size = tuple[int, int]
 ROUND = 1e-9  # so that the root of a square number is not rounded up
@@ -97,8 +97,7 @@ def place(height: int, width: int, sizes: Sequence[Size]) -> Place:
     size = min(sizes, key=apart)
     scale = max(size[0] / height, size[1] / width)
     # The halvings that `cut` will do round down: the last scale is of what they leave.
-    while height >= 2 * size[0] and width >= 2 * size[1]:
-        height, width = height // 2, width // 2  # as `cut` does
+    *_, (height, width) = (height, width), *halvings((height, width), size)
     rest = max(size[0] / height, size[1] / width)
     scaled = (max(size[0], round(height * rest)), max(size[1], round(width * rest)))
     top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
@@ -125,8 +124,7 @@ def cut(image: UInt8[Tensor, "c h w"], place: Place) -> UInt8[Tensor, "c H W"]:
     if image.shape[1:] == place.size:
         return image
     picture = to_image(image)
-    while picture.width >= 2 * width and picture.height >= 2 * height:
-        half = (picture.width // 2, picture.height // 2)
+    for half in halvings(picture.size, (width, height)):
         picture = picture.resize(half, Image.Resampling.BOX)
     covered = (place.scaled[1], place.scaled[0])
     picture = scaled(picture, covered)

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -111,9 +112,12 @@ def _allocate(shape: tuple[int, ...], memory_gb: float) -> Tensor:
             f"{memory_gb:g} nor into {folder} ({free / 1e9:.1f} GB free). Raise data.memory_gb, "
             "point TMPDIR to a larger disk, or take a smaller data.size."
         )
-    # The file has no name left: the system frees it with the array, after a kill too.
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
+    # The file has no name, or loses it as it is closed (Windows): the system frees it after a kill
+    # too. It stays open as long as the array.
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    array = np.memmap(file, np.uint8, "w+", shape=shape)
+    weakref.finalize(array, file.close)
+    return torch.from_numpy(array)
 
 
 def missing_labels(examples: Sequence[Example]) -> str:

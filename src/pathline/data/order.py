@@ -9,7 +9,7 @@ sort by hash.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,17 +46,23 @@ def batch_rows(
     share = _share(batch, rank, world)
     if count < 1:
         raise ValueError(f"an epoch of {count} pictures has no rows; the data needs at least one")
-    # Positions count on over epochs, whose order is a function of seed and number alone.
-    start = cursor + rank * share
+    order_of = partial(epoch_order, seed, count=count)
+    return _rows_at(cursor + rank * share, share, count=count, order_of=order_of).rows
+
+
+def _rows_at(
+    start: int, share: int, *, count: int, order_of: Callable[[int], Int64[np.ndarray, " m"]]
+) -> BucketBatch:
+    """`share` rows from position `start` on, and the epoch of each.
+
+    Positions count on over epochs of `count` rows, each in the order of its number.
+    """
     epochs, places = np.divmod(np.arange(start, start + share), count)
-    # Usually a batch lies in one epoch; otherwise each part is in its own epoch's order.
-    if share and epochs[0] == epochs[-1]:
-        return epoch_order(seed, int(epochs[0]), count)[places]
     rows = np.empty(share, np.int64)
     for epoch in np.unique(epochs):
         mask = epochs == epoch
-        rows[mask] = epoch_order(seed, int(epoch), count)[places[mask]]
-    return rows
+        rows[mask] = order_of(int(epoch))[places[mask]]
+    return BucketBatch(rows, epochs)
 
 
 def repeat_rows(
@@ -108,12 +114,8 @@ def bucket_batches(
         kind = int(kind_of[place])
         first = (number * int(visits[kind]) + int(visit_of[place])) * batch + rank * share
         # Rows by their position in the bucket's own epochs.
-        epochs, places = np.divmod(np.arange(first, first + share), len(members[kind]))
-        rows = np.empty(share, np.int64)
-        for epoch in np.unique(epochs):
-            mask = epochs == epoch
-            rows[mask] = order_of(kind, int(epoch))[places[mask]]
-        return BucketBatch(rows, epochs)
+        count = len(members[kind])
+        return _rows_at(first, share, count=count, order_of=partial(order_of, kind))
 
     return next_batch
 

@@ -1,6 +1,7 @@
 """From an encoded picture to uint8 pixels, and from any size to a square."""
 
 import io
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,20 @@ def fit(image: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c size size"
     if image.shape[1] == image.shape[2] == size:
         return image
     picture = to_image(image)
-    while min(picture.size) >= 2 * size:
-        half = (picture.width // 2, picture.height // 2)
+    for half in halvings(picture.size, (size, size)):
         picture = picture.resize(half, Image.Resampling.BOX)
     scale = size / min(picture.size)
     covered = (round(picture.width * scale), round(picture.height * scale))
     picture = scaled(picture, covered)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return from_image(picture.crop((left, top, left + size, top + size)))
+
+
+def halvings(size: tuple[int, int], least: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The size halved, again and again, while both sides are at least twice the least ones."""
+    while size[0] >= 2 * least[0] and size[1] >= 2 * least[1]:
+        size = (size[0] // 2, size[1] // 2)
+        yield size
 
 
 def scaled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
