@@ -3,7 +3,6 @@
 They become plain settings of the run, so that a resumed or repeated run measures nothing.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from pathline.tables import TABLES
 from pathline.text.learned import vocabulary
 from pathline.text.table import is_frozen, reads_of
 from pathline.training.device import pick_device, pick_precision
+from pathline.training.distributed import launched_size
 from pathline.training.players import lane_rng, update
 from pathline.training.progress import count_parameters
 from pathline.training.team import Placement
@@ -79,7 +79,7 @@ def fit_settings(layers: Layers, say: Say) -> Layers:
     say(_describe(survey))
     layers = layers._replace(fitted=tuple(suitable(survey)))
     is_chosen = not settings.origins[SIZE].startswith("preset")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched_size() > 1:
         return layers if is_chosen else _sized(layers, OWN_PICTURES[-1].size)
     if is_chosen and not _costs_like(settings.run, PRESETS[f"own-{settings.run.size}"]):
         return layers

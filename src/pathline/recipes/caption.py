@@ -1,6 +1,5 @@
 """`pathline caption`: images -> captions of a vision-language model, in metadata.jsonl."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,7 +27,7 @@ from pathline.data.sources.folder import existing_folder
 from pathline.dtypes import DtypeName, short_name
 from pathline.ranges import NotNegative, NotNegativeFloat, Positive, Seed
 from pathline.training.device import pick_device
-from pathline.training.distributed import World, joined
+from pathline.training.distributed import World, joined, launched_size, strategy_of_launch
 
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 MAX_FAULTS = 5  # printed; the others are in the list
@@ -154,8 +153,8 @@ def _processes(
     device: torch.device,
 ) -> Iterator[tuple[World, torch.device, Callable[[], None]]]:
     """This process among those of torchrun, its device, and a barrier of all of them."""
-    is_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    with joined("ddp" if is_many else "none", device) as (world, place):
+    is_many = launched_size() > 1
+    with joined(strategy_of_launch(), device) as (world, place):
         # one process may be hours ahead of another, more than a collective waits by default
         timeout = timedelta(days=30)
         group: Any = dist.new_group(backend="gloo", timeout=timeout) if is_many else None

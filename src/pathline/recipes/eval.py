@@ -1,6 +1,5 @@
 """`pathline eval`: scores of a run's images, or a folder's; evaluation/measure.py computes them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from pathline.evaluation.reference import is_run
 from pathline.evaluation.report import print_results
 from pathline.ranges import NotNegativeFloat, Positive, Seed, ShareBelowOne
 from pathline.training.device import pick_device
-from pathline.training.distributed import joined, place
+from pathline.training.distributed import joined, place, strategy_of_launch
 
 
 def evaluate(
@@ -87,8 +86,7 @@ def evaluate(
         **{"batch": batch, "ema": ema},
     }
     request = Request(what, words, reference, n, seed, feature, metric, sweep, size, flags)
-    strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
-    with joined(strategy, pick_device(device)) as (_, chosen):
+    with joined(strategy_of_launch(), pick_device(device)) as (_, chosen):
         console = open_console(stderr=json, quiet=place()[0] > 0)
         results = measure(request, chosen, console)
         if place()[0] == 0:

@@ -1,7 +1,6 @@
 """`pathline preprocess`: encode pictures and captions once, into a cache that trainings read."""
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +21,13 @@ from pathline.runs.cache_inputs import CacheInputs, cache_inputs, encoders, writ
 from pathline.runs.from_pictures import refuse_inside
 from pathline.tables import TABLES
 from pathline.training.device import pick_device
-from pathline.training.distributed import agreed, broadcast, joined, launched_rank
+from pathline.training.distributed import (
+    agreed,
+    broadcast,
+    joined,
+    launched_rank,
+    strategy_of_launch,
+)
 
 CACHES = Path("caches")
 INTERRUPTED = 130
@@ -108,8 +113,10 @@ def write_cache(folder: Path, inputs: CacheInputs, batch: int, console: Console)
     """Write the cache, alone or with the other processes that torchrun has started."""
     data, settings = inputs.run.data, inputs.settings
     # Several processes share the work; the first one writes index and report.
-    strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
-    with joined(strategy, pick_device(inputs.run.device), patience=TIMEOUT) as (world, device):
+    with joined(strategy_of_launch(), pick_device(inputs.run.device), patience=TIMEOUT) as (
+        world,
+        device,
+    ):
         if world.rank == 0:
             _report_changes(folder, settings, console)
         with progress(console) as tick:

@@ -10,13 +10,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pathline.assemble import sampler
 from pathline.config.run import Run
 from pathline.generate import (
     UNCONDITIONED,
     Autocast,
     Conditioning,
-    check_sampler,
     decode_images,
     item_text,
     sample_images,
@@ -24,6 +22,7 @@ from pathline.generate import (
 from pathline.images import save_sheet, sheet
 from pathline.parts import Parts
 from pathline.runs.dataset import Dataset
+from pathline.runs.sampling import checked_sampler, sampling_ema
 from pathline.text.table import is_frozen, reads_of
 from pathline.training.distributed import World, agreed
 from pathline.training.ema import Ema
@@ -101,11 +100,9 @@ def prepare_grid(
     # The same items at each look, so that grids can be compared.
     count = len(run.sample.prompts) or run.sample.count
     items, conditioning = sample_items(run, parts, data, count)
-    decay = f"ema-{run.train.ema[0] if run.sample.ema is None else run.sample.ema}"
-    ema = next(ema for ema in player.emas if ema.name == decay)
-    settings = sampler(run.sample, parts.path)
+    ema = sampling_ema(run, player.emas)
     # What cannot be sampled or decoded is refused before training.
-    check_sampler(parts, settings)
+    settings = checked_sampler(parts, run.sample)
     _check_codec(parts, next(player.network.parameters()).device)
     sample = partial(
         sample_images,

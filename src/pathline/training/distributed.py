@@ -50,6 +50,16 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def launched_size() -> int:
+    """Number of processes that torchrun started, before they have joined; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def strategy_of_launch() -> str:
+    """How processes share work that is no training: "ddp" among several, else "none"."""
+    return "ddp" if launched_size() > 1 else "none"
+
+
 @contextmanager
 def joined(
     strategy: str, device: torch.device, patience: timedelta | None = None
@@ -60,7 +70,7 @@ def joined(
     Raises ValueError if the strategy is impossible on this machine, or as it was started.
     """
     launched = "WORLD_SIZE" in os.environ
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = launched_size()
     if strategy == "none":
         if size > 1:
             raise ValueError(
