@@ -17,7 +17,12 @@ from pathline.backbones.conditioning import (
     run_block,
 )
 from pathline.backbones.sizes import Shape, by_size, check
-from pathline.backbones.token_routing import Fuse
+from pathline.backbones.transformer import (
+    Transformer,
+    first_channels,
+    key_mask,
+    output_channels,
+)
 from pathline.nn import blocks
 from pathline.nn.attention import Attention, CrossAttention
 from pathline.nn.modulation import SharedModulation
@@ -92,45 +97,21 @@ class Final(nn.Module):
         return self.linear(blocks.modulate(self.norm(x), shift, scale))
 
 
-class CrossDiT(nn.Module):
+class CrossDiT(Transformer):
     """(x [B C H W], t [B], cond, call) -> Output, for any H and W that the patch divides."""
 
     any_size = True  # positions are computed, not stored
-    takes_head = True
+    shape: CrossShape
 
     def __init__(self, frame: Frame, shape: CrossShape) -> None:
-        super().__init__()
-        if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
-        width, text = shape.width, frame.text_width
-        outputs = frame.channels if shape.outputs is None else shape.outputs
-        if outputs < frame.channels:
-            raise ValueError(
-                f"backbone.outputs={outputs} is wrong because x has {frame.channels} channels. "
-                f"Set {frame.channels} or more."
-            )
+        super().__init__(frame, shape, text_out=True)
+        width, has_text = shape.width, bool(frame.text_width)
         sincos(1, 1, width)  # raises ValueError for a width that has no sincos table
-        self.frame, self.shape = frame, shape
-        # Inputs: patches, time and interval, label, text tokens, pooled text.
-        self.patch = blocks.patch_embedding(
-            shape.patch**2 * frame.channels, shape.bottleneck, width
-        )
-        self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
-        self.interval = (
-            blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
-        )
-        self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
-        self.text = blocks.TextIn(text, width) if text else None
-        self.text_out = nn.Linear(width, width) if text else None
-        pooled = frame.pooled_width
-        self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
-        self.shared: nn.Linear | None = nn.Linear(width, 6 * width)
+        self.shared = nn.Linear(width, 6 * width)
         # Trunk, and what joins tokens that skipped a part of it.
-        self.blocks = nn.ModuleList([Block(shape, bool(text)) for _ in range(shape.depth)])
-        self.fuse = Fuse(width) if shape.route == "sprint" else None
-        self.final = Final(shape, outputs)
-        self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
-        self.has_join = self.fuse is not None
+        self.blocks = nn.ModuleList([Block(shape, has_text) for _ in range(shape.depth)])
+        self.fuse = self.build_fuse()
+        self.final = Final(shape, output_channels(frame, shape.outputs))
         init_weights(self)
         # Cross-attention starts at zero as every other branch of a block.
         for module in self.modules():
@@ -165,9 +146,7 @@ class CrossDiT(nn.Module):
         step = partial(self._run_block, (modulation, text, mask))
         tokens = routes.run_blocks(self, step, call.route, tokens.shape[1], tokens)
         value = blocks.unpatchify(self.final(tokens, conditioning), patch, rows, columns)
-        # Published weights may predict further channels, a variance; the first are the value.
-        has_more = value.shape[1] > self.frame.channels
-        return Output(value[:, : self.frame.channels] if has_more else value, tokens)
+        return Output(first_channels(value, self.frame.channels), tokens)
 
     def _run_block(
         self, inputs: tuple[Tensor | None, ...], number: int, tokens: Tensor, *_: Tensor | None
@@ -184,8 +163,7 @@ class CrossDiT(nn.Module):
         if self.text is None or self.text_out is None or cond.tokens is None:
             return None, None
         text = self.text_out(blocks.gelu(self.text(cond.tokens))).expand(b, -1, -1)
-        mask = None if cond.mask is None else cond.mask.expand(b, -1)[:, None, None, :]
-        return text, mask
+        return text, key_mask(cond.mask, b)
 
 
 SHAPES = {

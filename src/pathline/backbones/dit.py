@@ -16,7 +16,14 @@ from pathline.backbones.conditioning import (
 )
 from pathline.backbones.dit_shape import SHAPES, DiTShape
 from pathline.backbones.sizes import by_size
-from pathline.backbones.token_routing import Fuse
+from pathline.backbones.transformer import (
+    Transformer,
+    append,
+    first_channels,
+    image_tokens,
+    key_mask,
+    output_channels,
+)
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import BlockModulation, build_modulation
@@ -66,48 +73,25 @@ class Final(nn.Module):
         return self.linear(blocks.modulate(self.norm(x), shift, scale))
 
 
-class DiT(nn.Module):
+class DiT(Transformer):
     """(x [B C H W], t [B], cond, call) -> Output. Tokens: the image row by row, then text."""
 
-    takes_head = True
+    shape: DiTShape
 
     def __init__(self, frame: Frame, shape: DiTShape) -> None:
-        super().__init__()
-        if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
+        super().__init__(frame, shape)
         width = shape.width
-        outputs = frame.channels if shape.outputs is None else shape.outputs
-        if outputs < frame.channels:
-            raise ValueError(
-                f"backbone.outputs={outputs} is wrong because x has {frame.channels} channels. "
-                f"Set {frame.channels} or more."
-            )
-        self.frame, self.shape = frame, shape
         self.rows, self.columns = frame.height // shape.patch, frame.width // shape.patch
-        # Inputs: patches, time and interval, label, text tokens, pooled text.
-        self.patch = blocks.patch_embedding(
-            shape.patch**2 * frame.channels, shape.bottleneck, width
-        )
-        self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
-        self.interval = (
-            blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
-        )
-        self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
-        self.text = blocks.TextIn(frame.text_width, width) if frame.text_width else None
-        pooled = frame.pooled_width
-        self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
         self.shared = nn.Linear(width, 6 * width) if shape.modulation == "shared" else None
         # Trunk, and what joins tokens that skipped a part of it.
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
-        self.fuse = Fuse(width) if shape.route == "sprint" else None
-        self.final = Final(shape, outputs)
+        self.fuse = self.build_fuse()
+        self.final = Final(shape, output_channels(frame, shape.outputs))
         # Positions of one image size: a table added to tokens, or angles for attention.
         grid, head = (self.rows, self.columns), width // shape.heads
         has_table, has_rope = shape.positions != "rope", shape.positions != "sincos"
         self.positions = Table(sincos(*grid, width)) if has_table else None
         self.rope = Table(rotary(*grid, head, theta=shape.theta)) if has_rope else None
-        self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
-        self.has_join = self.fuse is not None
         init_weights(self)
 
     def forward(
@@ -138,13 +122,10 @@ class DiT(nn.Module):
         step = partial(self._run_block, features, modulation)
         tokens = routes.run_blocks(self, step, call.route, count, tokens, rope, mask)
         inner = features[0][:, :count].clone() if features else None
-        # cloned, since fsdp2 loses its hook on a view; without text a slice would copy for nothing
-        hidden = tokens if self.text is None else tokens[:, :count].clone()
+        hidden = image_tokens(tokens, count)
         patches = self.final(hidden, conditioning)
         value = blocks.unpatchify(patches, self.shape.patch, self.rows, self.columns)
-        # Official weights may predict further channels, a variance; the first are the value.
-        has_more = value.shape[1] > self.frame.channels
-        return Output(value[:, : self.frame.channels] if has_more else value, hidden, inner)
+        return Output(first_channels(value, self.frame.channels), hidden, inner)
 
     def _run_block(
         self,
@@ -169,17 +150,13 @@ class DiT(nn.Module):
         rope = None if self.rope is None else self.rope()
         if self.text is None or cond.tokens is None:
             return tokens, rope, None
-        b, count, _ = tokens.shape
         text = self.text(cond.tokens)
-        joined = torch.cat([tokens, text.expand(b, -1, -1).to(tokens.dtype)], dim=1)
         # Text has no place in the picture: its tokens are not rotated.
         if rope is not None:
             rope = extend_rope(rope, text.shape[1])
-        if cond.mask is None:
-            return joined, rope, None
         # Padding is hidden as a key only; what it computes for itself is cut off with the text.
-        mask = F.pad(cond.mask.expand(b, -1), (count, 0), value=True)
-        return joined, rope, mask[:, None, None, :]
+        mask = key_mask(cond.mask, len(tokens), before=tokens.shape[1])
+        return append(tokens, text), rope, mask
 
 
 dit = by_size("DiT", DiT, SHAPES, "S/2")

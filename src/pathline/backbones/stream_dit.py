@@ -16,7 +16,7 @@ from pathline.backbones.conditioning import (
 )
 from pathline.backbones.sizes import by_size
 from pathline.backbones.stream_shape import SHAPES, StreamShape
-from pathline.backbones.token_routing import Fuse
+from pathline.backbones.transformer import Transformer, append, image_tokens, key_mask
 from pathline.nn import blocks
 from pathline.nn.attention import Attention
 from pathline.nn.modulation import BlockModulation, build_modulation
@@ -79,7 +79,7 @@ class Final(nn.Module):
         return self.linear(self.norm(x) * (1 + scale))
 
 
-class StreamDiT(nn.Module):
+class StreamDiT(Transformer):
     """(x [B C H W], t [B], cond, call) -> Output, for any H and W that the patch divides.
 
     Refiner blocks run on image tokens alone and on text tokens alone (these without the time); the
@@ -88,39 +88,23 @@ class StreamDiT(nn.Module):
     """
 
     any_size = True  # positions are computed, not stored
-    takes_head = True
+    shape: StreamShape
 
     def __init__(self, frame: Frame, shape: StreamShape) -> None:
-        super().__init__()
-        if frame.height % shape.patch or frame.width % shape.patch:
-            raise ValueError(blocks.patch_error(frame.height, frame.width, shape.patch))
         # Raises ValueError for heads that can't be split among text, row and column.
         axes(shape.width // shape.heads)
         if shape.positions == "both":
             sincos(1, 1, shape.width)  # raises ValueError for a width that has no sincos table
-        width, text, pooled = shape.width, frame.text_width, frame.pooled_width
-        self.frame, self.shape = frame, shape
-        # Inputs: patches, time and interval, label, text tokens, pooled text.
-        self.patch = blocks.patch_embedding(
-            shape.patch**2 * frame.channels, shape.bottleneck, width
-        )
-        self.time = blocks.TimeEmbedding(width, scale=shape.time_scale)
-        self.interval = (
-            blocks.TimeEmbedding(width, scale=shape.time_scale) if shape.takes_r else None
-        )
-        self.label_table = nn.Embedding(frame.classes + 1, width) if frame.classes else None
-        self.text = blocks.TextIn(text, width) if text else None
-        self.text_pooled = blocks.TextIn(pooled, width) if pooled else None
+        super().__init__(frame, shape)
+        width = shape.width
         self.shared = nn.Linear(width, 4 * width) if shape.modulation == "shared" else None
         # Refiners of each side, then the single stream.
         self.noise_refiners = nn.ModuleList([Block(shape) for _ in range(shape.refiners)])
-        count = shape.refiners if text else 0
+        count = shape.refiners if frame.text_width else 0
         self.text_refiners = nn.ModuleList([Block(shape, modulated=False) for _ in range(count)])
         self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.depth)])
-        self.fuse = Fuse(width) if shape.route == "sprint" else None
+        self.fuse = self.build_fuse()
         self.final = Final(shape, frame.channels)
-        self.takes_r, self.has_route = shape.takes_r, shape.route != "none"
-        self.has_join = self.fuse is not None
         init_weights(self)
 
     def forward(
@@ -150,8 +134,7 @@ class StreamDiT(nn.Module):
         tokens, rope, mask = self._append_text(tokens, rope, cond)
         step = partial(self._run_block, modulation)
         tokens = routes.run_blocks(self, step, call.route, count, tokens, rope, mask)
-        # cloned, since fsdp2 loses its hook on a view; without text a slice would copy for nothing
-        hidden = tokens if self.text is None else tokens[:, :count].clone()
+        hidden = image_tokens(tokens, count)
         patches = self.final(hidden, conditioning)
         return Output(blocks.unpatchify(patches, patch, *grid), hidden)
 
@@ -199,22 +182,16 @@ class StreamDiT(nn.Module):
         """Image tokens followed by refined text tokens, their rotary table and their key mask."""
         if self.text is None or cond.tokens is None:
             return tokens, rope, None
-        b, count, _ = tokens.shape
         # Text is refined alone and without the time, at positions 1, 2, … of its axis.
         text = self.text(cond.tokens).to(tokens.dtype)
-        theta, mask = self.shape.theta, cond.mask
-        length, head = text.shape[1], self._head_width
+        theta, length, head = self.shape.theta, text.shape[1], self._head_width
         text_rope = cached_table(rotary_text, length, head, theta=theta, device=text.device)
-        text_mask = None if mask is None else mask[:, None, None, :]
+        text_mask = None if cond.mask is None else cond.mask[:, None, None, :]
         for block in self.text_refiners:
             text = run_block(block, self.shape.checkpoint, text, None, text_rope, text_mask)
-        # Image first, so that a longer caption moves no image token.
-        joined = torch.cat([tokens, text.expand(b, -1, -1)], dim=1)
         rope = torch.cat([rope, text_rope], dim=1)
-        if mask is None:
-            return joined, rope, None
-        mask = F.pad(mask.expand(b, -1), (count, 0), value=True)
-        return joined, rope, mask[:, None, None, :]
+        mask = key_mask(cond.mask, len(tokens), before=tokens.shape[1])
+        return append(tokens, text), rope, mask
 
 
 stream_dit = by_size("stream_dit", StreamDiT, SHAPES, "S/2")
