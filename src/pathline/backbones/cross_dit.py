@@ -107,7 +107,7 @@ class CrossDiT(Transformer):
         super().__init__(frame, shape, text_out=True)
         width, has_text = shape.width, bool(frame.text_width)
         sincos(1, 1, width)  # raises ValueError for a width that has no sincos table
-        self.shared = nn.Linear(width, 6 * width)
+        self.shared: nn.Linear | None = nn.Linear(width, 6 * width)
         # Trunk, and what joins tokens that skipped a part of it.
         self.blocks = nn.ModuleList([Block(shape, has_text) for _ in range(shape.depth)])
         self.fuse = self.build_fuse()
