@@ -305,7 +305,7 @@ BAD = {
             *("digits", "objective=mean_flow", "backbone.takes_r=true", "sample.solver=jump"),
             *("train.batch=4", "train.accumulate=4"),
         ],
-        "micro-batch of 1: it rounds to 0 samples.* micro-batch of 2",
+        "micro-batch of 1 rounds to 0 samples.* micro-batch of 2",
     ),
     "an interval that is none": (
         ["digits", "sample.guidance=interval", "sample.guidance.low=1", "sample.guidance.high=0.5"],

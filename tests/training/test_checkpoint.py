@@ -98,6 +98,14 @@ def test_where_none_is_whole_what_is_wrong_with_each_is_named(saved):
     assert "step-00000005: manifest.json is missing" in str(caught.value)
 
 
+def test_a_manifest_that_lost_an_entry_is_damaged(saved):
+    """The file would be taken for a foreign one, and the checkpoint for whole."""
+    manifest = json.loads((saved / "manifest.json").read_text())
+    del manifest["files"]["network-optimizer.safetensors"]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    assert "manifest.json is not the file that was written" in checkpoint.fault_of(saved)
+
+
 def test_a_manifest_cannot_name_files_outside(saved, tmp_path):
     (tmp_path / "outside.json").write_text("{}")
     manifest = json.loads((saved / "manifest.json").read_text())

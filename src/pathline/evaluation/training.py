@@ -122,19 +122,13 @@ def prepare(
 
 
 def _train(context: TrainingContext, opened: runs.Opened | None) -> Trained:
-    run, data, team, folder, say = (
-        context.run,
-        context.data,
-        context.team,
-        context.folder,
-        context.say,
-    )
+    data, folder, say = context.data, context.folder, context.say
     device, _, world, _ = context.placement
     steps = METHODS[context.method]
 
     # Everything that can be refused is refused before the run folder is written.
-    feed = steps.feeder(run, data, device, world)
-    rehearse(team, batch_of(data, first_rows(data, 2), device, with_features=True))
+    feed = steps.feeder(context.run, data, device, world)
+    rehearse(context.team, batch_of(data, first_rows(data, 2), device, with_features=True))
     context = settle_precision(context)
     run, team = context.run, context.team
     hooks_from = prepare_hooks(context)

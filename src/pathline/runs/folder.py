@@ -1,13 +1,10 @@
 """A run folder: run.yaml, facts.json, origin.json, metrics.jsonl, samples, checkpoints, latest."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from glob import escape
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,6 +20,7 @@ from pathline.config.yaml_io import write as yaml_of
 from pathline.files import LOCK, locked, write_whole
 from pathline.hints import command_line
 from pathline.training import checkpoint
+from pathline.training.origin import origin
 from pathline.types import CacheInfo, Facts
 
 RUNS = Path("runs")
@@ -31,7 +29,6 @@ AVERAGES = "averages"  # folder of power-EMA snapshots
 WEIGHTS = ".safetensors"  # suffix of exported weights
 LATEST, BEST = "latest", "best"  # texts that name a checkpoint
 UNREADABLE = "unreadable.jsonl"  # unreadable images; with the lock all of a run they stopped
-PACKAGES = ("torch", "numpy", "pillow", "datasets", "safetensors", "scikit-learn", "scipy")
 R = TypeVar("R")
 
 
@@ -145,8 +142,7 @@ def write(folder: Path, run: Any, facts: Facts, kind: Kind[Any] = FLOW) -> dict[
         kind.settings: yaml_of(to_tree(run)),
         FACTS: json.dumps(facts._asdict()),
     }
-    origin = json.dumps(_origin(), indent=1)
-    for file, text in {**texts, ORIGIN: origin}.items():
+    for file, text in {**texts, ORIGIN: json.dumps(origin(), indent=1)}.items():
         write_whole(folder / file, text)
     return texts
 
@@ -263,44 +259,3 @@ def _facts(file: Path, text: bytes | str) -> Facts:
 
 def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
-
-
-def _origin() -> dict[str, Any]:
-    """The command, the versions and the git commit, to repeat the run."""
-    return {
-        "command": sys.argv,
-        "python": sys.version.split()[0],
-        "versions": {package: _version(package) for package in ("pathline", *PACKAGES)},
-        "git": _git(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and whether the tree was changed; None outside a checkout or without git."""
-    package = Path(__file__).parent
-    try:
-        ask = ["git", "-C", str(package)]
-        commit = subprocess.run(
-            [*ask, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=True,
-        )
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}

@@ -76,7 +76,8 @@ def seal(
     files = {path.relative_to(work).as_posix(): _stamp(path) for path in _files(work)}
     for folder in {work, *(path.parent for path in _files(work))}:
         _sync(folder)
-    _write_synced(work / MANIFEST, json.dumps({"update": update, "files": files}, indent=1))
+    manifest = {"update": update, "files": files, "digest": digest(json.dumps(files))}
+    _write_synced(work / MANIFEST, json.dumps(manifest, indent=1))
     # A checkpoint of the same update is moved aside first: a rename cannot replace a full folder.
     final, aside = root / name(update), work.with_name(f"{work.name}-old")
     if final.exists():
@@ -136,6 +137,10 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     outside = [path for path in files if ".." in Path(path).parts or Path(path).is_absolute()]
     if outside or STATE not in files:
         raise ValueError(f"{MANIFEST} does not list the files of a checkpoint")
+    # A file that is not listed would be no part of it, so the list itself has a digest.
+    listed = digest(json.dumps(manifest["files"]))
+    if manifest.get("digest", listed) != listed:
+        raise ValueError(f"{MANIFEST} is not the file that was written (its digest differs)")
     return files
 
 
