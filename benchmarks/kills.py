@@ -73,7 +73,7 @@ def killed(
         lines = []
         for line in process.stdout:  # what is killed while it reads data tells nothing
             lines.append(line)
-            if line.startswith(("resumed", "text ")):
+            if line.startswith("resumed") or "run folder:" in line:
                 break
         earlier = set(run.glob("checkpoints/.tmp-*"))
         time.sleep(rng.uniform(0.0, longest))
