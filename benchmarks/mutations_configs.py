@@ -49,7 +49,10 @@ def prepare(shared: Path) -> None:
 def settings_of(rng: random.Random) -> tuple[str, dict[str, Any]]:
     """A preset and some of its settings with their values, as a tree."""
     name = rng.choice(sorted(name for name in PRESETS if not name.startswith("own")))
-    leaves = flatten(to_tree(fill(PRESETS[name], TABLES)))
+    values = flatten(to_tree(fill(PRESETS[name], TABLES)))
+    leaves = {
+        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
+    }
     chosen = rng.sample(sorted(leaves), k=rng.randint(2, 12))
     # an option is written with its row, as a person would
     rows = {key.rpartition(".")[0] + ".name" for key in chosen} & leaves.keys()
