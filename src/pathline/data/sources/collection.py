@@ -132,14 +132,17 @@ def _with_captions(
     in_json = [name for name in asked[:2] if name and name.startswith("json.")]
     if not any(records) and (asked.caption or asked.label) and not any(fields):
         raise ValueError(f"caption= and label= name fields of {METADATA}, but {where} has none")
-    of_metadata = Asked(*(None if name in in_json else name for name in asked[:2]))
+    caption, label = asked[:2]
+    of_metadata = Asked(
+        None if caption in in_json else caption, None if label in in_json else label
+    )
     columns, spare = columns_of(records, f"{METADATA} of {where}", of_metadata)
     has_texts = any(item.texts for item in items) or bool(columns.captions)
     # Beside other captions only the lists of JSON count, which follow them.
     kinds = kinds_of(fields)
     is_chosen = asked.caption in in_json or not has_texts
     names = set(kinds) if is_chosen else {asked.label, *named([*kinds], (*SEVERAL, *LABELS))}
-    of_json = Asked(*(name if name in in_json else None for name in asked[:2]))
+    of_json = Asked(caption if caption in in_json else None, label if label in in_json else None)
     of_fields = {"file_name": "image"} | {n: kind for n, kind in kinds.items() if n in names}
     json_columns = _choose(of_fields, f"JSON beside pictures of {where}", of_json)
     spare += unused(kinds, json_columns)

@@ -51,8 +51,9 @@ def choose(
     # A list named outright holds all captions; others of customary name follow the first caption.
     is_list = text_column is not None and kinds[text_column] == "texts"
     further = [] if is_list and caption else named(_of(kinds, "texts"), SEVERAL)
-    every = tuple(dict.fromkeys([*([text_column] if text_column else []), *further]))
-    return Columns(picture, None if is_list else text_column, label_column, every)
+    every = [text_column] if text_column else []
+    every += [column for column in further if column not in every]
+    return Columns(picture, None if is_list else text_column, label_column, tuple(every))
 
 
 def unused(kinds: dict[str, str], columns: Columns) -> list[str]:
