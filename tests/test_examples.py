@@ -64,7 +64,7 @@ def test_own_folder(example):
     assert (code, len(list(Path("made/pictures").glob("*.txt")))) == (0, 400)
     assert "green ring on blue" not in {f.read_text() for f in Path("made/pictures").glob("*.txt")}
     assert len(list(Path("made/drawn").glob("a-green-ring-on-blue-*.png"))) == 4
-    assert "text words" in told
+    assert "400 pictures with captions" in told
     again = ("--pictures", "made/pictures", "--prompts", "a blue disc on red", "--out", "own")
     told, code = example("3_own_folder.py", "--updates", 1, *again, *settings)
     assert (code, len(list(Path("own/drawn").glob("a-blue-disc-on-red-*.png")))) == (0, 4)

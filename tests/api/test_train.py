@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_its_code(tiny, tmp_path):
         (lambda out: pathline.train("digits", out=out, train={"updats": 1}), "train.updates"),
         (lambda out: pathline.train(out / "none", out=out), "no folder or file"),
         (lambda out: pathline.train("digits", resume="x", out=out), "."),
-        (lambda out: pathline.evaluate(out), "give the real ones too"),
+        (lambda out: pathline.evaluate(out), "Give a run, or a folder of images"),
     ],
 )
 def test_what_is_wrong_leaves_nothing(work, words, tmp_path):

@@ -144,7 +144,7 @@ def test_more_rows_than_the_batch_has_are_refused():
         return Output(x)
 
     wrong = with_route(loss, lambda x, _: Route(torch.zeros(len(x), 1, dtype=torch.long)))
-    with pytest.raises(ValueError, match="drawn for 6 images and the network is called with 12"):
+    with pytest.raises(ValueError, match="sampled for 6 images and the network is called with 12"):
         wrong(network, batch_of(), rng())
 
 

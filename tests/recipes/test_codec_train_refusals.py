@@ -30,7 +30,7 @@ def codec(what=None, *overrides, out=None, **flags):
 
 BAD = {
     "a missing run": (lambda: codec(resume="nowhere"), "does not exist"),
-    "a flow's run": (lambda: codec(resume="flow"), r"no codec.yaml. pathline codec train"),
+    "a flow's run": (lambda: codec(resume="flow"), r"no codec.yaml. .pathline codec train"),
     "latest without runs": (lambda: codec(resume="latest"), "no  ?run under"),
     "a folder that holds something": (lambda: codec("digits-vq", out="flow"), "not empty"),
     "an unknown preset": (lambda: codec("shapes-kk"), "Did you mean 'shapes-kl'"),
@@ -41,7 +41,7 @@ BAD = {
     "an option of another row": (lambda: codec("digits-vq", "network.kl=1"), "no option 'kl'"),
     "a size that the factor does not divide": (
         lambda: codec("digits-vq", "data.size=9"),
-        "9x9 is no multiple of 2",
+        "image of 9x9 is wrong .* multiples of 2",
     ),
     "a factor of three": (lambda: codec("digits-vq", "network.factor=3"), "power of two"),
     "nothing compared": (lambda: codec("digits-vq", "loss.l1=0", "loss.mse=0"), "compares nothing"),
