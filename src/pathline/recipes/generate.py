@@ -126,7 +126,8 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     rows = len(parts.facts.names) if class_grid else 0
     files = write_images(request, folder, sheet_rows=rows, trajectory=trajectory)
-    say(f"{len(request.items)} images with {weights}: {folder}")
+    count = len(request.items)
+    say(f"{count} image{'s' * (count != 1)} with {weights}: {folder}")
     say(f"look at {files[-1]}")
     return 0
 
