@@ -168,7 +168,11 @@ def harmless(rng: random.Random, tree: dict[str, Any]) -> Text:
         case "document":
             return Text(f"---\n{text}...\n".encode(), "document marks", "accepted")
         case "flow":
-            style = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
+            style: dict[str, Any] = {
+                "default_flow_style": True,
+                "sort_keys": False,
+                "allow_unicode": True,
+            }
             return Text(yaml.safe_dump(tree, **style).encode(), "flow style", "accepted")
         case "dotted":
             lines = [write({key: value}) for key, value in flatten(tree).items()]

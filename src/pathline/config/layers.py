@@ -150,7 +150,7 @@ def misplaced(kind: Any, value: Any) -> str:
         return ""
     if kind is Pick:
         return "" if isinstance(value, str) else f"={shown(value)} {NO_ROW}"
-    inner = f" ({', '.join(_kinds(kind))})" if is_dataclass(kind) else ""
+    inner = f" ({', '.join(_kinds(kind))})" if isinstance(kind, type) and is_dataclass(kind) else ""
     return f"={shown(value)} is wrong because it is a section. Write settings under it{inner}."
 
 
