@@ -48,7 +48,8 @@ def load(processes: int) -> Iterator[None]:
 def speed(preset: str, updates: int, precision: str, variables: Mapping[str, str]) -> float:
     """Images a second: the median of what a training logs."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {key: value for key, value in os.environ.items() if key not in names} | variables
+    rest = {key: value for key, value in os.environ.items() if key not in names}
+    environment = {**rest, **variables}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "pathline", "train", preset, f"train.updates={updates}"]
