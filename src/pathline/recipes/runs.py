@@ -150,9 +150,9 @@ def _seconds(entries: Sequence[Mapping[str, Any]]) -> float:
     total, before = 0.0, 0.0
     for entry in entries:
         images, rate = entry.get("images"), entry.get("images_per_second")
-        if not _is_number(images):
+        if not isinstance(images, int | float):
             continue
-        if _is_number(rate) and rate > 0:
+        if isinstance(rate, int | float) and rate > 0:
             total += max(0.0, images - before) / rate
         before = images
     return total

@@ -69,7 +69,8 @@ def save(
 def load(files: Sequence[Path], only: Collection[str]) -> dict[str, dict[str, Tensor]]:
     """The whole tensors of the stems in `only` (of all, if empty), from shards. Not collective."""
     reader = HuggingFaceStorageReader(str(files[0].parent))
-    reader.fs.ls = lambda _: [str(file) for file in files]  # not whatever else lies beside them
+    # of these files only, whatever else is in the folder
+    reader.fs.ls = lambda path: [str(file) for file in files]  # noqa: ARG005
     metadata = reader.read_metadata().state_dict_metadata
     selected = {k: m for k, m in metadata.items() if not only or k.split("/", 1)[0] in only}
     # Read whole, so that a run may continue with other processes than it was saved by.
