@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,9 @@ def _git() -> dict[str, Any] | None:
     """Commit and whether the tree was changed; None outside a checkout or without git."""
     package = Path(__file__).parent
     try:
-        ask = ["git", "-C", str(package)]
-        commit = subprocess.run(
-            [*ask, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=True,
-        )
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=True,
-        )
+        run = partial(subprocess.run, capture_output=True, text=True, encoding="utf-8", check=True)
+        commit = run(["git", "-C", str(package), "rev-parse", "HEAD"])
+        changed = run(["git", "-C", str(package), "status", "--porcelain"])
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
